@@ -1,0 +1,2 @@
+//! The glioseg program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! U-Net modules and their weights on Burn, and the bridge to our own kernels.

@@ -1,0 +1,1 @@
+//! nnU-Net's dataset description and plans, read and checked.

@@ -1,0 +1,1 @@
+//! Crop, normalise and resample a case as its plan says.

@@ -1,0 +1,4 @@
+//! Images in memory and on disk: volumes, geometry, NIfTI, resampling, labels.
+
+#[doc(hidden)]
+pub mod testing;

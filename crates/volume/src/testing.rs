@@ -1,0 +1,47 @@
+//! Support for tests of every crate: where the reference results lie, and how arrays are compared.
+//!
+//! Not part of the public interface. The reference results (`shared/golden`) stand beside a developer's checkout
+//! only; a test that needs them asks [`shared`] and returns when there is none.
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::path::{Path, PathBuf};
+
+/// `shared/NAME` beside the checkout, or `None` (with a line that says that the test is skipped).
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: no shared/{name} beside the checkout");
+    None
+}
+
+/// Relative L2 distance `|a - b| / |b|` in f64 (the absolute one where `b` is zero).
+///
+/// # Panics
+/// If the lengths differ.
+pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len(), "arrays of different length");
+    let (mut diff, mut norm) = (0f64, 0f64);
+    for (&a, &b) in a.iter().zip(b) {
+        diff += (f64::from(a) - f64::from(b)).powi(2);
+        norm += f64::from(b).powi(2);
+    }
+    if norm == 0.0 { diff.sqrt() } else { (diff / norm).sqrt() }
+}
+
+/// Panics with count, first positions, both values and the tolerance where `|a - b| > atol`.
+///
+/// # Panics
+/// If the lengths differ or any element is out of tolerance.
+pub fn assert_close(a: &[f32], b: &[f32], atol: f32, what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}: arrays of different length");
+    let bad: Vec<usize> = (0..a.len()).filter(|&i| !((a[i] - b[i]).abs() <= atol)).collect();
+    let first: Vec<_> = bad.iter().take(5).map(|&i| (i, a[i], b[i])).collect();
+    assert!(
+        bad.is_empty(),
+        "{what}: {} of {} values differ by more than {atol}; first (index, ours, reference): {first:?}",
+        bad.len(),
+        a.len()
+    );
+}
