@@ -1,1 +1,21 @@
 //! nnU-Net's dataset description and plans, read and checked.
+//!
+//! [`Dataset`] is a `dataset.json`, [`Plans`] a `plans.json` of nnU-Net v2 (also of the early 2.x format), and
+//! [`Configuration`] one of its configurations with `inherits_from` resolved. Both keep the whole JSON beside the
+//! checked fields, so that keys this program does not know survive. The decision that shaped the crate: every value
+//! is fetched through its path (`configurations.3d_fullres.patch_size`), so every error can name file, key, what was
+//! found and what is valid. A configuration is checked when it is asked for: a broken one beside it does not matter.
+
+mod architecture;
+mod configuration;
+mod dataset;
+mod error;
+mod json;
+mod plans;
+
+pub use architecture::{Architecture, ArchitectureKind, Dropout, Nonlin, Norm, NormKind};
+pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn};
+pub use dataset::{Dataset, Label, Labels, Region};
+pub use error::PlanError;
+pub use json::{parse_json, read_json};
+pub use plans::{ForegroundIntensities, Plans};

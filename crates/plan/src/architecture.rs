@@ -1,0 +1,336 @@
+//! The network that a configuration describes.
+
+use crate::PlanError;
+use crate::json::Node;
+use serde_json::Value;
+
+/// Limits that no plan comes near; they keep a hostile file from asking for absurd networks.
+const MAX_STAGES: usize = 32;
+const MAX_FEATURES: usize = 1 << 16;
+const MAX_KERNEL: usize = 255;
+const MAX_CONVS: usize = 256;
+
+/// The two U-Nets of nnU-Net v2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchitectureKind {
+    /// Plain convolutions (`PlainConvUNet`).
+    PlainConvUNet,
+    /// Residual blocks in the encoder, plain convolutions in the decoder (`ResidualEncoderUNet`).
+    ResidualEncoderUNet,
+}
+
+impl ArchitectureKind {
+    /// nnU-Net's class name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ArchitectureKind::PlainConvUNet => "PlainConvUNet",
+            ArchitectureKind::ResidualEncoderUNet => "ResidualEncoderUNet",
+        }
+    }
+}
+
+/// Which normalisation follows a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Per sample and channel.
+    Instance,
+    /// Per channel over the batch, with running statistics.
+    Batch,
+    /// Per sample over groups of channels.
+    Group {
+        /// Number of groups.
+        groups: usize,
+    },
+    /// None at all.
+    None,
+}
+
+/// Normalisation after every convolution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// Over what is normalised.
+    pub kind: NormKind,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Whether weight and bias are learnt.
+    pub affine: bool,
+}
+
+/// Dropout of whole channels between convolution and normalisation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Share of channels set to zero while training.
+    pub p: f64,
+}
+
+/// The non-linearity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Nonlin {
+    /// `x` or `slope * x` where `x` is negative.
+    LeakyRelu {
+        /// The factor for negative values.
+        slope: f64,
+    },
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// A U-Net as `architecture` of a configuration describes it.
+///
+/// Lists have one entry per stage, stage 0 at full resolution; kernels and strides have [`Architecture::dim`] entries,
+/// `[z, y, x]` or `[y, x]`.
+///
+/// # Source
+/// nnU-Net v2 `ConfigurationManager`; dynamic-network-architectures `PlainConvUNet`, `ResidualEncoderUNet`, with the
+/// defaults of their constructors where a key is absent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Architecture {
+    /// Which U-Net.
+    pub kind: ArchitectureKind,
+    /// 2 or 3.
+    pub dim: usize,
+    /// Channels of every stage.
+    pub features_per_stage: Vec<usize>,
+    /// Kernel of every stage.
+    pub kernel_sizes: Vec<Vec<usize>>,
+    /// Stride at the entry of every stage.
+    pub strides: Vec<Vec<usize>>,
+    /// Convolutions (plain) or residual blocks (residual) of every encoder stage.
+    pub blocks_per_stage: Vec<usize>,
+    /// Convolutions of every decoder stage, deepest first: one entry fewer than stages.
+    pub n_conv_per_stage_decoder: Vec<usize>,
+    /// Whether convolutions have a bias.
+    pub conv_bias: bool,
+    /// Normalisation.
+    pub norm: Norm,
+    /// Dropout, if any.
+    pub dropout: Option<Dropout>,
+    /// Non-linearity.
+    pub nonlin: Nonlin,
+    /// Whether the non-linearity comes before the normalisation.
+    pub nonlin_first: bool,
+}
+
+impl Architecture {
+    /// Number of stages, the bottleneck included.
+    pub fn num_stages(&self) -> usize {
+        self.features_per_stage.len()
+    }
+
+    /// Reads `architecture`, or the flat keys of early 2.x plans where there is none.
+    pub(crate) fn from_configuration(
+        configuration: &Node<'_>,
+        dim: usize,
+    ) -> Result<Architecture, PlanError> {
+        if configuration.has("architecture") {
+            Architecture::from_node(&configuration.get("architecture")?, dim)
+        } else if configuration.has("UNet_class_name") {
+            Architecture::from_early_plans(configuration, dim)
+        } else {
+            Err(configuration.missing("architecture"))
+        }
+    }
+
+    fn from_node(node: &Node<'_>, dim: usize) -> Result<Architecture, PlanError> {
+        let kind = network_class(&node.get("network_class_name")?)?;
+        let args = node.get("arch_kwargs")?;
+        if let Some(conv) = args.opt("conv_op")? {
+            let ops = ["torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"];
+            let found = match last_part(conv.str()?) {
+                "Conv2d" => 2,
+                "Conv3d" => 3,
+                _ => return Err(conv.unknown(&ops)),
+            };
+            if found != dim {
+                return Err(conv.wrong(format!("{}, since the patch has {dim} axes", ops[dim - 2])));
+            }
+        }
+        if let Some(block) = args.opt("block")?
+            && last_part(block.str()?) != "BasicBlockD"
+        {
+            return Err(
+                block.unknown(&["dynamic_network_architectures.building_blocks.residual.BasicBlockD"])
+            );
+        }
+        for (key, usual) in [
+            ("bottleneck_channels", "absent or null"),
+            ("squeeze_excitation", "absent or false"),
+            ("stochastic_depth_p", "absent or 0"),
+        ] {
+            if let Some(value) = args.opt(key)?
+                && value.value() != &Value::Bool(false)
+                && value.value().as_f64() != Some(0.0)
+            {
+                return Err(value.wrong(format!("{usual}: this variant of the network is not supported")));
+            }
+        }
+        let stages = args.get("n_stages")?.count(MAX_STAGES)?;
+        let features = args.get("features_per_stage")?;
+        let features_per_stage = per_stage(&features, stages, |n| n.count(MAX_FEATURES))?;
+        if let Some(stem) = args.opt("stem_channels")?
+            && stem.count(MAX_FEATURES)? != features_per_stage[0]
+        {
+            return Err(
+                stem.wrong(format!("{}, the channels of the first stage, or null", features_per_stage[0]))
+            );
+        }
+        let blocks_key = match kind {
+            ArchitectureKind::PlainConvUNet => "n_conv_per_stage",
+            ArchitectureKind::ResidualEncoderUNet => "n_blocks_per_stage",
+        };
+        Ok(Architecture {
+            kind,
+            dim,
+            kernel_sizes: per_stage(&args.get("kernel_sizes")?, stages, |n| kernel(n, dim))?,
+            strides: per_stage(&args.get("strides")?, stages, |n| extent(n, dim))?,
+            blocks_per_stage: per_stage(&args.get(blocks_key)?, stages, |n| n.count(MAX_CONVS))?,
+            n_conv_per_stage_decoder: per_stage(&args.get("n_conv_per_stage_decoder")?, stages - 1, |n| {
+                n.count(MAX_CONVS)
+            })?,
+            features_per_stage,
+            conv_bias: flag(&args, "conv_bias", false)?,
+            norm: norm(&args, dim)?,
+            dropout: dropout(&args)?,
+            nonlin: nonlin(&args)?,
+            nonlin_first: flag(&args, "nonlin_first", false)?,
+        })
+    }
+
+    /// Plans written before `architecture` existed.
+    fn from_early_plans(node: &Node<'_>, dim: usize) -> Result<Architecture, PlanError> {
+        let kind = network_class(&node.get("UNet_class_name")?)?;
+        let blocks = node.get("n_conv_per_stage_encoder")?;
+        let stages = blocks.list()?.len();
+        if !(1..=MAX_STAGES).contains(&stages) {
+            return Err(blocks.wrong(format!("a list of 1 to {MAX_STAGES} entries, one per stage")));
+        }
+        let base = node.get("UNet_base_num_features")?.count(MAX_FEATURES)?;
+        let most = node.get("unet_max_num_features")?.count(MAX_FEATURES)?;
+        Ok(Architecture {
+            kind,
+            dim,
+            features_per_stage: (0..stages).map(|s| base.saturating_mul(1 << s).min(most)).collect(),
+            kernel_sizes: per_stage(&node.get("conv_kernel_sizes")?, stages, |n| kernel(n, dim))?,
+            strides: per_stage(&node.get("pool_op_kernel_sizes")?, stages, |n| extent(n, dim))?,
+            blocks_per_stage: per_stage(&blocks, stages, |n| n.count(MAX_CONVS))?,
+            n_conv_per_stage_decoder: per_stage(&node.get("n_conv_per_stage_decoder")?, stages - 1, |n| {
+                n.count(MAX_CONVS)
+            })?,
+            conv_bias: true,
+            norm: Norm { kind: NormKind::Instance, eps: 1e-5, affine: true },
+            dropout: None,
+            nonlin: Nonlin::LeakyRelu { slope: 0.01 },
+            nonlin_first: false,
+        })
+    }
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+fn network_class(node: &Node<'_>) -> Result<ArchitectureKind, PlanError> {
+    let kinds = [ArchitectureKind::PlainConvUNet, ArchitectureKind::ResidualEncoderUNet];
+    let name = node.str()?;
+    kinds
+        .into_iter()
+        .find(|k| k.name() == last_part(name))
+        .ok_or_else(|| node.unknown(&kinds.map(ArchitectureKind::name)))
+}
+
+/// A list with one entry per stage; one number stands for every stage.
+fn per_stage<T: Clone>(
+    node: &Node<'_>,
+    stages: usize,
+    read: impl Fn(&Node<'_>) -> Result<T, PlanError>,
+) -> Result<Vec<T>, PlanError> {
+    if node.value().is_number() {
+        return Ok(vec![read(node)?; stages]);
+    }
+    let list = node.list()?;
+    if list.len() != stages {
+        return Err(node.wrong(format!("a list of {stages} entries (from `n_stages`), found {}", list.len())));
+    }
+    list.iter().map(read).collect()
+}
+
+/// One number per axis; one number stands for every axis.
+fn extent(node: &Node<'_>, dim: usize) -> Result<Vec<usize>, PlanError> {
+    if node.value().is_number() {
+        return Ok(vec![node.count(MAX_KERNEL)?; dim]);
+    }
+    let list = node.list()?;
+    if list.len() != dim {
+        return Err(node.wrong(format!("a list of {dim} numbers, one per axis of the patch")));
+    }
+    list.iter().map(|n| n.count(MAX_KERNEL)).collect()
+}
+
+fn kernel(node: &Node<'_>, dim: usize) -> Result<Vec<usize>, PlanError> {
+    let kernel = extent(node, dim)?;
+    if kernel.iter().any(|k| k % 2 == 0) {
+        return Err(node.wrong("odd along every axis"));
+    }
+    Ok(kernel)
+}
+
+fn flag(node: &Node<'_>, key: &str, default: bool) -> Result<bool, PlanError> {
+    node.opt(key)?.map_or(Ok(default), |n| n.bool())
+}
+
+/// The number `key` of the object `kwargs` of `args`, where both are there.
+fn number(args: &Node<'_>, kwargs: &str, key: &str) -> Result<Option<f64>, PlanError> {
+    match args.opt(kwargs)? {
+        None => Ok(None),
+        Some(node) => node.opt(key)?.map(|n| n.f64()).transpose(),
+    }
+}
+
+fn norm(args: &Node<'_>, dim: usize) -> Result<Norm, PlanError> {
+    let affine = |default| match args.opt("norm_op_kwargs")? {
+        None => Ok(default),
+        Some(node) => flag(&node, "affine", default),
+    };
+    let eps = number(args, "norm_op_kwargs", "eps")?.unwrap_or(1e-5);
+    let Some(op) = args.opt("norm_op")? else {
+        return Ok(Norm { kind: NormKind::None, eps, affine: false });
+    };
+    // The defaults for `affine` are torch's.
+    let name = last_part(op.str()?);
+    if name == format!("InstanceNorm{dim}d") {
+        Ok(Norm { kind: NormKind::Instance, eps, affine: affine(false)? })
+    } else if name == format!("BatchNorm{dim}d") {
+        Ok(Norm { kind: NormKind::Batch, eps, affine: affine(true)? })
+    } else if name == "GroupNorm" {
+        let groups = args.get("norm_op_kwargs")?.get("num_groups")?.count(MAX_FEATURES)?;
+        Ok(Norm { kind: NormKind::Group { groups }, eps, affine: affine(true)? })
+    } else {
+        let modules = ["instancenorm.InstanceNorm", "batchnorm.BatchNorm"]
+            .map(|m| format!("torch.nn.modules.{m}{dim}d"));
+        Err(op.unknown(&[&modules[0], &modules[1], "torch.nn.modules.normalization.GroupNorm"]))
+    }
+}
+
+fn dropout(args: &Node<'_>) -> Result<Option<Dropout>, PlanError> {
+    let Some(op) = args.opt("dropout_op")? else { return Ok(None) };
+    if !["Dropout2d", "Dropout3d", "Dropout"].contains(&last_part(op.str()?)) {
+        return Err(op.unknown(&["torch.nn.modules.dropout.Dropout2d", "torch.nn.modules.dropout.Dropout3d"]));
+    }
+    let p = number(args, "dropout_op_kwargs", "p")?.unwrap_or(0.5);
+    if (0.0..=1.0).contains(&p) {
+        Ok(Some(Dropout { p }))
+    } else {
+        Err(args.get("dropout_op_kwargs")?.get("p")?.wrong("a share from 0 to 1"))
+    }
+}
+
+fn nonlin(args: &Node<'_>) -> Result<Nonlin, PlanError> {
+    let op = args.get("nonlin")?;
+    match last_part(op.str()?) {
+        "LeakyReLU" => {
+            Ok(Nonlin::LeakyRelu { slope: number(args, "nonlin_kwargs", "negative_slope")?.unwrap_or(0.01) })
+        }
+        "ReLU" => Ok(Nonlin::Relu),
+        _ => Err(op.unknown(&["torch.nn.LeakyReLU", "torch.nn.ReLU"])),
+    }
+}

@@ -1,0 +1,263 @@
+//! `dataset.json`: channels and labels of a dataset.
+
+use crate::PlanError;
+use crate::json::{Node, parse_json, read_json};
+use serde_json::Value;
+use std::path::Path;
+
+/// More labels than any dataset has; label maps are `u8` or `u16`.
+const MAX_LABEL: usize = u16::MAX as usize - 1;
+
+/// nnU-Net's description of a dataset.
+///
+/// # Source
+/// nnU-Net v2 `dataset.json`; also the old key `modality` for `channel_names`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Name of every channel, in channel order.
+    pub channel_names: Vec<String>,
+    /// What the label values mean.
+    pub labels: Labels,
+    /// How image and label files end, with the dot, such as `.nii.gz`.
+    pub file_ending: String,
+    /// Number of training cases, where given.
+    pub num_training: Option<usize>,
+    /// Reader class that the dataset asks for instead of the usual one.
+    pub overwrite_image_reader_writer: Option<String>,
+    /// The whole file, with the keys that have no meaning here.
+    pub raw: Value,
+}
+
+impl Dataset {
+    /// Reads `dataset.json`.
+    ///
+    /// # Errors
+    /// Any [`PlanError`] that names the file and the key.
+    pub fn read(path: &Path) -> Result<Dataset, PlanError> {
+        Dataset::from_value(read_json(path)?, path)
+    }
+
+    /// Reads the text of a `dataset.json`; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn parse(text: &[u8], path: &Path) -> Result<Dataset, PlanError> {
+        Dataset::from_value(parse_json(text, path)?, path)
+    }
+
+    /// Checks parsed JSON; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn from_value(raw: Value, path: &Path) -> Result<Dataset, PlanError> {
+        let root = Node::root(path, &raw);
+        let channels = match root.opt("channel_names")? {
+            Some(node) => node,
+            None => root.opt("modality")?.ok_or_else(|| root.missing("channel_names"))?,
+        };
+        let channel_names = channel_names(&channels)?;
+        let labels = Labels::from_node(&root)?;
+        let file_ending = match root.opt("file_ending")? {
+            // Datasets from nnU-Net v1 have no such key and are always `.nii.gz`.
+            None if root.has("modality") => ".nii.gz".to_owned(),
+            None => return Err(root.missing("file_ending")),
+            Some(node) => match node.str()? {
+                ending if ending.starts_with('.') && ending.len() > 1 => ending.to_owned(),
+                _ => return Err(node.wrong("a file ending that starts with a dot, such as \".nii.gz\"")),
+            },
+        };
+        let num_training = root.opt("numTraining")?.map(|n| n.usize()).transpose()?;
+        let overwrite_image_reader_writer =
+            root.opt("overwrite_image_reader_writer")?.map(|n| n.str().map(str::to_owned)).transpose()?;
+        Ok(Dataset { channel_names, labels, file_ending, num_training, overwrite_image_reader_writer, raw })
+    }
+}
+
+/// Names in the order of their numbers, which must run from 0 without a gap.
+fn channel_names(node: &Node<'_>) -> Result<Vec<String>, PlanError> {
+    let entries = node.entries()?;
+    let expected = || {
+        node.wrong("an object that names the channels \"0\", \"1\", … without a gap, such as {\"0\": \"T1\", \"1\": \"FLAIR\"}")
+    };
+    if entries.is_empty() {
+        return Err(expected());
+    }
+    let mut names = vec![None; entries.len()];
+    for (number, name) in &entries {
+        let slot = number.trim().parse::<usize>().ok().and_then(|i| names.get_mut(i)).ok_or_else(expected)?;
+        if slot.replace(name.str()?.to_owned()).is_some() {
+            return Err(expected());
+        }
+    }
+    names.into_iter().collect::<Option<Vec<_>>>().ok_or_else(expected)
+}
+
+/// One entry of `labels`: a name and the values it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The name.
+    pub name: String,
+    /// The label values; one unless the dataset has regions.
+    pub values: Vec<u16>,
+}
+
+/// A union of labels that is predicted by one output, and the label value painted for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// The name in `labels`.
+    pub name: String,
+    /// The label values that belong to it, in the order of the file.
+    pub labels: Vec<u16>,
+    /// The value painted where it is predicted: its entry of `regions_class_order`.
+    pub paint: u16,
+}
+
+/// What the values of a label map mean.
+///
+/// A dataset either has plain labels (softmax, one output per label with background) or regions (sigmoid, one output
+/// per region, no background).
+///
+/// # Source
+/// nnU-Net v2, `LabelManager`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    entries: Vec<Label>,
+    regions: Vec<Region>,
+    all: Vec<u16>,
+    ignore: Option<u16>,
+}
+
+impl Labels {
+    fn from_node(root: &Node<'_>) -> Result<Labels, PlanError> {
+        let node = root.get("labels")?;
+        let turned = turn_round(node.value());
+        let node = turned.as_ref().map_or(node, |value| Node::at(root.path(), "labels".to_owned(), value));
+        let mut entries = Vec::new();
+        let (mut ignore, mut has_regions) = (None, false);
+        for (name, value) in node.entries()? {
+            let number = |n: &Node<'_>| match n.usize() {
+                Ok(v) if v <= MAX_LABEL => Ok(v as u16),
+                _ => Err(n.wrong(format!("a label value from 0 to {MAX_LABEL}, or a list of them"))),
+            };
+            let values = match value.value() {
+                Value::Array(list) if name == "ignore" || name == "background" || list.is_empty() => {
+                    return Err(value.wrong(match name {
+                        "ignore" => "one label value, not a list",
+                        "background" => "0, not a list",
+                        _ => "a label value or a list of them that is not empty",
+                    }));
+                }
+                Value::Array(_) => value.list()?.iter().map(number).collect::<Result<Vec<_>, _>>()?,
+                _ => vec![number(&value)?],
+            };
+            if name == "background" && values != [0] {
+                return Err(value.wrong("0"));
+            }
+            if name == "ignore" {
+                ignore = Some(values[0]);
+                continue;
+            }
+            has_regions |= values.len() > 1;
+            entries.push(Label { name: name.to_owned(), values });
+        }
+        if !entries.iter().any(|l| l.name == "background") {
+            return Err(PlanError::MissingKey {
+                path: root.file(),
+                key: "labels.background".to_owned(),
+                present: entries.into_iter().map(|l| l.name).collect(),
+            });
+        }
+        let mut all: Vec<u16> = entries.iter().flat_map(|l| l.values.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        if let Some(ignore) = ignore {
+            let highest = all.last().copied().unwrap_or(0);
+            if ignore != highest + 1 {
+                return Err(node
+                    .get("ignore")?
+                    .wrong(format!("{}, one more than the highest other label", highest + 1)));
+            }
+        }
+        let mut regions = Vec::new();
+        if has_regions {
+            let candidates: Vec<&Label> =
+                entries.iter().filter(|l| l.values.iter().any(|&v| v != 0)).collect();
+            let order = root.get("regions_class_order")?;
+            let paints = order.list()?;
+            if paints.len() != candidates.len() {
+                let names: Vec<&str> = candidates.iter().map(|l| l.name.as_str()).collect();
+                return Err(order.wrong(format!(
+                    "a list with one label value for each of the {} regions {}",
+                    names.len(),
+                    names.join(", ")
+                )));
+            }
+            for (label, paint) in candidates.into_iter().zip(&paints) {
+                let value = match paint.usize() {
+                    Ok(v) if v <= MAX_LABEL => v as u16,
+                    _ => return Err(paint.wrong(format!("a label value from 0 to {MAX_LABEL}"))),
+                };
+                regions.push(Region { name: label.name.clone(), labels: label.values.clone(), paint: value });
+            }
+        }
+        Ok(Labels { entries, regions, all, ignore })
+    }
+
+    /// Whether outputs are regions (sigmoid) rather than labels (softmax).
+    pub fn has_regions(&self) -> bool {
+        !self.regions.is_empty()
+    }
+
+    /// The regions in output order; empty where the dataset has plain labels.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Every entry of `labels` in file order, background included, the ignore label left out.
+    pub fn entries(&self) -> &[Label] {
+        &self.entries
+    }
+
+    /// Name and value of every plain label but background, ascending by value; the name is empty where a value occurs
+    /// only inside regions.
+    pub fn foreground(&self) -> Vec<(&str, u16)> {
+        let name = |v: u16| self.entries.iter().find(|l| l.values == [v]).map_or("", |l| l.name.as_str());
+        self.all.iter().filter(|&&v| v != 0).map(|&v| (name(v), v)).collect()
+    }
+
+    /// Every label value with background, ascending, the ignore label left out.
+    pub fn all_labels(&self) -> &[u16] {
+        &self.all
+    }
+
+    /// The value of voxels that are not scored, if there is one.
+    pub fn ignore_label(&self) -> Option<u16> {
+        self.ignore
+    }
+
+    /// Outputs of the network: one per region, or one per label with background.
+    pub fn num_outputs(&self) -> usize {
+        if self.has_regions() { self.regions.len() } else { self.all.len() }
+    }
+
+    /// Names of the outputs, in output order.
+    pub fn output_names(&self) -> Vec<String> {
+        if self.has_regions() {
+            return self.regions.iter().map(|r| r.name.clone()).collect();
+        }
+        let name = |v: u16| {
+            self.entries.iter().find(|l| l.values == [v]).map_or_else(|| v.to_string(), |l| l.name.clone())
+        };
+        self.all.iter().map(|&v| name(v)).collect()
+    }
+}
+
+/// nnU-Net v1 wrote labels as `{"0": "background", "1": "edema"}`; this turns them into v2's `{"background": 0, …}`.
+fn turn_round(labels: &Value) -> Option<Value> {
+    let map = labels.as_object().filter(|m| !m.is_empty())?;
+    let turned = map.iter().map(|(number, name)| {
+        Some((name.as_str()?.to_owned(), Value::from(number.trim().parse::<u64>().ok()?)))
+    });
+    let turned: serde_json::Map<String, Value> = turned.collect::<Option<_>>()?;
+    (turned.len() == map.len()).then_some(Value::Object(turned))
+}
