@@ -113,11 +113,14 @@ impl PlanError {
                 Some("is this the file nnU-Net wrote? copy it again from where the model was trained".to_owned())
             },
             PlanError::MissingKey { key, present, .. } => {
-                closest(key.rsplit('.').next().unwrap_or(key), present).map(|name| format!("is `{name}` a misspelling of it?"))
-            },
+                // A key that has a meaning of its own is no misspelling of another.
+                let strange: Vec<String> =
+                    present.iter().filter(|k| !KNOWN_KEYS.contains(&k.as_str())).cloned().collect();
+                closest(last_part(key), &strange).map(|name| format!("is `{name}` a misspelling of it?"))
+            }
             PlanError::WrongValue { .. } => None,
             PlanError::UnknownName { found, known, .. } => {
-                Some(closest(found, known).map_or_else(
+                Some(closest(last_part(found), known).map_or_else(
                     || "only nnU-Net's own networks, resampling functions and normalisation schemes can be used".to_owned(),
                     |name| format!("did you mean `{name}`?"),
                 ))
@@ -130,13 +133,62 @@ impl PlanError {
     }
 }
 
+/// Keys that mean something where nnU-Net writes them.
+const KNOWN_KEYS: &[&str] = &[
+    "arch_kwargs",
+    "architecture",
+    "batch_dice",
+    "batch_size",
+    "configurations",
+    "conv_bias",
+    "conv_op",
+    "data_identifier",
+    "dataset_name",
+    "dropout_op",
+    "dropout_op_kwargs",
+    "features_per_stage",
+    "foreground_intensity_properties_per_channel",
+    "inherits_from",
+    "kernel_sizes",
+    "n_blocks_per_stage",
+    "n_conv_per_stage",
+    "n_conv_per_stage_decoder",
+    "n_stages",
+    "network_class_name",
+    "nonlin",
+    "nonlin_kwargs",
+    "norm_op",
+    "norm_op_kwargs",
+    "normalization_schemes",
+    "patch_size",
+    "percentile_00_5",
+    "percentile_99_5",
+    "plans_name",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_probabilities",
+    "resampling_fn_probabilities_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+    "spacing",
+    "strides",
+    "transpose_backward",
+    "transpose_forward",
+    "use_mask_for_norm",
+];
+
+/// What follows the last dot of a path or dotted class name.
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
 /// The known name nearest to `name`, if it is near enough to be a misspelling.
 fn closest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let lower = name.to_lowercase();
     known
         .iter()
-        .map(|k| (edit_distance(&lower, &k.to_lowercase()), k.as_str()))
-        .filter(|&(d, k)| d <= (k.len() / 4).max(1))
+        .map(|k| (edit_distance(&lower, &last_part(k).to_lowercase()), k.as_str()))
+        .filter(|&(d, k)| d <= (last_part(k).len() / 4).max(1))
         .min()
         .map(|(_, k)| k)
 }
