@@ -36,7 +36,8 @@ pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
 /// If the lengths differ or any element is out of tolerance.
 pub fn assert_close(a: &[f32], b: &[f32], atol: f32, what: &str) {
     assert_eq!(a.len(), b.len(), "{what}: arrays of different length");
-    let bad: Vec<usize> = (0..a.len()).filter(|&i| !((a[i] - b[i]).abs() <= atol)).collect();
+    let bad: Vec<usize> =
+        (0..a.len()).filter(|&i| (a[i] - b[i]).abs() > atol || (a[i] - b[i]).is_nan()).collect();
     let first: Vec<_> = bad.iter().take(5).map(|&i| (i, a[i], b[i])).collect();
     assert!(
         bad.is_empty(),
