@@ -5,9 +5,11 @@
 
 mod affine;
 pub mod atomic;
+pub mod crop;
 mod error;
 mod geometry;
 pub mod nifti;
+pub mod resample;
 #[doc(hidden)]
 pub mod testing;
 mod volume;
