@@ -93,24 +93,27 @@ impl Affine {
     /// 2 = superior/inferior) and whether it runs towards R, A or S.
     ///
     /// # Source
-    /// nibabel, `io_orientation`: axes are matched on the closest rotation, each world axis taken once.
+    /// nibabel, `io_orientation`: axes are matched on the closest rotation, the clearest first, each world axis once.
     pub fn axes(&self) -> [(usize, bool); 3] {
         let linear = self.linear();
         let mut rotation = if is_singular(&linear) { linear } else { closest_orthogonal(&linear) };
-        [0, 1, 2].map(|axis| {
+        let strength = [0, 1, 2].map(|a| (0..3).map(|w| rotation[w][a].abs()).fold(0.0, f64::max));
+        let mut order = [0, 1, 2];
+        order.sort_by(|&a, &b| strength[b].total_cmp(&strength[a]));
+        let mut axes = [(0, true); 3];
+        for axis in order {
             // A world axis that is taken has a row of NaN, which is larger than nothing.
             let mut world = 0;
             for candidate in 1..3 {
-                if rotation[candidate][axis].abs() > rotation[world][axis].abs()
-                    || rotation[world][axis].is_nan()
-                {
+                let (best, value) = (rotation[world][axis], rotation[candidate][axis]);
+                if best.is_nan() || value.abs() > best.abs() {
                     world = candidate;
                 }
             }
-            let positive = rotation[world][axis] >= 0.0;
+            axes[axis] = (world, rotation[world][axis] >= 0.0);
             rotation[world] = [f64::NAN; 3];
-            (world, positive)
-        })
+        }
+        axes
     }
 
     /// Three letters that say where the index axes `x, y, z` lead, such as `RAS` or `LPS`.
@@ -233,6 +236,17 @@ mod tests {
         let (s, c) = (0.5, 0.75f64.sqrt());
         let affine = Affine::from_rows([[-c, s, 0.0, 0.0], [-s, -c, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]]);
         assert_eq!(affine.orientation(), "LPS");
+    }
+
+    #[test]
+    fn the_clearest_axis_is_named_first() {
+        // The second and third axis both lead most to R; the third, slightly more, takes it.
+        let affine = Affine::from_rows([
+            [-0.346_517, 2.199_945, 1.223_394, 0.0],
+            [-0.727_640, 2.133_926, -1.222_839, 0.0],
+            [3.627_677, 0.638_163, -0.128_418, 0.0],
+        ]);
+        assert_eq!(affine.orientation(), "SAR");
     }
 
     #[test]
