@@ -1,1 +1,33 @@
 //! Fast 3D kernels on plain slices; all the unsafe code of the project.
+//!
+//! Tensors are contiguous f32 slices `[n, c, d, h, w]`. Each operation has a slow, readable twin called `*_reference`,
+//! which is its specification, and runs on the best instruction set of the machine ([`Cpu::detect`]). Work is split over
+//! rayon's global pool by the shape alone, so results are the same bits for any number of threads.
+//!
+//! ```
+//! use glioseg_kernels::{Algorithm, ConvShape, Cpu, PackedConv, Source, conv3d};
+//!
+//! let cpu = Cpu::detect()?;
+//! let shape = ConvShape::same(1, 1, 1, [3, 3, 3], [3, 3, 3], [1, 1, 1]);
+//! let weights = PackedConv::new(cpu, &shape, &[1.0; 27], Algorithm::Auto);
+//! let mut out = vec![0.0; shape.out_len()];
+//! conv3d(&shape, &[Source::plain(&[1.0; 27], 1)], &weights, None, &mut out, None);
+//! assert_eq!(out[13], 27.0); // the middle voxel sees all 27
+//! assert_eq!(out[0], 8.0); // a corner sees 8, the rest is padding
+//! # Ok::<(), glioseg_kernels::KernelError>(())
+//! ```
+
+mod buffer;
+mod conv3d;
+mod error;
+mod isa;
+mod peak;
+mod source;
+mod stats;
+
+pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
+pub use error::KernelError;
+pub use isa::{Cpu, ISA_VARIABLE, Level};
+pub use peak::measure_peak;
+pub use source::{Prologue, Source};
+pub use stats::ChannelStats;

@@ -1,0 +1,113 @@
+//! Memory for packed data: aligned to a cache line, and scratch that every thread keeps between jobs.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+const ALIGNMENT: usize = 64;
+
+/// A zeroed slice of f32 aligned to 64 bytes.
+pub(crate) struct Buffer {
+    pointer: NonNull<f32>,
+    len: usize,
+}
+
+// SAFETY: `Buffer` owns its memory, as a `Vec` does.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    fn layout(len: usize) -> Layout {
+        Layout::array::<f32>(len)
+            .and_then(|l| l.align_to(ALIGNMENT))
+            .expect("the length of a buffer fits the address space")
+    }
+
+    pub(crate) fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Self { pointer: NonNull::dangling(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout is not empty.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let Some(pointer) = NonNull::new(raw.cast::<f32>()) else { handle_alloc_error(layout) };
+        Self { pointer, len }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `zeroed` with the same layout.
+            unsafe { dealloc(self.pointer.as_ptr().cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `len` initialised elements (or none, at a dangling pointer).
+        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} f32)", self.len)
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Buffer> = RefCell::new(Buffer::zeroed(0));
+}
+
+/// Gives `work` this thread's scratch, at least `len` long, its contents unspecified. Not re-entrant.
+///
+/// The scratch stays with the thread, so that a job does not pay for fresh pages.
+pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            *scratch = Buffer::zeroed(0);
+            *scratch = Buffer::zeroed(len);
+        }
+        work(&mut scratch[..len])
+    })
+}
+
+/// A slice that several threads write, each its own parts.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a, T> {
+    pointer: *mut T,
+    len: usize,
+    life: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `range`, whose callers promise disjoint parts.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { pointer: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
+    }
+
+    /// # Safety
+    /// Inside the slice, and no other live reference overlaps the part.
+    #[inline(always)]
+    pub(crate) unsafe fn range(self, start: usize, len: usize) -> &'a mut [T] {
+        debug_assert!(start + len <= self.len, "{start}..+{len} of {}", self.len);
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), len) }
+    }
+}

@@ -1,0 +1,139 @@
+//! 3D convolution with the neighbouring layers' work folded in.
+//!
+//! The *prologue* (normalisation and leaky ReLU of the layer before) runs as input is read, the *epilogue* (sums for the
+//! next normalisation) as output is written, and two inputs are read as if concatenated: so a layer costs one read of its
+//! input and one write of its output. Layout is `[n, c, d, h, w]`, contiguous f32; weights `[out, in, kd, kh, kw]`; what is
+//! computed is a cross-correlation, as in every deep learning library.
+
+mod direct;
+pub(crate) mod pack;
+mod reference;
+mod shape;
+
+pub use reference::conv3d_reference;
+pub use shape::ConvShape;
+
+use crate::buffer::Buffer;
+use crate::isa::Cpu;
+use crate::source::{Source, check_sources};
+use crate::stats::ChannelStats;
+
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Algorithm {
+    /// The fastest for the shape.
+    #[default]
+    Auto,
+    /// Tap by tap; relative L2 error below 1e-6.
+    Direct,
+}
+
+impl Algorithm {
+    /// The word logs and benches use.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// Weights prepared for one algorithm; made once, used for every tile and from any thread.
+#[derive(Debug)]
+pub struct PackedConv {
+    cpu: Cpu,
+    in_channels: usize,
+    out_channels: usize,
+    kernel: [usize; 3],
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Direct(Buffer),
+}
+
+impl PackedConv {
+    /// Prepares `weights`, `[out, in, kd, kh, kw]`, for convolutions like `shape`.
+    ///
+    /// [`Algorithm::Auto`] chooses by all of `shape`; afterwards other batches and input sizes work too.
+    ///
+    /// # Panics
+    /// If the length of `weights` is not `shape`'s.
+    pub fn new(cpu: Cpu, shape: &ConvShape, weights: &[f32], algorithm: Algorithm) -> Self {
+        assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
+        let form = match algorithm {
+            Algorithm::Auto | Algorithm::Direct => Form::Direct(direct::pack_weights(
+                shape.out_channels,
+                shape.in_channels,
+                shape.taps(),
+                weights,
+            )),
+        };
+        Self {
+            cpu,
+            in_channels: shape.in_channels,
+            out_channels: shape.out_channels,
+            kernel: shape.kernel,
+            form,
+        }
+    }
+
+    /// The algorithm the weights are prepared for; never [`Algorithm::Auto`].
+    pub fn algorithm(&self) -> Algorithm {
+        match self.form {
+            Form::Direct(_) => Algorithm::Direct,
+        }
+    }
+
+    /// Bytes of the prepared weights.
+    pub fn bytes(&self) -> usize {
+        match &self.form {
+            Form::Direct(b) => b.len() * size_of::<f32>(),
+        }
+    }
+}
+
+/// `out = conv(prologue(sources)) + bias`, and the sums of `out` per sample and channel.
+///
+/// # Shapes
+/// `sources` have `shape.in_channels` channels together; `bias` is `[out]`; `out` is `[n, out, d, h, w]` and is overwritten.
+/// `stats` is overwritten too. Neither depends on the number of threads.
+///
+/// # Panics
+/// If a length contradicts `shape`, or `weights` were prepared for other channels or another kernel.
+pub fn conv3d(
+    shape: &ConvShape,
+    sources: &[Source<'_>],
+    weights: &PackedConv,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    stats: Option<&mut ChannelStats>,
+) {
+    assert_eq!(
+        (weights.in_channels, weights.out_channels, weights.kernel),
+        (shape.in_channels, shape.out_channels, shape.kernel),
+        "prepared weights against {shape:?}"
+    );
+    check_sources(sources, shape.batch, shape.in_channels, shape.in_voxels());
+    assert_eq!(out.len(), shape.out_len(), "length of the output of {shape:?}");
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), shape.out_channels, "length of the bias");
+    }
+    if let Some(stats) = &stats {
+        assert_eq!(
+            (stats.sum.len(), stats.sum_sq.len(), stats.channels, stats.voxels),
+            (
+                shape.batch * shape.out_channels,
+                shape.batch * shape.out_channels,
+                shape.out_channels,
+                shape.out_voxels()
+            ),
+            "size of the statistics of {shape:?}"
+        );
+    }
+    let cpu = weights.cpu;
+    match &weights.form {
+        Form::Direct(weights) => direct::Direct { cpu, shape, sources, weights, bias }.run(out, stats),
+    }
+}

@@ -1,0 +1,394 @@
+//! Direct convolution: a block of output channels times a few vectors along the width stays in registers.
+//!
+//! A job is a box of output rows of one sample times a range of output channels. It packs the input rows it needs once
+//! (prologue, padding and, for strides along the width, one phase after the other), so that every tap is a plain
+//! vector load. How a call is cut into jobs depends on the shape alone, never on the number of threads, and neither do the
+//! results. A box of few rows needs its neighbours' rows again, so rows are packed up to twice; in return no padded copy
+//! of the whole input exists.
+
+use rayon::prelude::*;
+
+use super::ConvShape;
+use super::pack::{pack_row, split_phases, zero_range};
+use crate::buffer::{Buffer, Shared, with_scratch};
+use crate::isa::{Cpu, Isa, Kernel};
+use crate::source::{Plane, Source, plane};
+use crate::stats::{ChannelStats, Partial};
+
+/// Output channels per packed block of weights.
+pub(super) const CO_BLOCK: usize = 8;
+/// Packed input of one job, in values: 1 MiB, half of a usual L2.
+const PACKED_LEN: usize = 256 * 1024;
+/// Products summed one after the other before the sum joins the total: keeps the rounding error below 1e-6.
+const MAX_PRODUCTS: usize = 1728;
+
+/// Weights as `[co / 8][ci][taps][8]`, missing output channels zero.
+pub(super) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize, weights: &[f32]) -> Buffer {
+    let panel = in_channels * taps * CO_BLOCK;
+    let mut packed = Buffer::zeroed(out_channels.div_ceil(CO_BLOCK) * panel);
+    if panel > 0 {
+        packed.par_chunks_mut(panel).enumerate().for_each(|(block, panel)| {
+            for c in 0..CO_BLOCK.min(out_channels - block * CO_BLOCK) {
+                let row = &weights[(block * CO_BLOCK + c) * in_channels * taps..][..in_channels * taps];
+                for (i, &w) in row.iter().enumerate() {
+                    panel[i * CO_BLOCK + c] = w;
+                }
+            }
+        });
+    }
+    packed
+}
+
+/// How a call is cut into jobs; a function of the shape alone.
+#[derive(Debug, Clone)]
+struct Cut {
+    /// Output rows per job, along depth and height.
+    rows: [usize; 2],
+    /// Input channels packed at once.
+    ci_chunk: usize,
+    /// Output channels per job, a multiple of [`CO_BLOCK`].
+    co_chunk: usize,
+    /// Packed input rows per job.
+    packed_rows: [usize; 2],
+    /// Length of one phase of a packed row, and of the row.
+    phase: usize,
+    row: usize,
+    /// Where each tap's values start, relative to the output voxel's.
+    taps: Vec<usize>,
+}
+
+impl Cut {
+    fn new(shape: &ConvShape) -> Self {
+        let [od, oh, ow] = shape.output();
+        let ([kd, kh, kw], [sd, sh, sw]) = (shape.kernel, shape.stride);
+        let phase = ow + (kw - 1) / sw;
+        let row = (phase * sw).next_multiple_of(if ow >= 32 { 16 } else { 4 });
+        let packed_rows = |r: [usize; 2]| [(r[0] - 1) * sd + kd, (r[1] - 1) * sh + kh];
+        let channel = |r: [usize; 2]| packed_rows(r).iter().product::<usize>() * row;
+        // Grow the box from one row towards 4 x 16 rows while 32 channels of it, or all, still fit.
+        let want = shape.in_channels.min(32);
+        let mut rows = [1, 1];
+        for candidate in [[1, 2], [1, 4], [2, 4], [2, 8], [4, 8], [4, 16], [8, 16]] {
+            let candidate = [candidate[0].min(od), candidate[1].min(oh)];
+            if channel(candidate) * want <= PACKED_LEN {
+                rows = candidate;
+            }
+        }
+        let accurate = MAX_PRODUCTS.div_ceil(shape.taps());
+        let ci_chunk = (PACKED_LEN / channel(rows).max(1)).min(accurate).clamp(1, shape.in_channels);
+        // Equal chunks rather than a short last one.
+        let ci_chunk = shape.in_channels.div_ceil(shape.in_channels.div_ceil(ci_chunk));
+        let boxes = shape.batch * od.div_ceil(rows[0]) * oh.div_ceil(rows[1]);
+        let blocks = shape.out_channels.div_ceil(CO_BLOCK);
+        // At least 64 jobs where that leaves 16 output channels per job.
+        let splits = 64usize.div_ceil(boxes).min(blocks.div_ceil(2)).max(1);
+        let co_chunk = blocks.div_ceil(splits) * CO_BLOCK;
+        let packed = packed_rows(rows);
+        let mut taps = Vec::with_capacity(shape.taps());
+        for a in 0..kd {
+            for b in 0..kh {
+                for c in 0..kw {
+                    taps.push((a * packed[1] + b) * row + (c % sw) * phase + c / sw);
+                }
+            }
+        }
+        Self { rows, ci_chunk, co_chunk, packed_rows: packed, phase, row, taps }
+    }
+
+    fn channel(&self) -> usize {
+        self.packed_rows[0] * self.packed_rows[1] * self.row
+    }
+}
+
+/// The call: everything the jobs share.
+pub(super) struct Direct<'a> {
+    pub(super) cpu: Cpu,
+    pub(super) shape: &'a ConvShape,
+    pub(super) sources: &'a [Source<'a>],
+    pub(super) weights: &'a [f32],
+    pub(super) bias: Option<&'a [f32]>,
+}
+
+impl Direct<'_> {
+    pub(super) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
+        let cut = Cut::new(self.shape);
+        let [od, oh, ow] = self.shape.output();
+        let boxes = [od.div_ceil(cut.rows[0]), oh.div_ceil(cut.rows[1])];
+        let co_parts = self.shape.out_channels.div_ceil(cut.co_chunk);
+        let jobs = self.shape.batch * boxes[0] * boxes[1] * co_parts;
+        let mut partial = stats
+            .as_ref()
+            .map(|_| Partial::new(self.shape.batch * self.shape.out_channels, boxes[0] * boxes[1]));
+        let shared = Shared::new(out);
+        let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
+        let row = cut.phase * self.shape.stride[2];
+        let lanes = self.cpu.lanes();
+        let packed_len = cut.ci_chunk * cut.channel() + 2 * lanes;
+        (0..jobs).into_par_iter().for_each(|job| {
+            let (rest, part) = (job / co_parts, job % co_parts);
+            let (n, at) = (rest / (boxes[0] * boxes[1]), rest % (boxes[0] * boxes[1]));
+            let start = [at / boxes[1] * cut.rows[0], at % boxes[1] * cut.rows[1]];
+            let rows = [cut.rows[0].min(od - start[0]), cut.rows[1].min(oh - start[1])];
+            let co = part * cut.co_chunk;
+            with_scratch(packed_len + row + lanes, |scratch| {
+                let (packed, line) = scratch.split_at_mut(packed_len);
+                self.cpu.dispatch(Job {
+                    call: self,
+                    cut: &cut,
+                    n,
+                    start,
+                    rows,
+                    size: [od, oh, ow],
+                    co,
+                    co_end: (co + cut.co_chunk).min(self.shape.out_channels),
+                    out: shared,
+                    stats: shared_stats,
+                    box_index: at,
+                    boxes: boxes[0] * boxes[1],
+                    packed,
+                    line: &mut line[..row],
+                });
+            });
+        });
+        if let (Some(partial), Some(stats)) = (partial, stats) {
+            partial.reduce(stats);
+        }
+    }
+}
+
+struct Job<'a> {
+    call: &'a Direct<'a>,
+    cut: &'a Cut,
+    n: usize,
+    /// First output row and number of rows, along depth and height.
+    start: [usize; 2],
+    rows: [usize; 2],
+    size: [usize; 3],
+    co: usize,
+    co_end: usize,
+    out: Shared<'a, f32>,
+    stats: Option<Shared<'a, [f64; 2]>>,
+    box_index: usize,
+    boxes: usize,
+    packed: &'a mut [f32],
+    line: &'a mut [f32],
+}
+
+/// Where a vector of outputs reads and writes.
+#[derive(Clone, Copy)]
+struct Spot {
+    packed: usize,
+    out: usize,
+    n: usize,
+}
+
+impl Kernel for Job<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(mut self, isa: I) {
+        let spots = self.spots(I::LANES);
+        let cis = self.call.shape.in_channels;
+        let mut ci = 0;
+        while ci < cis {
+            let ci_end = (ci + self.cut.ci_chunk).min(cis);
+            self.pack(isa, ci, ci_end);
+            let mut co = self.co;
+            while co < self.co_end {
+                if I::REGISTERS >= 32 {
+                    self.block::<I, 8>(isa, &spots, ci, ci_end, co);
+                } else {
+                    self.block::<I, 4>(isa, &spots, ci, ci_end, co);
+                    if co + 4 < self.co_end {
+                        self.block::<I, 4>(isa, &spots, ci, ci_end, co + 4);
+                    }
+                }
+                co += CO_BLOCK;
+            }
+            ci = ci_end;
+        }
+    }
+}
+
+impl Job<'_> {
+    fn spots(&self, lanes: usize) -> Vec<Spot> {
+        let ([_, oh, ow], [sd, sh, _]) = (self.size, self.call.shape.stride);
+        let mut spots = Vec::with_capacity(self.rows[0] * self.rows[1] * ow.div_ceil(lanes));
+        for z in 0..self.rows[0] {
+            for y in 0..self.rows[1] {
+                let packed = (z * sd * self.cut.packed_rows[1] + y * sh) * self.cut.row;
+                let out = ((self.start[0] + z) * oh + self.start[1] + y) * ow;
+                for x in (0..ow).step_by(lanes) {
+                    spots.push(Spot { packed: packed + x, out: out + x, n: lanes.min(ow - x) });
+                }
+            }
+        }
+        spots
+    }
+
+    /// Packs input channels `ci..ci_end` of the box.
+    #[inline(always)]
+    fn pack<I: Isa>(&mut self, isa: I, ci: usize, ci_end: usize) {
+        let (shape, cut) = (self.call.shape, self.cut);
+        let [id, ih, iw] = shape.input;
+        let step = shape.stride[2];
+        let used = cut.phase * step;
+        let rows = [
+            (self.rows[0] - 1) * shape.stride[0] + shape.kernel[0],
+            (self.rows[1] - 1) * shape.stride[1] + shape.kernel[1],
+        ];
+        let begin: [isize; 2] =
+            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize - shape.padding[a] as isize);
+        for c in ci..ci_end {
+            let Plane { data, prologue } = plane(self.call.sources, self.n, c, id * ih * iw);
+            for dz in 0..rows[0] {
+                let z = begin[0] + dz as isize;
+                for dy in 0..rows[1] {
+                    let y = begin[1] + dy as isize;
+                    let at = (c - ci) * cut.channel() + (dz * cut.packed_rows[1] + dy) * cut.row;
+                    if z < 0 || y < 0 || z >= id as isize || y >= ih as isize {
+                        zero_range(isa, self.packed, at, at + used);
+                        continue;
+                    }
+                    let row = &data[(z as usize * ih + y as usize) * iw..][..iw];
+                    let dst = &mut self.packed[at..at + used];
+                    if step == 1 {
+                        pack_row(isa, row, -(shape.padding[2] as isize), prologue, dst);
+                    } else {
+                        pack_row(isa, row, -(shape.padding[2] as isize), prologue, self.line);
+                        split_phases(isa, self.line, step, dst);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Output channels `co..co + C` of all spots, from input channels `ci..ci_end`.
+    #[inline(always)]
+    fn block<I: Isa, const C: usize>(&mut self, isa: I, spots: &[Spot], ci: usize, ci_end: usize, co: usize) {
+        let shape = self.call.shape;
+        let taps = self.cut.taps.len();
+        let valid = C.min(self.co_end - co);
+        let panel = ((co / CO_BLOCK) * shape.in_channels + ci) * taps * CO_BLOCK;
+        let weights = &self.call.weights[panel..panel + (ci_end - ci) * taps * CO_BLOCK];
+        let first = ci == 0;
+        let last = ci_end == shape.in_channels;
+        let mut sums = [[isa.zero64(); 2]; C];
+        let mut i = 0;
+        while i < spots.len() {
+            // Two twos rather than a three and a one.
+            let left = spots.len() - i;
+            if left >= 3 && left != 4 {
+                self.group::<I, C, 3>(isa, &spots[i..i + 3], weights, co, valid, first, last, &mut sums);
+                i += 3;
+            } else if left >= 2 {
+                self.group::<I, C, 2>(isa, &spots[i..i + 2], weights, co, valid, first, last, &mut sums);
+                i += 2;
+            } else {
+                self.group::<I, C, 1>(isa, &spots[i..=i], weights, co, valid, first, last, &mut sums);
+                i += 1;
+            }
+        }
+        if let (true, Some(stats)) = (last, self.stats) {
+            for c in 0..valid {
+                let row = self.n * shape.out_channels + co + c;
+                // SAFETY: this job alone writes this box of these channels.
+                let part = unsafe { stats.range(row * self.boxes + self.box_index, 1) };
+                part[0] = [isa.sum64(sums[c][0]), isa.sum64(sums[c][1])];
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn group<I: Isa, const C: usize, const R: usize>(
+        &mut self,
+        isa: I,
+        spots: &[Spot],
+        weights: &[f32],
+        co: usize,
+        valid: usize,
+        first: bool,
+        last: bool,
+        sums: &mut [[I::F64; 2]; C],
+    ) {
+        let voxels: usize = self.size.iter().product();
+        let out_at = |c: usize| (self.n * self.call.shape.out_channels + co + c) * voxels;
+        let mut acc = [[isa.splat(0.0); R]; C];
+        let base: [usize; R] = std::array::from_fn(|r| spots[r].packed);
+        // SAFETY: `Cut` and `spots` keep every tap of every spot inside the packed rows plus the lanes behind them;
+        // debug assertions in `load` check it.
+        acc = unsafe {
+            accumulate(
+                isa,
+                self.packed,
+                self.cut.channel(),
+                base,
+                &self.cut.taps,
+                weights,
+                co % CO_BLOCK,
+                acc,
+            )
+        };
+        for c in 0..valid {
+            let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co + c]));
+            for r in 0..R {
+                let n = spots[r].n;
+                let v;
+                // SAFETY: this job alone touches these outputs; the spot lies inside the row.
+                unsafe {
+                    let row = self.out.range(out_at(c) + spots[r].out, n);
+                    v = isa.add(acc[c][r], if first { bias } else { isa.load_first(row, 0, n) });
+                    if n == I::LANES {
+                        isa.store(row, 0, v);
+                    } else {
+                        isa.store_first(row, 0, n, v);
+                    }
+                }
+                if last && self.stats.is_some() {
+                    let v = if n == I::LANES { v } else { isa.keep_first(v, n) };
+                    sums[c][0] = isa.add_wide(sums[c][0], v);
+                    sums[c][1] = isa.fma_wide(sums[c][1], v, v);
+                }
+            }
+        }
+    }
+}
+
+/// The inner loops: all input channels and taps for `C` output channels and `R` vectors.
+///
+/// # Safety
+/// For every packed channel, tap and base, `LANES` values lie inside `packed`; `weights` holds a panel of
+/// [`CO_BLOCK`] per channel and tap.
+#[inline(always)]
+unsafe fn accumulate<I: Isa, const C: usize, const R: usize>(
+    isa: I,
+    packed: &[f32],
+    channel: usize,
+    base: [usize; R],
+    taps: &[usize],
+    weights: &[f32],
+    lane: usize,
+    mut acc: [[I::F32; R]; C],
+) -> [[I::F32; R]; C] {
+    let mut at = 0;
+    for panel in weights.chunks_exact(taps.len() * CO_BLOCK) {
+        for (t, &tap) in taps.iter().enumerate() {
+            let offset = at + tap;
+            let mut x = [isa.splat(0.0); R];
+            for r in 0..R {
+                // SAFETY: the caller's promise.
+                x[r] = unsafe { isa.load(packed, base[r] + offset) };
+            }
+            for c in 0..C {
+                debug_assert!(t * CO_BLOCK + lane + c < panel.len());
+                // SAFETY: a panel has `CO_BLOCK` weights per tap.
+                let w = isa.splat(unsafe { *panel.get_unchecked(t * CO_BLOCK + lane + c) });
+                for r in 0..R {
+                    acc[c][r] = isa.fma(w, x[r], acc[c][r]);
+                }
+            }
+        }
+        at += channel;
+    }
+    acc
+}

@@ -1,0 +1,68 @@
+//! What the kernel tests share: numbers, comparison, and the list of instruction sets.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use glioseg_kernels::{Cpu, Level};
+
+/// A small deterministic generator, roughly uniform in -1..1.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66)
+    }
+
+    pub fn one(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn many(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.one()).collect()
+    }
+}
+
+/// All instruction sets of this machine; the others are named, not silently passed.
+pub fn cpus() -> Vec<Cpu> {
+    let cpus = Cpu::available();
+    for level in Level::ALL {
+        if !cpus.iter().any(|cpu| cpu.level() == level) {
+            eprintln!("not tested: this CPU has no {}", level.word());
+        }
+    }
+    cpus
+}
+
+/// Relative L2 error of `got` against `want`.
+pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|x| x * x).sum::<f64>().sqrt();
+    let error = norm(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    error / norm(&mut want.iter().map(|x| f64::from(*x))).max(1e-30)
+}
+
+/// Fails with the count and the first positions if the relative L2 error exceeds `tolerance`, or a value is not finite,
+/// or one is further off than 100 times the tolerance of the largest.
+pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    let error = relative_l2(got, want);
+    let largest = want.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+    let bound = 100.0 * tolerance * largest;
+    let bad: Vec<_> = got
+        .iter()
+        .zip(want)
+        .enumerate()
+        .filter(|(_, (a, b))| !a.is_finite() || (f64::from(**a) - f64::from(**b)).abs() > bound)
+        .map(|(i, (a, b))| (i, *a, *b))
+        .collect();
+    assert!(
+        bad.is_empty() && error <= tolerance,
+        "{what}: relative L2 {error:.2e} (tolerance {tolerance:.0e}), {} of {} values off by more than {bound:.2e}; \
+         first (index, got, want): {:?}",
+        bad.len(),
+        got.len(),
+        &bad[..bad.len().min(8)]
+    );
+}
