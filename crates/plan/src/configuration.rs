@@ -166,7 +166,7 @@ impl Configuration {
         let schemes = node.get("normalization_schemes")?;
         let normalization = schemes.list()?.iter().map(normalization).collect::<Result<Vec<_>, _>>()?;
         let masks = node.get("use_mask_for_norm")?;
-        let use_mask_for_norm = masks.list()?.iter().map(|n| n.bool()).collect::<Result<Vec<_>, _>>()?;
+        let use_mask_for_norm = masks.list()?.iter().map(Node::bool).collect::<Result<Vec<_>, _>>()?;
         if use_mask_for_norm.len() != normalization.len() {
             return Err(masks.wrong(format!(
                 "a list of {} entries, as many as `normalization_schemes`",

@@ -31,9 +31,9 @@ pub struct ForegroundIntensities {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plans {
     path: PathBuf,
-    raw: Map<String, Value>,
+    raw: Value,
     dataset_name: String,
-    plans_name: String,
+    name: String,
     image_reader_writer: String,
     transpose_forward: [usize; 3],
     transpose_backward: [usize; 3],
@@ -82,10 +82,10 @@ impl Plans {
             None => root.opt("foreground_intensity_properties_by_modality")?,
         };
         let configurations = root.get("configurations")?;
-        let plans = Plans {
+        let mut plans = Plans {
             path: path.to_owned(),
             dataset_name: text("dataset_name")?,
-            plans_name: text("plans_name")?,
+            name: text("plans_name")?,
             image_reader_writer: text("image_reader_writer")?,
             transpose_forward,
             transpose_backward,
@@ -93,8 +93,9 @@ impl Plans {
             original_median_shape: triple("original_median_shape_after_transp")?,
             foreground_intensities: intensities.map_or(Ok(Vec::new()), |n| foreground_intensities(&n))?,
             configuration_names: configurations.map()?.keys().cloned().collect(),
-            raw: root.map()?.clone(),
+            raw: Value::Null,
         };
+        plans.raw = raw;
         Ok(plans)
     }
 
@@ -104,7 +105,7 @@ impl Plans {
     }
 
     /// The whole file, with the keys that have no meaning here.
-    pub fn raw(&self) -> &Map<String, Value> {
+    pub fn raw(&self) -> &Value {
         &self.raw
     }
 
@@ -115,7 +116,7 @@ impl Plans {
 
     /// Name of the plans, such as `nnUNetPlans`; empty where the file has none.
     pub fn plans_name(&self) -> &str {
-        &self.plans_name
+        &self.name
     }
 
     /// nnU-Net's reader class, such as `SimpleITKIO`; empty where the file has none.
@@ -160,7 +161,7 @@ impl Plans {
     pub fn configuration(&self, name: &str) -> Result<Configuration, PlanError> {
         let value = Value::Object(self.resolve(name, &mut Vec::new())?);
         let node = Node::at(&self.path, format!("configurations.{name}"), &value);
-        Configuration::from_node(&node, name, &self.plans_name)
+        Configuration::from_node(&node, name, &self.name)
     }
 
     /// The keys of a configuration and of those it inherits from; its own win.
@@ -203,13 +204,13 @@ impl Plans {
 fn permutation(node: &Node<'_>) -> Result<[usize; 3], PlanError> {
     let expected = || node.wrong("a permutation of [0, 1, 2]");
     let axes =
-        node.list()?.iter().map(|n| n.usize()).collect::<Result<Vec<_>, _>>().map_err(|_| expected())?;
+        node.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>().map_err(|_| expected())?;
     let axes = <[usize; 3]>::try_from(axes).map_err(|_| expected())?;
     if (0..3).all(|a| axes.contains(&a)) { Ok(axes) } else { Err(expected()) }
 }
 
 fn triple(node: &Node<'_>) -> Result<[f64; 3], PlanError> {
-    let numbers = node.list()?.iter().map(|n| n.f64()).collect::<Result<Vec<_>, _>>()?;
+    let numbers = node.list()?.iter().map(Node::f64).collect::<Result<Vec<_>, _>>()?;
     <[f64; 3]>::try_from(numbers).map_err(|_| node.wrong("a list of 3 numbers"))
 }
 

@@ -127,7 +127,7 @@ fn join_touching(
 /// If `mask` does not hold `shape` voxels.
 ///
 /// # Source
-/// acvl_utils, `get_bbox_from_mask` (which gives the whole image where we give `None`).
+/// `acvl_utils`, `get_bbox_from_mask` (which gives the whole image where we give `None`).
 pub fn bounding_box(mask: &[bool], shape: [usize; 3]) -> Option<BoundingBox> {
     let [nz, ny, nx] = shape;
     assert_eq!(mask.len(), nz * ny * nx, "mask of another size than its shape {shape:?}");
@@ -197,7 +197,7 @@ pub fn crop<T: Copy>(mut data: Vec<T>, shape: [usize; 3], bbox: BoundingBox) -> 
 /// If the arrays do not hold the same number of whole channels, or the box reaches out of `shape`.
 ///
 /// # Source
-/// acvl_utils, `insert_crop_into_image`.
+/// `acvl_utils`, `insert_crop_into_image`.
 pub fn insert<T: Copy>(cropped: &[T], bbox: BoundingBox, into: &mut [T], shape: [usize; 3]) {
     check_box(into.len(), shape, bbox);
     let voxels: usize = shape.iter().product();

@@ -80,11 +80,10 @@ pub fn separate_axis(
     let max = |s: [f64; 3]| s[0].max(s[1]).max(s[2]);
     let anisotropic = |s: [f64; 3]| max(s) / s[0].min(s[1]).min(s[2]) > threshold;
     let spacing = match force {
-        Some(false) => return None,
         Some(true) => spacing_mm,
         None if anisotropic(spacing_mm) => spacing_mm,
         None if anisotropic(new_spacing_mm) => new_spacing_mm,
-        None => return None,
+        _ => return None,
     };
     #[expect(
         clippy::float_cmp,

@@ -27,7 +27,8 @@ impl Weights {
             let s = 1.0 - t;
             let (w0, w3) = (s * s * s / 6.0, t * t * t / 6.0);
             let w1 = (t * t * (t - 2.0) * 3.0 + 4.0) / 6.0;
-            weights.start.push((low as isize - 1 + MARGIN as isize) as usize);
+            // `low` is at least -1, so this is at least 0.
+            weights.start.push((low + MARGIN as f64 - 1.0) as usize);
             weights.weight.push([w0, w1, 1.0 - w0 - w1 - w3, w3]);
         }
         weights
