@@ -1,1 +1,15 @@
 //! Crop, normalise and resample a case as its plan says.
+//!
+//! [`preprocess_case`] is nnU-Net v2's preprocessing of a case without ground truth: transpose, crop to the non-zero
+//! region, normalise, resample, in that order. It consumes the image, cropping and normalising inside its array, so a
+//! case is held once, and twice only while it is resampled. [`CaseProperties`] remembers what was done and leads a
+//! prediction back to the grid of the image.
+
+mod case;
+mod error;
+mod normalize;
+mod resampling;
+
+pub use case::{CaseProperties, Image, PreparedCase, preprocess_case};
+pub use error::PrepError;
+pub use resampling::resample_options;

@@ -1,0 +1,94 @@
+//! What can be wrong with a case that is preprocessed.
+
+/// Why a case could not be preprocessed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepError {
+    /// The image has another number of channels than the plan.
+    #[error(
+        "the image has {found} channels, but configuration `{configuration}` of the plans is for {expected}"
+    )]
+    Channels {
+        /// Channels of the image.
+        found: usize,
+        /// Channels of the configuration.
+        expected: usize,
+        /// The configuration.
+        configuration: String,
+    },
+    /// The array does not hold the channels it is said to hold.
+    #[error("{len} values are not {channels} channels of {shape:?} voxels")]
+    Length {
+        /// Number of values.
+        len: usize,
+        /// Channels.
+        channels: usize,
+        /// Voxels along z, y, x.
+        shape: [usize; 3],
+    },
+    /// A spacing that is no length.
+    #[error("the image has spacing {spacing_mm:?} mm; every spacing must be above 0")]
+    Spacing {
+        /// The spacing, z, y, x.
+        spacing_mm: [f64; 3],
+    },
+    /// The grid of the plan would have absurdly many voxels.
+    #[error(
+        "resampling {shape:?} voxels of {spacing_mm:?} mm to {target_mm:?} mm would give {new_shape:?} voxels, more than \
+         {limit}"
+    )]
+    TooLarge {
+        /// Voxels of the cropped image, transposed.
+        shape: [usize; 3],
+        /// Its spacing, transposed.
+        spacing_mm: [f64; 3],
+        /// The plan's spacing.
+        target_mm: [f64; 3],
+        /// Voxels it would have.
+        new_shape: [usize; 3],
+        /// The most voxels a channel may have.
+        limit: usize,
+    },
+    /// The plans have no foreground intensities for a channel that is normalised with them.
+    #[error(
+        "channel {channel} is normalised as CT, but the plans have foreground intensities for {known} channels only"
+    )]
+    NoIntensities {
+        /// The channel.
+        channel: usize,
+        /// For how many channels there are intensities.
+        known: usize,
+    },
+    /// A colour channel whose values are no bytes.
+    #[error(
+        "channel {channel} is normalised as a colour, but its values run from {min} to {max}, not from 0 to 255"
+    )]
+    NotRgb {
+        /// The channel.
+        channel: usize,
+        /// Least value.
+        min: f32,
+        /// Greatest value.
+        max: f32,
+    },
+}
+
+impl PrepError {
+    /// What to do about it, where that is more than the message says.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            PrepError::Channels { .. } => {
+                "give the channels named in the model's dataset.json, and no others"
+            }
+            PrepError::Spacing { .. } | PrepError::TooLarge { .. } => {
+                "check the voxel size in the image's header (pixdim of a NIfTI file, in mm)"
+            }
+            PrepError::NoIntensities { .. } => {
+                "the key foreground_intensity_properties_per_channel of plans.json must have an entry for every channel"
+            }
+            PrepError::NotRgb { .. } => "a model for colour images needs 8-bit colour images",
+            PrepError::Length { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
