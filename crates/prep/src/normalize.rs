@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn constant_channels_become_0() {
         for scheme in [Normalization::ZScore, Normalization::RescaleTo01] {
-            assert_eq!(run(&[0.1; 100_000], scheme, None), [0.0; 100_000], "{scheme:?}");
+            assert_eq!(run(&[0.1; 3000], scheme, None), [0.0; 3000], "{scheme:?}");
         }
     }
 
