@@ -21,13 +21,21 @@ mod buffer;
 mod conv3d;
 mod error;
 mod isa;
+mod norm;
 mod peak;
+mod pool;
 mod source;
 mod stats;
+mod transposed;
 
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
 pub use isa::{Cpu, ISA_VARIABLE, Level};
+pub use norm::{
+    Moments, NormKind, ScaleShift, add_activate, channel_stats, norm_reference, normalize, normalize_in_place,
+};
 pub use peak::measure_peak;
+pub use pool::{avg_pool3d, avg_pool3d_backward};
 pub use source::{Prologue, Source};
 pub use stats::ChannelStats;
+pub use transposed::{PackedTransposed, TransposedShape, conv_transpose3d, conv_transpose3d_reference};
