@@ -1,2 +1,38 @@
-//! The glioseg program.
-fn main() {}
+//! The glioseg program: brain-tumour segmentation of MRI.
+//!
+//! stdout is data, stderr is progress and log. Exit code 0: all done; 1: some case failed; 2: could not start.
+
+mod cli;
+mod commands;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data, a wrong option is not; clap knows which stream is meant.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let ui = ui::Ui::new(cli.quiet);
+    let outcome = commands::set_threads(cli.threads).and_then(|()| match &cli.command {
+        cli::Command::Predict(options) => commands::predict::run(options, &ui),
+        cli::Command::Info(options) => commands::info::run(options),
+        cli::Command::Bench(options) => commands::bench::run(options, &ui),
+        cli::Command::Phantom(options) => commands::phantom::run(options, &ui),
+        cli::Command::Demo(options) => commands::demo::run(options, &ui),
+    });
+    match outcome {
+        Ok(commands::Outcome::Done) => ExitCode::SUCCESS,
+        Ok(commands::Outcome::SomeFailed) => ExitCode::from(1),
+        Err(error) => {
+            ui.error(&error);
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,1 +1,5 @@
-//! Inference and training.
+//! Inference: from a model and images to segmentations.
+
+pub mod cases;
+pub mod infer;
+pub mod model;

@@ -1,0 +1,203 @@
+//! The command line: names, meanings, units and defaults. Parsing only validates.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use glioseg_engine::infer::Part;
+use glioseg_engine::model::Folds;
+
+/// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
+#[derive(Debug, Parser)]
+#[command(name = "glioseg", version, about, max_term_width = 110, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Print warnings and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Segment cases with a trained model
+    Predict(Predict),
+    /// Say what is in an image, dataset, plan, model or checkpoint
+    Info(Info),
+    /// Measure speed and memory on this machine
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Make artificial cases: a head with a tumour in four channels, and its labels
+    Phantom(Phantom),
+    /// Make a phantom cohort, segment it with the model that comes along, and score the result
+    Demo(Demo),
+}
+
+/// Segments every case of the input with every fold of a model and writes one label map per case.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n\n\
+    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start.")]
+pub(crate) struct Predict {
+    /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
+    #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
+    pub(crate) model: Vec<PathBuf>,
+    /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
+    #[arg(short, long, required = true, value_name = "INPUT", num_args = 1..)]
+    pub(crate) input: Vec<PathBuf>,
+    /// Folder for CASE.nii.gz and predict.json; made if it is not there
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Folds: `all`, or numbers such as 0,1,2 [default: every cross-validation fold found]
+    #[arg(short, long, value_name = "FOLDS")]
+    pub(crate) folds: Option<Folds>,
+    /// Which checkpoint of a fold
+    #[arg(long, value_enum, default_value = "final")]
+    pub(crate) checkpoint: Checkpoint,
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu", help_heading = "Computation")]
+    pub(crate) device: Device,
+    /// Distance of neighbouring tiles, as a fraction of the patch
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.5, value_parser = fraction, help_heading = "Computation")]
+    pub(crate) step: f64,
+    /// Do not average over mirrored tiles: 8 times faster, a little less accurate
+    #[arg(long, help_heading = "Computation")]
+    pub(crate) no_mirroring: bool,
+    /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
+    #[arg(long, help_heading = "Output")]
+    pub(crate) save_probabilities: bool,
+    /// Skip the cases that the output folder has already
+    #[arg(long = "continue", help_heading = "Output")]
+    pub(crate) continue_: bool,
+    /// Only the K-th of N equal shares of the cases, for several machines: 1/4, 2/4, …
+    #[arg(long, value_name = "K/N", help_heading = "Output")]
+    pub(crate) part: Option<Part>,
+    /// One line of JSON per case on stdout instead of a table
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v > 0.0 && v <= 1.0 => Ok(v),
+        _ => Err("a fraction of the patch: more than 0, at most 1".into()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Checkpoint {
+    /// The one at the end of training
+    Final,
+    /// The one with the best validation score
+    Best,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// The processor, on all its cores
+    Cpu,
+}
+
+/// Says in words what a path holds: an image, a dataset, plans, a model folder or a checkpoint.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth")]
+pub(crate) struct Info {
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors)
+    pub(crate) path: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Time one forward pass of a full-size network with random weights
+    Network(BenchNetwork),
+}
+
+/// Times forward passes of a network with random weights; prints seconds, GFLOP/s and peak memory as a line of JSON.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench network --net nnunet --size 128 --runs 3")]
+pub(crate) struct BenchNetwork {
+    /// `nnunet` (nnU-Net's 3D network for BraTS, 31 M parameters), or a plans.json
+    #[arg(long, default_value = "nnunet", value_name = "nnunet|PLAN")]
+    pub(crate) net: String,
+    /// Configuration of the plans.json
+    #[arg(long, default_value = "3d_fullres")]
+    pub(crate) configuration: String,
+    /// Voxels of the input along every axis [default: 128, or the plan's patch]
+    #[arg(long, value_name = "VOXELS")]
+    pub(crate) size: Option<usize>,
+    /// Timed passes after one to warm up; the median counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+/// Makes artificial BraTS-like cases: four channels of a head with a tumour, and their labels.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg phantom --cases 4 --out phantoms --size 96")]
+pub(crate) struct Phantom {
+    /// Number of cases
+    #[arg(long, default_value_t = 4)]
+    pub(crate) cases: usize,
+    /// Folder: becomes an nnU-Net raw dataset (imagesTr, labelsTr, dataset.json), or BraTS folders
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Every seed makes another cohort; the same seed makes the same bytes
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Voxels along every axis
+    #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u16).range(32..=512))]
+    pub(crate) size: u16,
+    /// How the files are laid out
+    #[arg(long, value_enum, default_value = "nnunet")]
+    pub(crate) layout: Layout,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Layout {
+    /// imagesTr/CASE_0000.nii.gz …, labelsTr, dataset.json
+    Nnunet,
+    /// One folder per case: BraTS-PHANTOM-00000/BraTS-PHANTOM-00000-t1n.nii.gz …
+    Brats,
+}
+
+/// The whole main job without a download: phantom cohort, prediction with the model that comes along, Dice.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Folder for what is made
+    #[arg(long, default_value = "glioseg-demo")]
+    pub(crate) out: PathBuf,
+    /// Number of cases
+    #[arg(long, default_value_t = 3)]
+    pub(crate) cases: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn predict_takes_several_models_files_and_folds() {
+        let cli = Cli::try_parse_from([
+            "glioseg", "predict", "-m", "a", "-m", "b", "-i", "x_t1.nii", "x_t2.nii", "-o", "out", "-f", "0,2",
+            "--part", "2/3",
+        ])
+        .expect("valid");
+        let Command::Predict(p) = cli.command else { panic!("predict") };
+        assert_eq!((p.model.len(), p.input.len()), (2, 2));
+        assert_eq!(p.folds, Some(Folds::These(vec![0, 2])));
+        for wrong in [["--part", "0/3"], ["--part", "4/3"], ["--step", "0"], ["-f", "x"]] {
+            let line = ["glioseg", "predict", "-m", "a", "-i", "b", "-o", "c", wrong[0], wrong[1]];
+            assert!(Cli::try_parse_from(line).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! `glioseg info`: what a path holds, in words or as JSON.
+
+use std::path::{Path, PathBuf};
+
+use glioseg_engine::cases::canonical_channel;
+use glioseg_engine::model::{CheckpointChoice, Folds, Model};
+use glioseg_net::Checkpoint;
+use glioseg_plan::{Dataset, Plans};
+use glioseg_volume::nifti;
+use serde_json::{Map, Value, json};
+
+use super::{Outcome, Problem, print};
+use crate::cli::Info;
+
+pub(crate) fn run(options: &Info) -> anyhow::Result<Outcome> {
+    let facts = describe(&options.path)?;
+    if options.json {
+        print(&serde_json::to_string_pretty(&facts.json())?)?;
+    } else {
+        for line in facts.words() {
+            print(&line)?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// What is known of a path: names and values in the order in which they are told.
+#[derive(Debug, Default)]
+struct Facts(Vec<(&'static str, Value)>);
+
+impl Facts {
+    fn new(kind: &str, path: &Path) -> Self {
+        Self(vec![("kind", json!(kind)), ("path", json!(path.display().to_string()))])
+    }
+
+    fn add(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Self {
+        self.0.push((name, value.into()));
+        self
+    }
+
+    fn json(&self) -> Value {
+        Value::Object(self.0.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect::<Map<_, _>>())
+    }
+
+    fn words(&self) -> Vec<String> {
+        let width = self.0.iter().map(|(n, _)| n.len()).max().unwrap_or_default();
+        let mut lines = Vec::new();
+        for (name, value) in &self.0 {
+            let name = name.replace('_', " ");
+            match value {
+                Value::Array(items) if items.iter().any(Value::is_object) => {
+                    lines.push(format!("{name}:"));
+                    lines.extend(items.iter().map(|i| format!("  {}", word(i))));
+                }
+                _ => lines.push(format!("{name:<width$}  {}", word(value))),
+            }
+        }
+        lines
+    }
+}
+
+/// A value without quotation marks and braces.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(s) => s.clone(),
+        Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
+        Value::Object(map) => {
+            map.iter().map(|(k, v)| format!("{} {}", k.replace('_', " "), word(v))).collect::<Vec<_>>().join(" | ")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn describe(path: &Path) -> anyhow::Result<Facts> {
+    if !path.exists() {
+        return Err(Problem::new(format!("{} does not exist", path.display()), "check the path"));
+    }
+    if path.is_dir() {
+        return folder(path);
+    }
+    let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    match name.rsplit('.').next() {
+        Some("pth" | "safetensors") => checkpoint(path),
+        Some("json") => json_file(path),
+        _ => image(path),
+    }
+}
+
+fn image(path: &Path) -> anyhow::Result<Facts> {
+    let info = nifti::read_info(path)?;
+    let mut facts = Facts::new("image", path);
+    let [z, y, x] = info.geometry.shape;
+    let rows = info.geometry.affine().rows();
+    facts
+        .add("format", format!("NIfTI-{}{}", info.version, if info.compressed { ", gzip" } else { "" }))
+        .add("voxel_type", format!("{:?}, {}-endian", info.dtype, if info.big_endian { "big" } else { "little" }))
+        .add("channels", info.channels)
+        .add("shape_zyx", json!([z, y, x]))
+        .add("spacing_mm_zyx", json!(info.geometry.spacing))
+        .add("orientation", info.geometry.orientation())
+        .add("origin_lps_mm", json!(info.geometry.origin()))
+        .add("affine", json!(rows))
+        .add("qform_code", info.qform_code)
+        .add("sform_code", info.sform_code)
+        .add("scale", json!(info.scale));
+    if !info.description.is_empty() {
+        facts.add("description", info.description.clone());
+    }
+    Ok(facts)
+}
+
+fn checkpoint(path: &Path) -> anyhow::Result<Facts> {
+    let checkpoint = Checkpoint::open(path)?;
+    let metadata = checkpoint.metadata();
+    let (mut tensors, mut values) = (0, 0);
+    for tensor in checkpoint.tensors() {
+        tensors += 1;
+        values += tensor.shape.iter().product::<usize>();
+    }
+    let mut facts = Facts::new("checkpoint", path);
+    facts
+        .add("format", format!("{:?}", checkpoint.kind()))
+        .add("trainer", json!(metadata.trainer_name))
+        .add("configuration", json!(metadata.configuration))
+        .add("fold", json!(metadata.fold))
+        .add("finished_epochs", json!(metadata.current_epoch))
+        .add("best_score", json!(metadata.best_ema))
+        .add("mirror_axes", json!(metadata.mirror_axes))
+        .add("tensors", tensors)
+        .add("values", values)
+        .add("sha256", checkpoint.sha256()?);
+    Ok(facts)
+}
+
+fn json_file(path: &Path) -> anyhow::Result<Facts> {
+    let dataset = Dataset::read(path);
+    if let Ok(dataset) = &dataset {
+        return Ok(dataset_facts("dataset description", path, dataset));
+    }
+    match Plans::read(path) {
+        Ok(plans) => plans_facts(path, &plans),
+        // Which of the two it was meant to be shows in its keys.
+        Err(plans_error) => {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            Err(if text.contains("\"configurations\"") { plans_error.into() } else { dataset.err().map_or(plans_error.into(), Into::into) })
+        }
+    }
+}
+
+fn dataset_facts(kind: &str, path: &Path, dataset: &Dataset) -> Facts {
+    let mut facts = Facts::new(kind, path);
+    let channels: Vec<Value> = dataset
+        .channel_names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| json!({"number": format!("{i:04}"), "name": name, "read_as": canonical_channel(name)}))
+        .collect();
+    let labels: Vec<Value> =
+        dataset.labels.entries().iter().map(|l| json!({"label": l.name, "values": l.values})).collect();
+    facts
+        .add("channels", channels)
+        .add("labels", labels)
+        .add("training_of", if dataset.labels.has_regions() { "regions (sigmoid)" } else { "labels (softmax)" })
+        .add("outputs", json!(dataset.labels.output_names()))
+        .add("ignore_label", json!(dataset.labels.ignore_label()))
+        .add("file_ending", dataset.file_ending.clone())
+        .add("training_cases", json!(dataset.num_training));
+    facts
+}
+
+fn plans_facts(path: &Path, plans: &Plans) -> anyhow::Result<Facts> {
+    let mut facts = Facts::new("plans", path);
+    let mut configurations = Vec::new();
+    for name in plans.configuration_names() {
+        let c = plans.configuration(name)?;
+        configurations.push(json!({
+            "name": name,
+            "network": c.architecture.kind.name(),
+            "patch": c.patch_size,
+            "spacing_mm": c.spacing,
+            "batch": c.batch_size,
+            "features": c.architecture.features_per_stage,
+        }));
+    }
+    facts
+        .add("name", plans.plans_name())
+        .add("dataset", plans.dataset_name())
+        .add("transpose_forward", json!(plans.transpose_forward()))
+        .add("image_reader", plans.image_reader_writer())
+        .add("configurations", configurations);
+    Ok(facts)
+}
+
+fn folder(path: &Path) -> anyhow::Result<Facts> {
+    if path.join("plans.json").is_file() && path.join("dataset.json").is_file() {
+        return model(path);
+    }
+    if path.join("dataset.json").is_file() {
+        let dataset = Dataset::read(&path.join("dataset.json"))?;
+        let mut facts = dataset_facts("dataset", path, &dataset);
+        for folder in ["imagesTr", "labelsTr", "imagesTs", "labelsTs"] {
+            let files = files_ending(&path.join(folder), &dataset.file_ending);
+            if let Some(files) = files {
+                facts.0.push((if folder.starts_with("images") { "image_files" } else { "label_files" }, json!(format!("{folder}: {files}"))));
+            }
+        }
+        return Ok(facts);
+    }
+    let models: Vec<PathBuf> = std::fs::read_dir(path)?
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.join("plans.json").is_file() && p.join("dataset.json").is_file())
+        .collect();
+    if models.is_empty() {
+        return Err(Problem::new(
+            format!("{} holds neither a model nor a dataset", path.display()),
+            "a model has plans.json and dataset.json, a dataset has dataset.json; or give a single file",
+        ));
+    }
+    let mut names: Vec<String> = models.iter().map(|m| m.display().to_string()).collect();
+    names.sort();
+    let mut facts = Facts::new("folder of models", path);
+    facts.add("models", json!(names.iter().map(|n| json!({"model": n})).collect::<Vec<_>>()));
+    Ok(facts)
+}
+
+fn files_ending(folder: &Path, ending: &str) -> Option<usize> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    Some(entries.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(ending)).count())
+}
+
+fn model(path: &Path) -> anyhow::Result<Facts> {
+    let (model, choice) = match Model::open(path, &Folds::Found, CheckpointChoice::Final) {
+        Ok(model) => (model, CheckpointChoice::Final),
+        Err(first) => match Model::open(path, &Folds::Found, CheckpointChoice::Best) {
+            Ok(model) => (model, CheckpointChoice::Best),
+            Err(_) => return Err(first.into()),
+        },
+    };
+    let mut facts = dataset_facts("model", path, &model.dataset);
+    let folds: Vec<Value> = model
+        .folds
+        .iter()
+        .map(|f| json!({"fold": f.name, "checkpoint": f.checkpoint.display().to_string()}))
+        .collect();
+    facts
+        .add("dataset", model.plans.dataset_name())
+        .add("plans", model.plans.plans_name())
+        .add("configuration", model.configuration.name.clone())
+        .add("network", model.configuration.architecture.kind.name())
+        .add("features", json!(model.configuration.architecture.features_per_stage))
+        .add("parameters", model.network.num_parameters())
+        .add("patch", json!(model.configuration.patch_size))
+        .add("spacing_mm", json!(model.configuration.spacing))
+        .add("trainer", json!(model.trainer))
+        .add("mirror_axes", json!(model.mirror_axes))
+        .add("checkpoint", choice.stem())
+        .add("folds", folds);
+    Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_aligned_and_lists_of_things_have_a_line_each() {
+        let mut facts = Facts::new("model", Path::new("m"));
+        facts.add("mirror_axes", json!([0, 1])).add("folds", vec![json!({"fold": "0", "checkpoint": "a.pth"})]);
+        assert_eq!(
+            facts.words(),
+            ["kind         model", "path         m", "mirror axes  0, 1", "folds:", "  fold 0 | checkpoint a.pth"]
+        );
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_said_so() {
+        let error = describe(Path::new("no/such/file")).expect_err("nothing there");
+        assert_eq!(error.to_string(), "no/such/file does not exist");
+    }
+}

@@ -1,0 +1,56 @@
+//! What the subcommands do.
+
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod info;
+pub(crate) mod phantom;
+pub(crate) mod predict;
+
+use std::io::Write as _;
+
+/// How a command ended that could start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All done.
+    Done,
+    /// Some case failed; the others are done.
+    SomeFailed,
+}
+
+/// A problem of the command line itself, with its remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Problem {
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+impl Problem {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+        anyhow::Error::new(Self { message: message.into(), hint: hint.into() })
+    }
+}
+
+/// Sets the number of threads of everything that computes; once, before the first tensor.
+pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global()?;
+    }
+    Ok(())
+}
+
+/// A line of data on stdout. A reader that has gone (`| head`) is no error.
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{line}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Most memory that the process has used, in bytes, where the system tells.
+pub(crate) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,160 @@
+//! `glioseg predict`.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use glioseg_engine::infer::{self, CaseRecord, CaseStatus, Event, PredictOptions, PredictSummary};
+use glioseg_engine::model::{CheckpointChoice, Model};
+
+use super::{Outcome, peak_memory, print};
+use crate::cli::{Checkpoint, Device, Predict};
+use crate::ui::{Ui, duration};
+
+pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
+    let predict = PredictOptions {
+        folds: options.folds.clone().unwrap_or_default(),
+        checkpoint: match options.checkpoint {
+            Checkpoint::Final => CheckpointChoice::Final,
+            Checkpoint::Best => CheckpointChoice::Best,
+        },
+        part: options.part,
+        skip_finished: options.continue_,
+        step: options.step,
+        mirroring: !options.no_mirroring,
+        save_probabilities: options.save_probabilities,
+        device: match options.device {
+            Device::Cpu => burn::tensor::Device::flex(),
+        },
+        device_name: "cpu".into(),
+    };
+    let summary = predict_and_show(options, &predict, ui)?;
+    Ok(if summary.failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+/// What the events have told so far.
+struct Seen {
+    start: Instant,
+    number: usize,
+    of: usize,
+    failed: Vec<String>,
+    output: anyhow::Result<()>,
+}
+
+fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> anyhow::Result<PredictSummary> {
+    let seen = Mutex::new(Seen { start: Instant::now(), number: 0, of: 0, failed: Vec::new(), output: Ok(()) });
+    let observer = |event: Event<'_>| {
+        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match event {
+            Event::Start { models, matches, ignored, cases, skipped } => {
+                for model in models {
+                    ui.say(&describe_model(model));
+                }
+                for m in matches {
+                    let files: Vec<String> = m.suffixes.iter().map(|s| format!("*{s}")).collect();
+                    ui.say(&format!("channel {:<6} <- {}", m.channel, files.join(", ")));
+                }
+                if !ignored.is_empty() {
+                    ui.say(&format!("{} other image files are left alone, such as {}", ignored.len(), ignored[0].display()));
+                }
+                let mirroring = if predict.mirroring { "on" } else { "off" };
+                let threads = rayon::current_num_threads();
+                ui.say(&format!(
+                    "{cases} cases{} | device {} | {threads} threads | step {} | mirroring {mirroring}",
+                    if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
+                    predict.device_name,
+                    predict.step,
+                ));
+                seen.of = cases;
+            }
+            Event::Case { case, number, of, passes } => {
+                ui.start(format!("{case} ({number}/{of})"), passes as u64);
+            }
+            Event::Pass => ui.advance(),
+            Event::Finished { record } => {
+                seen.number += 1;
+                show_case(record, &seen, ui);
+                if record.status == CaseStatus::Failed {
+                    seen.failed.push(record.case.clone());
+                } else {
+                    let line = if options.json { json_line(record) } else { table_line(record) };
+                    seen.output = std::mem::replace(&mut seen.output, Ok(())).and(print(&line));
+                }
+            }
+            _ => {}
+        }
+    };
+    let summary = infer::predict(&options.model, &options.input, &options.output, predict, &observer)?;
+    ui.stop();
+    let seen = seen.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    seen.output?;
+    let memory = peak_memory().map(|b| format!(", peak memory {:.2} GiB", b as f64 / (1u64 << 30) as f64));
+    ui.say(&format!(
+        "{} done, {} failed, {} skipped in {}{}; see {}",
+        summary.done,
+        summary.failed,
+        summary.skipped,
+        duration(seen.start.elapsed()),
+        memory.unwrap_or_default(),
+        options.output.display()
+    ));
+    if !seen.failed.is_empty() {
+        ui.warn(&format!("no segmentation for: {}", seen.failed.join(", ")));
+    }
+    Ok(summary)
+}
+
+fn describe_model(model: &Model) -> String {
+    let folds: Vec<&str> = model.folds.iter().map(|f| f.name.as_str()).collect();
+    let patch: Vec<String> = model.configuration.patch_size.iter().map(ToString::to_string).collect();
+    format!(
+        "model {} | {} {} | folds {} | patch {} | outputs {}",
+        model.path.display(),
+        model.plans.dataset_name(),
+        model.configuration.name,
+        folds.join(", "),
+        patch.join("x"),
+        model.dataset.labels.output_names().join(", ")
+    )
+}
+
+/// A case's line of the log: what became of it, how long it took, when the batch will be ready.
+fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
+    for warning in &record.warnings {
+        ui.warn(&format!("{}: {warning}", record.case));
+    }
+    if let Some(error) = &record.error {
+        let mut text = format!("case `{}`: {error}", record.case);
+        if let Some(hint) = &record.hint {
+            text += &format!("\n  hint: {hint}");
+        }
+        ui.warn(&text);
+        return;
+    }
+    let elapsed = seen.start.elapsed();
+    let left = seen.of.saturating_sub(seen.number) as u32;
+    let eta = elapsed / u32::try_from(seen.number.max(1)).unwrap_or(1) * left;
+    ui.say(&format!(
+        "case {}/{} {} | {} | {}{}",
+        seen.number,
+        seen.of,
+        record.case,
+        volumes(record, " mL"),
+        duration(record.duration()),
+        if left > 0 { format!(" | eta {}", duration(eta.max(Duration::from_secs(1)))) } else { String::new() }
+    ));
+}
+
+fn volumes(record: &CaseRecord, unit: &str) -> String {
+    record.volume_ml.iter().map(|(n, v)| format!("{n} {v:.2}{unit}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Case and volumes in mL, separated by tabs.
+fn table_line(record: &CaseRecord) -> String {
+    let mut fields = vec![record.case.clone()];
+    fields.extend(record.volume_ml.iter().map(|(name, ml)| format!("{name}={ml:.3}")));
+    fields.join("\t")
+}
+
+fn json_line(record: &CaseRecord) -> String {
+    serde_json::to_string(record).expect("plain data")
+}

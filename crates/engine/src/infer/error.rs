@@ -1,0 +1,202 @@
+//! What can go wrong between a model folder, a case and its segmentation.
+
+use std::path::{Path, PathBuf};
+
+use glioseg_net::NetError;
+use glioseg_plan::PlanError;
+use glioseg_prep::PrepError;
+use glioseg_volume::VolumeError;
+use thiserror::Error;
+
+use crate::cases::CaseError;
+
+/// Why a case, or a whole prediction, could not be done.
+#[derive(Debug, Error)]
+pub enum InferError {
+    /// A tile does not fit, or has no voxels.
+    #[error("a tile of {tile} voxels does not fit into {size}")]
+    TileLargerThanVolume {
+        /// Voxels of the tile.
+        tile: usize,
+        /// Voxels of the padded volume.
+        size: usize,
+    },
+    /// The step between tiles is no fraction.
+    #[error("the step between tiles is {step}, but must be more than 0 and at most 1")]
+    Step {
+        /// The step.
+        step: f64,
+    },
+    /// The network answered with another number of values than its plan says.
+    #[error("the network answered with {found} logits, expected {expected}")]
+    LogitsShape {
+        /// Number expected.
+        expected: usize,
+        /// Number found.
+        found: usize,
+    },
+    /// NaN or infinity from the network.
+    #[error("the network gave {count} NaN or infinite logits of {total}")]
+    NonFiniteLogits {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        total: usize,
+    },
+    /// The folder is not a model.
+    #[error("{} is not a model folder: {reason}", path.display())]
+    NotAModel {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+        /// Model folders in it.
+        below: Vec<String>,
+    },
+    /// A fold or its checkpoint is not there.
+    #[error("the model has no {}with a {checkpoint}; it has {}", fold_name(wanted.as_deref()), fold_list(found))]
+    MissingFold {
+        /// The model folder.
+        path: PathBuf,
+        /// The fold asked for, if a certain one.
+        wanted: Option<String>,
+        /// File name of the checkpoint without ending.
+        checkpoint: &'static str,
+        /// Folds that have that checkpoint.
+        found: Vec<String>,
+    },
+    /// The second stage of a cascade needs the first stage's segmentation.
+    #[error("configuration `{configuration}` is the second stage of a cascade; it needs the segmentation of `{previous}`, which glioseg does not pass on")]
+    Cascade {
+        /// The model folder.
+        path: PathBuf,
+        /// Its configuration.
+        configuration: String,
+        /// The configuration before it.
+        previous: String,
+    },
+    /// A configuration for another number of dimensions, or channels, than the checks allow.
+    #[error("the models do not fit together: {what} are {first} in {} but {second} in {}", first_path.display(), second_path.display())]
+    ModelsDiffer {
+        /// What differs.
+        what: &'static str,
+        /// In the first model.
+        first: String,
+        /// In the other.
+        second: String,
+        /// The first model.
+        first_path: PathBuf,
+        /// The other.
+        second_path: PathBuf,
+    },
+    /// The case has another number of channels than the model.
+    #[error("the case has {found} channels, the model expects {}: {}", expected.len(), expected.join(", "))]
+    Channels {
+        /// The first file.
+        path: PathBuf,
+        /// The model's channels.
+        expected: Vec<String>,
+        /// The case's number of channels.
+        found: usize,
+    },
+    /// The output folder lies in an input folder.
+    #[error("the output folder {} lies inside the input {}", out.display(), input.display())]
+    OutputInsideInput {
+        /// The output folder.
+        out: PathBuf,
+        /// The input folder.
+        input: PathBuf,
+    },
+    /// A file or folder of the output cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Output {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An input folder or its cases.
+    #[error(transparent)]
+    Case(#[from] CaseError),
+    /// An image.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// Plans or dataset description.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Preprocessing.
+    #[error(transparent)]
+    Prep(#[from] PrepError),
+    /// Network or checkpoint.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+fn fold_name(wanted: Option<&str>) -> String {
+    format!("fold {}", wanted.map(|w| format!("{w} ")).unwrap_or_default())
+}
+
+fn fold_list(found: &[String]) -> String {
+    match found {
+        [] => "no folds".into(),
+        [one] => format!("fold {one}"),
+        many => format!("folds {}", many.join(", ")),
+    }
+}
+
+impl InferError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Case(e) => e.hint(),
+            Self::Volume(e) => e.hint(),
+            Self::Plan(e) => e.hint(),
+            Self::Prep(e) => e.hint(),
+            Self::Net(e) => e.hint(),
+            Self::NonFiniteLogits { .. } => Some(
+                "are the weights damaged, or the image's values far outside what the model was trained on? \
+                 `glioseg info` on checkpoint and image tells"
+                    .into(),
+            ),
+            Self::NotAModel { below, .. } if !below.is_empty() => {
+                Some(format!("give one of the models in it: {}", below.join(", ")))
+            }
+            Self::NotAModel { .. } => Some(
+                "a model is nnU-Net's result folder TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and fold_0 …"
+                    .into(),
+            ),
+            Self::MissingFold { checkpoint: "checkpoint_best", .. } => {
+                Some("choose folds that are there with --folds, or take --checkpoint final".into())
+            }
+            Self::MissingFold { .. } => {
+                Some("choose folds that are there with --folds, or take --checkpoint best".into())
+            }
+            Self::Cascade { .. } => Some("use the 3d_fullres or 3d_lowres model of the same dataset".into()),
+            Self::ModelsDiffer { .. } => {
+                Some("only models that were trained for the same channels and labels can be averaged".into())
+            }
+            Self::Channels { .. } => {
+                Some("give one file per channel, or one four-dimensional file with all of them".into())
+            }
+            Self::OutputInsideInput { .. } => {
+                Some("choose an output folder beside the input; results must not become inputs of the next run".into())
+            }
+            Self::Output { source, .. } => Some(match source.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    "the disk is full: free some space and run again with --continue".into()
+                }
+                _ => "choose an output folder that can be written".into(),
+            }),
+            Self::Step { .. } | Self::TileLargerThanVolume { .. } | Self::LogitsShape { .. } => None,
+        }
+    }
+
+    /// The file or folder that the error is about, where the message does not name it.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Case(e) => e.path(),
+            Self::MissingFold { path, .. } | Self::Cascade { path, .. } | Self::Channels { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}

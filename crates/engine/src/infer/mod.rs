@@ -1,0 +1,22 @@
+//! From a trained model and the files of a case to its segmentation.
+//!
+//! The semantics are nnU-Net v2's: prepare the case as in training, predict overlapping tiles with every fold and every mirroring, average
+//! the logits, bring them back to the image's grid, and only then decide. Memory is bounded: one running sum of logits serves all
+//! folds, the decision is taken slab by slab while resampling, and several models share one running sum of probabilities.
+
+mod error;
+mod export;
+mod gaussian;
+mod output;
+mod predict;
+mod record;
+mod tiles;
+mod window;
+
+pub use error::InferError;
+pub use export::{Decision, Probabilities, Segmentation};
+pub use gaussian::gaussian_weights;
+pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
+pub use record::{CaseRecord, CaseStatus};
+pub use tiles::{Grid, tile_starts};
+pub use window::{Image, LogitSum, WindowOptions, mirror_combinations};

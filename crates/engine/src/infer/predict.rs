@@ -1,0 +1,653 @@
+//! A batch of cases: read and prepare the next one, predict this one, write the last one, at the same time.
+//!
+//! Three steps, each on its own thread, joined by queues of length one, so at most three cases are in memory. A case that fails
+//! is reported and the batch goes on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_net::{Checkpoint, Unet};
+use glioseg_plan::Labels;
+use glioseg_prep::{PreparedCase, preprocess_case};
+use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
+use indexmap::IndexMap;
+
+use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
+use super::output::write_probabilities;
+use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
+use super::{Image, InferError, LogitSum, WindowOptions};
+use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
+use crate::model::{CheckpointChoice, Folds, Model};
+
+/// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
+const RESIDENT_WEIGHTS: usize = 1 << 30;
+
+/// The K-th of N equal shares of the cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// From 1 to `of`.
+    pub number: usize,
+    /// Number of shares.
+    pub of: usize,
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+        match parsed {
+            Some((number, of)) if (1..=of).contains(&number) => Ok(Self { number, of }),
+            _ => Err(format!("`{text}` is no share of the cases such as 1/4, from 1/4 to 4/4")),
+        }
+    }
+}
+
+/// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
+/// step and mirroring choose tiles, probabilities are saved last.
+#[derive(Debug, Clone)]
+pub struct PredictOptions {
+    /// Which folds of every model.
+    pub folds: Folds,
+    /// Which checkpoint of every fold.
+    pub checkpoint: CheckpointChoice,
+    /// Only this share of the cases.
+    pub part: Option<Part>,
+    /// Leave out cases whose results are there.
+    pub skip_finished: bool,
+    /// Distance of neighbouring tiles as a fraction of the patch.
+    pub step: f64,
+    /// Average over mirrored tiles, where the model allows it.
+    pub mirroring: bool,
+    /// Also write `CASE.npz`.
+    pub save_probabilities: bool,
+    /// What computes.
+    pub device: Device,
+    /// Its name, for the record.
+    pub device_name: String,
+}
+
+/// What happens during a prediction, for whoever shows it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Models and cases are known, work begins.
+    Start {
+        /// The models.
+        models: &'a [Model],
+        /// Which file endings are which channel.
+        matches: &'a [ChannelMatch],
+        /// Files of the input that are no channel.
+        ignored: &'a [PathBuf],
+        /// Number of cases that will be predicted.
+        cases: usize,
+        /// Number of cases that are left out because their results are there.
+        skipped: usize,
+    },
+    /// The network begins with a case.
+    Case {
+        /// Its name.
+        case: &'a str,
+        /// Its number, from 1.
+        number: usize,
+        /// Number of cases.
+        of: usize,
+        /// Network passes to come.
+        passes: usize,
+    },
+    /// One network pass is done.
+    Pass,
+    /// A case is written, or has failed.
+    Finished {
+        /// What became of it.
+        record: &'a CaseRecord,
+    },
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PredictSummary {
+    /// Cases with a new segmentation.
+    pub done: usize,
+    /// Cases that failed.
+    pub failed: usize,
+    /// Cases whose results were there.
+    pub skipped: usize,
+}
+
+/// A case that is read and prepared for every model.
+struct Ready {
+    files: CaseFiles,
+    geometry: Geometry,
+    prepared: Vec<Arc<PreparedCase>>,
+    warnings: Vec<String>,
+    read_seconds: f64,
+}
+
+/// A case whose segmentation is to be written.
+struct Segmented {
+    files: CaseFiles,
+    geometry: Geometry,
+    result: ToWrite,
+    warnings: Vec<String>,
+    seconds: IndexMap<String, f64>,
+}
+
+/// What is left to do when the network has finished with a case.
+enum ToWrite {
+    Logits { logits: Vec<f32>, prepared: Arc<PreparedCase> },
+    Probabilities(ProbabilitySum),
+}
+
+/// A case that failed, at whatever step.
+struct Failure {
+    files: CaseFiles,
+    error: InferError,
+}
+
+/// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz` and `predict.json` to `out`.
+///
+/// One model is applied as nnU-Net v2 does: the mean of the logits over tiles, mirrorings and folds. Several models are combined
+/// as `nnUNetv2_ensemble` does: the mean of their probabilities.
+///
+/// # Errors
+/// What makes the whole batch impossible: a model or an input that cannot be opened, an output folder that cannot be written or lies
+/// inside the input. What is wrong with single cases is in the events, in `predict.json` and in the summary.
+pub fn predict(
+    models: &[PathBuf],
+    inputs: &[PathBuf],
+    out: &Path,
+    options: &PredictOptions,
+    observer: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<PredictSummary, InferError> {
+    let models = models
+        .iter()
+        .map(|m| Model::open(m, &options.folds, options.checkpoint))
+        .collect::<Result<Vec<_>, _>>()?;
+    check_models_agree(&models)?;
+    let dataset = &models[0].dataset;
+    let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
+    check_output(out, inputs)?;
+    let mut networks = Networks::load(&models, &options.device)?;
+    let record_path = out.join(record_name(options.part));
+    let mut record = new_record(&models, &networks.hashes, options, &record_path);
+
+    let mine = |i: usize| options.part.is_none_or(|p| i % p.of == p.number - 1);
+    let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
+        found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();
+    all.extend(found.bad.into_iter().map(|(id, e)| (id, Err(e.into()))));
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut summary = PredictSummary::default();
+    let (mut cases, mut failures) = (Vec::new(), Vec::new());
+    for (_, (id, case)) in all.into_iter().enumerate().filter(|(i, _)| mine(*i)) {
+        match case {
+            Ok(_) if options.skip_finished && is_finished(out, &id, options) => summary.skipped += 1,
+            Ok(case) => cases.push(case),
+            Err(error) => failures.push(Failure { files: CaseFiles { id, files: Vec::new() }, error }),
+        }
+    }
+    observer(Event::Start {
+        models: &models,
+        matches: &found.matches,
+        ignored: &found.ignored,
+        cases: cases.len(),
+        skipped: summary.skipped,
+    });
+
+    let mut finish = |case: CaseRecord| -> Result<(), InferError> {
+        match case.status {
+            CaseStatus::Done => summary.done += 1,
+            CaseStatus::Failed => summary.failed += 1,
+        }
+        observer(Event::Finished { record: &case });
+        record.put(case);
+        record.write(&record_path)
+    };
+    for failure in failures {
+        finish(failure.into_record())?;
+    }
+    let (ready_in, ready_out) = sync_channel::<Result<Ready, Failure>>(0);
+    let (done_in, done_out) = sync_channel::<Result<Segmented, Failure>>(0);
+    let count = cases.len();
+    let outcome = thread::scope(|scope| {
+        let models = &models;
+        scope.spawn(move || read_cases(cases, models, &ready_in));
+        let writer = scope.spawn(move || -> Result<(), InferError> {
+            for case in done_out {
+                finish(match case.and_then(|case| write_case(case, &models[0], out, options)) {
+                    Ok(record) => record,
+                    Err(failure) => failure.into_record(),
+                })?;
+            }
+            Ok(())
+        });
+        let predicted = predict_cases(&ready_out, &done_in, models, &mut networks, options, observer, count);
+        // Closing both queues ends the other threads, also when this one stopped early.
+        drop((ready_out, done_in));
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        predicted.and(written)
+    });
+    outcome?;
+    Ok(summary)
+}
+
+fn record_name(part: Option<Part>) -> String {
+    part.map_or_else(|| "predict.json".into(), |p| format!("predict_part{}of{}.json", p.number, p.of))
+}
+
+fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions, path: &Path) -> Record {
+    let models: Vec<ModelRecord> = models.iter().zip(hashes).map(|(m, h)| ModelRecord::new(m, h)).collect();
+    let settings = Settings {
+        checkpoint: options.checkpoint.stem().into(),
+        step: options.step,
+        mirroring: options.mirroring,
+        device: options.device_name.clone(),
+        threads: rayon::current_num_threads(),
+    };
+    // Cases of an earlier run stay in the record if this run only adds to it.
+    let cases = if options.skip_finished {
+        Record::read(path).filter(|r| r.models == models).map(|r| r.cases).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    Record {
+        program: "glioseg".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        notice: "Research use only; not a medical device.".into(),
+        models,
+        settings,
+        cases,
+    }
+}
+
+fn segmentation_path(out: &Path, case: &str) -> PathBuf {
+    out.join(format!("{case}.nii.gz"))
+}
+
+fn probabilities_path(out: &Path, case: &str) -> PathBuf {
+    out.join(format!("{case}.npz"))
+}
+
+/// Results are renamed into place when complete, so a file that is there is a finished one.
+fn is_finished(out: &Path, case: &str, options: &PredictOptions) -> bool {
+    segmentation_path(out, case).is_file()
+        && (!options.save_probabilities || probabilities_path(out, case).is_file())
+}
+
+fn check_models_agree(models: &[Model]) -> Result<(), InferError> {
+    let first = &models[0];
+    let channels = |m: &Model| m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ");
+    let labels = |m: &Model| {
+        let meaning = |l: &Labels| {
+            let regions: Vec<String> =
+                l.regions().iter().map(|r| format!("{:?} painted {}", r.labels, r.paint)).collect();
+            if regions.is_empty() { format!("{:?}", l.all_labels()) } else { regions.join(", ") }
+        };
+        meaning(&m.dataset.labels)
+    };
+    for other in &models[1..] {
+        let differ = |what, first_is: String, second_is: String| InferError::ModelsDiffer {
+            what,
+            first: first_is,
+            second: second_is,
+            first_path: first.path.clone(),
+            second_path: other.path.clone(),
+        };
+        if channels(first) != channels(other) {
+            return Err(differ("the channels", channels(first), channels(other)));
+        }
+        if labels(first) != labels(other) {
+            return Err(differ("the labels", labels(first), labels(other)));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the output folder and checks that it lies outside the input and can be written.
+fn check_output(out: &Path, inputs: &[PathBuf]) -> Result<(), InferError> {
+    let failed = |source| InferError::Output { path: out.into(), source };
+    // The folder may not be there yet: its nearest existing parent decides where it lies.
+    let absolute = std::path::absolute(out).map_err(failed)?;
+    let existing = absolute.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_else(|| absolute.clone());
+    let rest = absolute.ancestors().find(|a| a.exists()).and_then(|a| absolute.strip_prefix(a).ok());
+    let target = rest.map_or_else(|| existing.clone(), |r| existing.join(r));
+    for input in inputs.iter().filter(|i| i.is_dir()) {
+        if input.canonicalize().is_ok_and(|i| target.starts_with(i)) {
+            return Err(InferError::OutputInsideInput { out: out.into(), input: input.clone() });
+        }
+    }
+    std::fs::create_dir_all(out).map_err(failed)?;
+    tempfile::tempfile_in(out).map_err(failed)?;
+    Ok(())
+}
+
+/// The folds' networks, all in memory or one at a time.
+struct Networks {
+    /// SHA-256 of every fold's checkpoint, model by model.
+    hashes: Vec<Vec<String>>,
+    /// The networks, where all of them fit.
+    resident: Option<Vec<Vec<Unet>>>,
+    device: Device,
+}
+
+impl Networks {
+    fn load(models: &[Model], device: &Device) -> Result<Self, InferError> {
+        let mut hashes = Vec::new();
+        let (mut resident, mut bytes) = (Some(Vec::new()), 0);
+        for model in models {
+            let mut of_model = Vec::new();
+            let mut networks = Vec::new();
+            for fold in &model.folds {
+                // Every fold is loaded once at the start, so that a damaged one is an error before hours of work.
+                let checkpoint = Checkpoint::open(&fold.checkpoint)?;
+                of_model.push(checkpoint.sha256()?);
+                let mut network = Unet::new(&model.network, device)?;
+                network.load_weights(&checkpoint)?;
+                bytes += network.num_parameters() * size_of::<f32>();
+                if bytes > RESIDENT_WEIGHTS {
+                    resident = None;
+                }
+                if resident.is_some() {
+                    networks.push(network);
+                } else {
+                    networks.clear();
+                }
+            }
+            hashes.push(of_model);
+            if let Some(resident) = &mut resident {
+                resident.push(networks);
+            }
+        }
+        Ok(Self { hashes, resident, device: device.clone() })
+    }
+
+    /// Calls `work` with the network of every fold of a model in turn.
+    fn for_each_fold(
+        &self,
+        at: usize,
+        model: &Model,
+        mut work: impl FnMut(&Unet) -> Result<(), InferError>,
+    ) -> Result<(), InferError> {
+        if let Some(resident) = &self.resident {
+            return resident[at].iter().try_for_each(work);
+        }
+        for fold in &model.folds {
+            let mut network = Unet::new(&model.network, &self.device)?;
+            network.load_weights(&Checkpoint::open(&fold.checkpoint)?)?;
+            work(&network)?;
+        }
+        Ok(())
+    }
+}
+
+fn read_cases(cases: Vec<CaseFiles>, models: &[Model], queue: &SyncSender<Result<Ready, Failure>>) {
+    for files in cases {
+        let ready = read_case(&files, models).map_err(|error| Failure { files, error });
+        if queue.send(ready).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the channels of a case in parallel; they must share one grid and be finite.
+fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<String>), InferError> {
+    let (volume, infos) = nifti::read_stack(&files.files)?;
+    if volume.channels != channels.len() {
+        return Err(InferError::Channels {
+            path: files.files[0].clone(),
+            expected: channels.to_vec(),
+            found: volume.channels,
+        });
+    }
+    let file_of: Vec<&Path> = files
+        .files
+        .iter()
+        .zip(&infos)
+        .flat_map(|(path, info)| std::iter::repeat_n(path.as_path(), info.channels))
+        .collect();
+    volume.check_finite(&files.files[0]).map_err(|mut error| {
+        if let VolumeError::NotFinite { path, channel, .. } = &mut error {
+            *path = file_of[*channel].into();
+        }
+        error
+    })?;
+    let mut warnings = Vec::new();
+    for (path, info) in files.files.iter().zip(&infos).skip(1) {
+        let grids = infos[0].geometry.same_grid(&info.geometry);
+        if !(grids.origin && grids.direction) {
+            warnings.push(format!(
+                "the {} of {} differs from that of {}; voxels are taken to correspond",
+                if grids.origin { "direction" } else { "origin" },
+                path.display(),
+                files.files[0].display()
+            ));
+        }
+    }
+    for (i, channel) in channels.iter().enumerate() {
+        let values = volume.channel(i);
+        if values.iter().all(|v| v.to_bits() == values[0].to_bits()) {
+            warnings.push(format!("channel `{channel}` is {} everywhere ({})", values[0], file_of[i].display()));
+        }
+    }
+    Ok((volume, warnings))
+}
+
+/// Whether two models prepare a case in the same way.
+fn prepares_alike(a: &Model, b: &Model) -> bool {
+    let (x, y) = (&a.configuration, &b.configuration);
+    a.plans.transpose_forward() == b.plans.transpose_forward()
+        && a.plans.foreground_intensities() == b.plans.foreground_intensities()
+        && x.spacing == y.spacing
+        && x.normalization == y.normalization
+        && x.use_mask_for_norm == y.use_mask_for_norm
+        && x.resampling_data == y.resampling_data
+}
+
+fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
+    let start = Instant::now();
+    let (volume, warnings) = read_channels(files, &models[0].dataset.channel_names)?;
+    let geometry = volume.geometry.clone();
+    let mut volume = Some(volume);
+    let mut prepared: Vec<Arc<PreparedCase>> = Vec::with_capacity(models.len());
+    for (i, model) in models.iter().enumerate() {
+        if let Some(same) = models[..i].iter().position(|other| prepares_alike(other, model)) {
+            prepared.push(Arc::clone(&prepared[same]));
+            continue;
+        }
+        // The image is copied only where a later model prepares it in another way.
+        let later = (i + 1..models.len()).any(|j| !models[..=i].iter().any(|m| prepares_alike(m, &models[j])));
+        let image = if later { volume.clone() } else { volume.take() };
+        let image = image.expect("the image is kept until the last preparation");
+        prepared.push(Arc::new(preprocess_case(image, &model.plans, &model.configuration)?));
+    }
+    Ok(Ready { files: files.clone(), geometry, prepared, warnings, read_seconds: start.elapsed().as_secs_f64() })
+}
+
+fn predict_cases(
+    ready: &Receiver<Result<Ready, Failure>>,
+    done: &SyncSender<Result<Segmented, Failure>>,
+    models: &[Model],
+    networks: &mut Networks,
+    options: &PredictOptions,
+    observer: &(dyn Fn(Event<'_>) + Sync),
+    count: usize,
+) -> Result<(), InferError> {
+    for (i, case) in ready.iter().enumerate() {
+        let segmented = case.and_then(|case| {
+            let files = case.files.clone();
+            predict_case(case, models, networks, options, observer, (i + 1, count))
+                .map_err(|error| Failure { files, error })
+        });
+        if done.send(segmented).is_err() {
+            // The writer has stopped; it says why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn predict_case(
+    case: Ready,
+    models: &[Model],
+    networks: &Networks,
+    options: &PredictOptions,
+    observer: &(dyn Fn(Event<'_>) + Sync),
+    (number, of): (usize, usize),
+) -> Result<Segmented, InferError> {
+    let start = Instant::now();
+    let Ready { files, geometry, prepared, warnings, read_seconds } = case;
+    let mut windows = Vec::with_capacity(models.len());
+    let mut passes = 0;
+    for (model, prepared) in models.iter().zip(&prepared) {
+        let window = WindowOptions {
+            tile: model.tile(),
+            step: options.step,
+            mirror_axes: if options.mirroring { model.mirror_axes.clone() } else { Vec::new() },
+        };
+        let grid = super::Grid::new(prepared.shape, window.tile, window.step)?;
+        passes += grid.len() * model.folds.len() << window.mirror_axes.len();
+        windows.push(window);
+    }
+    observer(Event::Case { case: &files.id, number, of, passes });
+    let mut probabilities = ProbabilitySum::default();
+    let mut only = None;
+    for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
+        let logits = predict_logits(at, model, window, &prepared, networks, observer)?;
+        if options.save_probabilities || models.len() > 1 {
+            probabilities.add(with_logits(&logits, &prepared, model, Logits::probabilities));
+        } else {
+            only = Some(ToWrite::Logits { logits, prepared });
+        }
+    }
+    let seconds = [("read".to_owned(), read_seconds), ("network".to_owned(), start.elapsed().as_secs_f64())];
+    Ok(Segmented {
+        files,
+        geometry,
+        result: only.unwrap_or(ToWrite::Probabilities(probabilities)),
+        warnings,
+        seconds: seconds.into_iter().collect(),
+    })
+}
+
+/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case.
+fn predict_logits(
+    at: usize,
+    model: &Model,
+    window: &WindowOptions,
+    prepared: &PreparedCase,
+    networks: &Networks,
+    observer: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<Vec<f32>, InferError> {
+    let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
+    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window)?;
+    networks.for_each_fold(at, model, |network| {
+        sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || observer(Event::Pass))
+    })?;
+    sum.finish()
+}
+
+/// One network pass; on the CPU nothing is copied on the way in or out.
+fn forward(network: &Unet, patch: Vec<f32>, shape: [usize; 5], device: &Device) -> Result<Vec<f32>, InferError> {
+    let input = Tensor::<5>::from_data(TensorData::new(patch, shape), device);
+    let logits = network.forward(input).into_data();
+    let found = logits.num_elements();
+    logits.try_into_vec::<f32>().map_err(|_| InferError::LogitsShape { expected: found, found: 0 })
+}
+
+/// Calls `work` with a model's logits and what leads them back to the image.
+fn with_logits<T>(
+    values: &[f32],
+    prepared: &PreparedCase,
+    model: &Model,
+    work: impl FnOnce(&Logits<'_>, &Decision) -> T,
+) -> T {
+    let properties = &prepared.properties;
+    let resampling = properties.probabilities_resampling(&model.configuration);
+    let logits = Logits { values, shape: prepared.shape, properties, resampling: resampling.as_ref() };
+    work(&logits, &Decision::new(&model.dataset.labels))
+}
+
+fn write_case(
+    case: Segmented,
+    model: &Model,
+    out: &Path,
+    options: &PredictOptions,
+) -> Result<CaseRecord, Failure> {
+    let start = Instant::now();
+    let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
+    let segmentation = match result {
+        ToWrite::Logits { logits, prepared } => with_logits(&logits, &prepared, model, Logits::segment),
+        ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
+    };
+    let Segmentation { labels, probabilities } = segmentation;
+    let volume_ml = volumes(&labels, &model.dataset.labels, geometry.voxel_ml());
+    if labels.iter().all(|&l| l == 0) {
+        warnings.push("the segmentation is empty".into());
+    }
+    // Probabilities first: a case counts as finished when its segmentation is there.
+    let written = probabilities
+        .map_or(Ok(()), |p| write_probabilities(&probabilities_path(out, &files.id), &p))
+        .and_then(|()| LabelMap::new(labels, geometry))
+        .and_then(|map| nifti::write_labels(&segmentation_path(out, &files.id), &map));
+    if let Err(error) = written {
+        return Err(Failure { files, error: error.into() });
+    }
+    seconds.insert("write".into(), start.elapsed().as_secs_f64());
+    for value in seconds.values_mut() {
+        *value = (*value * 1000.0).round() / 1000.0;
+    }
+    Ok(CaseRecord {
+        case: files.id,
+        status: CaseStatus::Done,
+        files: files.files,
+        seconds,
+        volume_ml,
+        warnings,
+        error: None,
+        hint: None,
+    })
+}
+
+/// Volume in mL of every region, or of every label but background.
+fn volumes(map: &[u16], labels: &Labels, voxel_ml: f64) -> IndexMap<String, f64> {
+    let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
+    for &label in map {
+        counts[usize::from(label)] += 1;
+    }
+    let ml = |values: &[u16]| {
+        let voxels: u64 = values.iter().map(|&v| counts[usize::from(v)]).sum();
+        (voxels as f64 * voxel_ml * 1e6).round() / 1e6
+    };
+    if labels.has_regions() {
+        labels.regions().iter().map(|r| (r.name.clone(), ml(&r.labels))).collect()
+    } else {
+        let name = |name: &str, value: u16| if name.is_empty() { value.to_string() } else { name.to_owned() };
+        labels.foreground().into_iter().map(|(n, v)| (name(n, v), ml(&[v]))).collect()
+    }
+}
+
+impl Failure {
+    fn into_record(self) -> CaseRecord {
+        CaseRecord {
+            case: self.files.id,
+            status: CaseStatus::Failed,
+            files: self.files.files,
+            seconds: IndexMap::new(),
+            volume_ml: IndexMap::new(),
+            warnings: Vec::new(),
+            hint: self.error.hint(),
+            error: Some(self.error.to_string()),
+        }
+    }
+}
+
+impl CaseRecord {
+    /// Time of all steps together.
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds.values().sum())
+    }
+}

@@ -1,0 +1,180 @@
+//! `predict.json`: what was done with which model to which case.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::InferError;
+use crate::model::Model;
+
+/// The whole record of an output folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// `glioseg`.
+    pub program: String,
+    /// Version of the program.
+    pub version: String,
+    /// What the result may be used for.
+    pub notice: String,
+    /// The models, in the order given.
+    pub models: Vec<ModelRecord>,
+    /// How the models were applied.
+    pub settings: Settings,
+    /// One entry per case, sorted by name.
+    pub cases: Vec<CaseRecord>,
+}
+
+/// A model as used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Dataset it was trained on.
+    pub dataset: String,
+    /// Its plans.
+    pub plans: String,
+    /// Its configuration.
+    pub configuration: String,
+    /// Its trainer class, where known.
+    pub trainer: Option<String>,
+    /// Its channels, in the order in which it reads them.
+    pub channels: Vec<String>,
+    /// SHA-256 of every fold's checkpoint file.
+    pub folds: IndexMap<String, String>,
+}
+
+impl ModelRecord {
+    pub(crate) fn new(model: &Model, hashes: &[String]) -> Self {
+        Self {
+            path: model.path.clone(),
+            dataset: model.plans.dataset_name().to_owned(),
+            plans: model.plans.plans_name().to_owned(),
+            configuration: model.configuration.name.clone(),
+            trainer: model.trainer.clone(),
+            channels: model.dataset.channel_names.clone(),
+            folds: model.folds.iter().map(|f| f.name.clone()).zip(hashes.iter().cloned()).collect(),
+        }
+    }
+}
+
+/// How the models were applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Which checkpoint of a fold.
+    pub checkpoint: String,
+    /// Distance of neighbouring tiles as a fraction of the patch.
+    pub step: f64,
+    /// Whether tiles were mirrored.
+    pub mirroring: bool,
+    /// What computed.
+    pub device: String,
+    /// Threads that computed.
+    pub threads: usize,
+}
+
+/// What became of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaseStatus {
+    /// Its segmentation is written.
+    Done,
+    /// It has none; the error says why.
+    Failed,
+}
+
+/// One case of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseRecord {
+    /// Name of the case.
+    pub case: String,
+    /// What became of it.
+    pub status: CaseStatus,
+    /// Its files, in the order of the model's channels.
+    pub files: Vec<PathBuf>,
+    /// Seconds for every step.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub seconds: IndexMap<String, f64>,
+    /// Volume of every label or region in mL.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub volume_ml: IndexMap<String, f64>,
+    /// What looked odd.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What can be done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Record {
+    /// The record of an earlier run, if there is a readable one.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
+    /// Adds a case in the place of an older entry of the same name.
+    pub(crate) fn put(&mut self, case: CaseRecord) {
+        match self.cases.binary_search_by(|c| c.case.cmp(&case.case)) {
+            Ok(at) => self.cases[at] = case,
+            Err(at) => self.cases.insert(at, case),
+        }
+    }
+
+    /// Writes the record whole: to a temporary name, then renamed.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), InferError> {
+        let text = serde_json::to_vec_pretty(self).expect("plain data");
+        Ok(glioseg_volume::atomic::write(path, |file| file.write_all(&text))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(name: &str, status: CaseStatus) -> CaseRecord {
+        CaseRecord {
+            case: name.into(),
+            status,
+            files: vec![],
+            seconds: IndexMap::new(),
+            volume_ml: [("WT".to_owned(), 1.5)].into_iter().collect(),
+            warnings: vec![],
+            error: None,
+            hint: None,
+        }
+    }
+
+    #[test]
+    fn a_record_keeps_the_cases_of_earlier_runs_and_replaces_repeated_ones() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("predict.json");
+        let mut record = Record {
+            program: "glioseg".into(),
+            version: "0".into(),
+            notice: String::new(),
+            models: vec![],
+            settings: Settings {
+                checkpoint: "final".into(),
+                step: 0.5,
+                mirroring: true,
+                device: "cpu".into(),
+                threads: 1,
+            },
+            cases: vec![],
+        };
+        record.put(case("b", CaseStatus::Failed));
+        record.put(case("a", CaseStatus::Done));
+        record.write(&path).expect("written");
+        let mut again = Record::read(&path).expect("readable");
+        again.put(case("b", CaseStatus::Done));
+        let found: Vec<_> = again.cases.iter().map(|c| (c.case.as_str(), c.status)).collect();
+        assert_eq!(found, [("a", CaseStatus::Done), ("b", CaseStatus::Done)]);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 1, "no temporary file is left");
+        std::fs::write(&path, "{").expect("written");
+        assert!(Record::read(&path).is_none());
+    }
+}
