@@ -17,6 +17,6 @@ pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
 pub use gaussian::gaussian_weights;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
-pub use record::{CaseRecord, CaseStatus};
+pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 pub use tiles::{Grid, tile_starts};
 pub use window::{Image, LogitSum, WindowOptions, mirror_combinations};

@@ -518,7 +518,7 @@ fn predict_case(
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
         let logits = predict_logits(at, model, window, &prepared, networks, observer)?;
         if options.save_probabilities || models.len() > 1 {
-            probabilities.add(with_logits(&logits, &prepared, model, Logits::probabilities));
+            probabilities.add(with_logits(&logits, &prepared, model, |l, d| l.probabilities(d)));
         } else {
             only = Some(ToWrite::Logits { logits, prepared });
         }
@@ -580,7 +580,7 @@ fn write_case(
     let start = Instant::now();
     let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
     let segmentation = match result {
-        ToWrite::Logits { logits, prepared } => with_logits(&logits, &prepared, model, Logits::segment),
+        ToWrite::Logits { logits, prepared } => with_logits(&logits, &prepared, model, |l, d| l.segment(d)),
         ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
     };
     let Segmentation { labels, probabilities } = segmentation;
