@@ -5,7 +5,9 @@
 
 mod affine;
 pub mod atomic;
+pub mod components;
 pub mod crop;
+pub mod distance;
 mod error;
 mod geometry;
 pub mod nifti;
