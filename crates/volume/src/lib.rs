@@ -10,7 +10,9 @@ pub mod crop;
 pub mod distance;
 mod error;
 mod geometry;
+mod labels;
 pub mod nifti;
+pub mod phantom;
 pub mod resample;
 #[doc(hidden)]
 pub mod testing;
