@@ -105,10 +105,35 @@ pub fn conv_transpose3d(input: Features, weight: Tensor<5>, bias: Option<Tensor<
     module::conv_transpose3d(input.materialize(), weight, bias, options)
 }
 
-/// Normalisation, then leaky ReLU where `slope` is given; both stay pending.
+/// Normalisation, then leaky ReLU where `slope` is given.
+///
+/// Both stay pending, except on a device that records gradients: there the mean is subtracted first, since the
+/// gradient of the shorter form `v * scale + shift` is a difference of large sums.
 pub fn normalize(raw: Tensor<5>, norm: &Norm, slope: Option<f32>) -> Features {
-    let (scale, shift) = norm.scale_and_shift(&raw);
-    Features::new(raw, Pending { scale, shift, slope: slope.unwrap_or(1.0) })
+    let [n, c, ..] = raw.dims();
+    let slope = slope.unwrap_or(1.0);
+    let (mean, var) = norm.mean_and_var(&raw);
+    let mut scale = var.add_scalar(norm.spec.eps).sqrt().recip();
+    if let Some(gamma) = &norm.gamma {
+        scale = scale.mul(gamma.val().reshape([1, c]));
+    }
+    let beta = norm.beta.as_ref().map(|b| b.val().reshape([1, c]));
+    if raw.device().is_autodiff() {
+        let wide = |t: Tensor<2>| {
+            let [n, c] = t.dims();
+            t.reshape([n, c, 1, 1, 1])
+        };
+        let mut y = raw.sub(wide(mean)).mul(wide(scale));
+        if let Some(beta) = beta {
+            y = y.add(wide(beta));
+        }
+        return leaky_relu(y, slope).into();
+    }
+    let mut shift = mean.mul(scale.clone()).neg();
+    if let Some(beta) = beta {
+        shift = shift.add(beta);
+    }
+    Features::new(raw, Pending { scale: scale.expand([n, c]), shift: shift.expand([n, c]), slope })
 }
 
 /// `leaky_relu(main + skip)`: the end of a residual block.
@@ -180,13 +205,13 @@ impl Norm {
         }
     }
 
-    /// Factor and offset per sample and channel, both `[n, c]`.
+    /// Mean and biased variance per sample and channel, `[n, c]`, or `[1, c]` where all samples share them.
     ///
-    /// The variance is the biased one. Batch norm uses and updates its running statistics on a device that records
-    /// gradients (training), and only reads them elsewhere.
-    fn scale_and_shift(&self, raw: &Tensor<5>) -> (Tensor<2>, Tensor<2>) {
+    /// Batch norm uses and updates its running statistics on a device that records gradients (training), and only
+    /// reads them elsewhere.
+    fn mean_and_var(&self, raw: &Tensor<5>) -> (Tensor<2>, Tensor<2>) {
         let [n, c, z, y, x] = raw.dims();
-        let (mean, var): (Tensor<2>, Tensor<2>) = match self.spec.kind {
+        match self.spec.kind {
             NormKind::Instance => mean_and_var(raw.clone().reshape([n, c, z, y * x])),
             NormKind::Group(groups) => {
                 let per_group = c / groups;
@@ -199,16 +224,7 @@ impl Norm {
                 let (mean, var) = self.batch_statistics(raw);
                 (mean.reshape([1, c]), var.reshape([1, c]))
             }
-        };
-        let mut scale = var.add_scalar(self.spec.eps).sqrt().recip();
-        if let Some(gamma) = &self.gamma {
-            scale = scale.mul(gamma.val().reshape([1, c]));
         }
-        let mut shift = mean.mul(scale.clone()).neg();
-        if let Some(beta) = &self.beta {
-            shift = shift.add(beta.val().reshape([1, c]));
-        }
-        (scale.expand([n, c]), shift.expand([n, c]))
     }
 
     /// Mean and biased variance per channel: of this batch in training, else the running ones.

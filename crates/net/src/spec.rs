@@ -95,6 +95,7 @@ pub enum Naming {
 
 /// Everything a [`Unet`](crate::Unet) needs to know.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent switches of the same kind")]
 pub struct NetworkSpec {
     /// Spatial axes of the weights on disk.
     pub dims: Dims,
@@ -282,7 +283,8 @@ impl NetworkSpec {
     /// [`NetError::Input`] if the channels differ or an axis is not divisible by [`Self::divisor`].
     pub fn check_input(&self, channels: usize, size: [usize; 3]) -> Result<(), NetError> {
         let divisor = self.divisor();
-        if channels != self.in_channels || (0..3).any(|a| size[a] == 0 || size[a] % divisor[a] != 0) {
+        if channels != self.in_channels || (0..3).any(|a| size[a] == 0 || !size[a].is_multiple_of(divisor[a]))
+        {
             return Err(NetError::Input { channels, size, expected_channels: self.in_channels, divisor });
         }
         Ok(())
@@ -305,6 +307,12 @@ impl NetworkSpec {
         }
         if self.encoder[0].stride != [1; 3] {
             return fail(format!("stage 0 has stride {:?}, only 1 is supported", self.encoder[0].stride));
+        }
+        if self.naming == Naming::V1 && self.block == BlockKind::Residual {
+            return fail("version 1 has no names for a residual encoder".into());
+        }
+        if self.nonlin_first && self.block == BlockKind::Residual {
+            return fail("a residual encoder with the activation before the normalisation".into());
         }
         if !self.slope.is_finite() {
             return fail(format!("activation slope {}", self.slope));
@@ -390,6 +398,8 @@ pub fn decoder_like_encoder(encoder: &[StageSpec], convs: &[usize]) -> Vec<StepS
 mod tests {
     use super::*;
 
+    type Change = fn(&mut NetworkSpec);
+
     #[test]
     fn divisor_and_head_sizes_of_the_brats_network() {
         let spec = NetworkSpec::brats(3);
@@ -402,7 +412,7 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         let valid = NetworkSpec::brats(3);
-        let cases: [(&str, fn(&mut NetworkSpec)); 6] = [
+        let cases: [(&str, Change); 6] = [
             ("4 decoder steps for 6 stages", |s| _ = s.decoder.pop()),
             ("stage 2 has no blocks", |s| s.encoder[2].blocks = 0),
             ("kernel [2, 3, 3]; odd sizes up to 15 are supported", |s| s.encoder[1].kernel = [2, 3, 3]),

@@ -4,7 +4,7 @@
 //! (`all_modules.0` beside `conv`, the whole encoder again under `decoder.encoder`); such names are checked and
 //! otherwise ignored. Nothing of a network is changed before every tensor of the file has been checked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use burn::module::{Param, RunningState};
 use burn::tensor::{Gradients, Tensor, TensorData};
@@ -13,7 +13,7 @@ use crate::NetError;
 use crate::checkpoint::Checkpoint;
 use crate::error::Mismatch;
 use crate::ops::Norm;
-use crate::spec::{BlockKind, Dims, Naming};
+use crate::spec::{Dims, Naming};
 use crate::unet::{Conv, ConvBlock, Step, Unet, UpConv};
 
 /// A parameter or buffer with its name in a file.
@@ -157,15 +157,13 @@ impl Unet {
     /// [`NetError::Mismatch`] if a tensor is missing, surplus or of another shape; then nothing was changed. What
     /// [`Checkpoint::read`] says if the values cannot be read.
     pub fn load_weights(&mut self, checkpoint: &Checkpoint) -> Result<(), NetError> {
-        let spec = self.spec().clone();
-        let residual = spec.block == BlockKind::Residual;
-        debug_assert!(!residual || spec.naming == Naming::V2, "only version 2 has residual encoders");
         let mut slots = self.slots();
         let index: HashMap<String, usize> =
             slots.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
         let mut sources: Vec<Option<&str>> = vec![None; slots.len()];
         let mut aliases = vec![];
         let mut differences = vec![];
+        let mut differing = HashSet::new();
         for tensor in checkpoint.tensors() {
             let name = strip_wrappers(tensor.name);
             if name.ends_with(".num_batches_tracked") {
@@ -178,7 +176,7 @@ impl Unet {
                 continue;
             };
             let expected = slots[i].shape();
-            if tensor.shape != expected {
+            if tensor.shape != expected && differing.insert(own.clone()) {
                 let (name, found) = (tensor.name.to_owned(), tensor.shape.to_vec());
                 differences.push(Mismatch::Shape { name, found, expected });
             }

@@ -260,7 +260,9 @@ impl Checkpoint {
         loop {
             let read = file.read(&mut buffer).map_err(io)?;
             if read == 0 {
-                return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
+                let digits =
+                    |b: u8| [b >> 4, b & 15].map(|d| char::from_digit(d.into(), 16).unwrap_or_default());
+                return Ok(hasher.finalize().iter().flat_map(|&b| digits(b)).collect());
             }
             hasher.update(&buffer[..read]);
         }
@@ -328,7 +330,7 @@ fn v1_metadata(path: &Path, value: &Value) -> Result<Metadata, NetError> {
 /// `count` values from a reader, converted in pieces.
 fn read_values(reader: &mut impl Read, dtype: TensorType, count: usize) -> std::io::Result<Vec<f32>> {
     let mut values = Vec::with_capacity(count);
-    let mut buffer = [0u8; 1 << 16];
+    let mut buffer = vec![0u8; 1 << 16];
     let per_piece = buffer.len() / dtype.size();
     while values.len() < count {
         let piece = &mut buffer[..per_piece.min(count - values.len()) * dtype.size()];

@@ -209,7 +209,7 @@ impl ArrayType {
             ArrayType::UInt(_) => Value::Int(i128::from(unsigned())),
             ArrayType::Int(n) => {
                 let shift = 64 - 8 * n.min(8) as u32;
-                Value::Int(i128::from((unsigned().wrapping_shl(shift) as i64).wrapping_shr(shift)))
+                Value::Int(i128::from(unsigned().wrapping_shl(shift).cast_signed().wrapping_shr(shift)))
             }
             ArrayType::Float(2) => Value::Float(half::f16::from_bits(unsigned() as u16).to_f64()),
             ArrayType::Float(4) => Value::Float(f64::from(f32::from_bits(unsigned() as u32))),
@@ -243,7 +243,7 @@ impl NdArray {
     /// The elements in C order.
     pub fn elements(&self) -> impl Iterator<Item = Value> + '_ {
         let size = self.dtype.size();
-        let count = if size == 0 { 0 } else { self.data.len() / size };
+        let count = self.data.len().checked_div(size).unwrap_or(0);
         (0..count).map(move |i| self.dtype.element(&self.data[i * size..(i + 1) * size]))
     }
 
