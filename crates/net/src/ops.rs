@@ -95,6 +95,39 @@ pub fn conv3d<const N: usize>(
     module::conv3d(x, weight, bias, ConvOptions::new(stride, padding, [1; 3], 1))
 }
 
+/// What follows the convolution in a block.
+#[derive(Debug, Clone, Copy)]
+pub struct After<'a> {
+    /// Probability with which a channel is dropped in training.
+    pub dropout: f64,
+    /// Normalisation, if any.
+    pub norm: Option<&'a Norm>,
+    /// Slope of the activation, if any.
+    pub slope: Option<f32>,
+    /// Activation before instead of after the normalisation.
+    pub nonlin_first: bool,
+}
+
+/// A whole block: convolution, dropout, normalisation and activation.
+///
+/// One function, so that a device's own kernel can take the statistics of the normalisation while it writes the
+/// convolution's result.
+pub fn conv_block<const N: usize>(
+    inputs: [Features; N],
+    weight: Tensor<5>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 3],
+    padding: [usize; 3],
+    after: After<'_>,
+) -> Features {
+    let raw = dropout(conv3d(inputs, weight, bias, stride, padding), after.dropout);
+    match (after.norm, after.slope) {
+        (Some(norm), Some(slope)) if after.nonlin_first => normalize(leaky_relu(raw, slope), norm, None),
+        (Some(norm), slope) => normalize(raw, norm, slope),
+        (None, slope) => leaky_relu(raw, slope.unwrap_or(1.0)).into(),
+    }
+}
+
 /// Transposed convolution whose stride is its kernel size, so that outputs do not overlap.
 ///
 /// # Shapes
@@ -259,4 +292,56 @@ fn mean_and_var(x: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
     let mean = x.clone().mean_dim(3).mean_dim(2);
     let var = x.sub(mean.clone()).square().mean_dim(3).mean_dim(2);
     (mean.reshape([a, b]), var.reshape([a, b]))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    fn values(tensor: Tensor<5>) -> Vec<f32> {
+        tensor.into_data().try_into_vec().expect("f32 on the host")
+    }
+
+    #[test]
+    fn dropout_acts_on_whole_channels_and_only_in_training() {
+        let plain = Device::flex();
+        let x = Tensor::<5>::ones([4, 64, 2, 3, 2], &plain);
+        assert_eq!(values(dropout(x.clone(), 0.25)), values(x));
+        let training = plain.autodiff();
+        training.seed(1);
+        let y = values(dropout(Tensor::ones([4, 64, 2, 3, 2], &training), 0.25));
+        let mut dropped = 0;
+        for channel in y.chunks(12) {
+            let expected = if channel[0] == 0.0 { 0.0 } else { 1.0 / 0.75 };
+            assert!(channel.iter().all(|v| (v - expected).abs() < 1e-6), "{channel:?}");
+            dropped += usize::from(channel[0] == 0.0);
+        }
+        assert!((40..90).contains(&dropped), "{dropped} of 256 channels were dropped");
+    }
+
+    #[test]
+    fn the_pending_step_is_factor_offset_and_slope_per_sample_and_channel() {
+        let device = Device::flex();
+        let data =
+            |v: Vec<f32>, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(v, shape), &device);
+        let raw =
+            Tensor::<5>::from_data(TensorData::new(vec![1f32, -1.0, 1.0, -1.0], [2, 1, 1, 1, 2]), &device);
+        let pending =
+            Pending { scale: data(vec![2.0, 3.0], [2, 1]), shift: data(vec![0.5, -4.0], [2, 1]), slope: 0.1 };
+        let y = values(Features::new(raw, pending).materialize());
+        let expected = [2.5, -0.15, -0.1, -0.7];
+        assert!(y.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{y:?}");
+    }
+
+    #[test]
+    fn average_pool_takes_blocks_along_every_axis() {
+        let device = Device::flex();
+        let x: Vec<f32> = (0..24u8).map(f32::from).collect();
+        let x = Tensor::<5>::from_data(TensorData::new(x, [1, 1, 2, 3, 4]), &device);
+        // v = 12 z + 4 y + x, averaged over z and pairs of x
+        let y = values(avg_pool(x.into(), [2, 1, 2]));
+        assert_eq!(y, [6.5, 8.5, 10.5, 12.5, 14.5, 16.5]);
+    }
 }

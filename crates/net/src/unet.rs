@@ -73,14 +73,14 @@ pub(crate) struct ConvBlock {
 
 impl ConvBlock {
     fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
-        let raw = ops::dropout(self.conv.forward(inputs), self.dropout);
-        match (&self.norm, self.slope) {
-            (Some(norm), Some(slope)) if self.nonlin_first => {
-                ops::normalize(ops::leaky_relu(raw, slope), norm, None)
-            }
-            (Some(norm), slope) => ops::normalize(raw, norm, slope),
-            (None, slope) => ops::leaky_relu(raw, slope.unwrap_or(1.0)).into(),
-        }
+        let Conv { weight, bias, stride, padding } = &self.conv;
+        let after = ops::After {
+            dropout: self.dropout,
+            norm: self.norm.as_ref(),
+            slope: self.slope,
+            nonlin_first: self.nonlin_first,
+        };
+        ops::conv_block(inputs, weight.val(), bias.as_ref().map(Param::val), *stride, *padding, after)
     }
 }
 
