@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use glioseg_kernels::{
-    Algorithm, ChannelStats, ConvShape, Cpu, PackedConv, Prologue, Source, conv3d, measure_peak,
+    Algorithm, ChannelStats, ConvShape, Cpu, PackedConv, Prologue, Source, conv3d, measure_peak, zeroed_tensor,
 };
 
 /// Shape, channels of the first of two sources (0: one), and how often the network has it.
@@ -57,6 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let algorithm = match args.next().as_deref() {
         None | Some("auto") => Algorithm::Auto,
         Some("direct") => Algorithm::Direct,
+        Some("winograd") => Algorithm::Winograd,
         Some(other) => return Err(format!("unknown algorithm {other}").into()),
     };
     let repeats: usize = args.next().map_or(Ok(3), |r| r.parse())?;
@@ -76,12 +77,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let mut seed = 1u32;
         let mut random = |n: usize| -> Vec<f32> {
-            (0..n)
-                .map(|_| {
-                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
-                })
-                .collect()
+            let mut values = zeroed_tensor(n);
+            for value in &mut values {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *value = (seed >> 8) as f32 / (1 << 23) as f32 - 1.0;
+            }
+            values
         };
         let data = random(shape.in_len());
         let weights = random(shape.weight_len());
@@ -99,7 +100,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             sources.push(source(high, first..shape.in_channels));
         }
         let packed = PackedConv::new(cpu, shape, &weights, algorithm);
-        let mut out = vec![0.0; shape.out_len()];
+        let mut out = zeroed_tensor(shape.out_len());
         let mut stats = ChannelStats::new(1, shape.out_channels, shape.out_voxels());
         let (mut best, mut best_cpu) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..repeats {

@@ -28,6 +28,7 @@ mod source;
 mod stats;
 mod transposed;
 
+pub use buffer::zeroed_tensor;
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
 pub use isa::{Cpu, ISA_VARIABLE, Level};

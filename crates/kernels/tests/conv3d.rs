@@ -63,8 +63,8 @@ fn check(case: &Case, algorithms: &[Algorithm], cpus: &[Cpu]) {
                 let sum: f64 = values.iter().map(|&x| f64::from(x)).sum();
                 let sum_sq: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
                 let size: f64 = values.iter().map(|&x| f64::from(x).abs()).sum();
-                assert!((stats.sum[row] - sum).abs() <= 1e-12 * size, "{what}: sum of row {row}");
-                assert!((stats.sum_sq[row] - sum_sq).abs() <= 1e-12 * sum_sq, "{what}: squares of row {row}");
+                assert!((stats.sum[row] - sum).abs() <= 1e-7 * size, "{what}: sum of row {row}");
+                assert!((stats.sum_sq[row] - sum_sq).abs() <= 1e-6 * sum_sq, "{what}: squares of row {row}");
             }
             let mut again = vec![f32::NAN; shape.out_len()];
             conv3d(shape, &sources, &packed, bias.as_deref(), &mut again, None);
@@ -130,6 +130,50 @@ fn direct_matches_the_reference_when_input_channels_come_in_chunks() {
     check(&case, &[Algorithm::Direct], &cpus);
 }
 
+#[test]
+fn winograd_matches_the_reference_around_block_edges() {
+    let cpus = cpus();
+    for w in [1, 2, 3, 4, 5, 8, 9, 12, 15, 16, 17, 18, 31, 32, 33, 64, 65, 66] {
+        let case =
+            Case { shape: same(1, 2, 3, [3, 5, w], [3; 3], [1; 3]), split: 0, prologue: true, bias: true };
+        check(&case, &[Algorithm::Winograd], &cpus);
+    }
+    for (d, h) in [(1, 1), (4, 4), (5, 8), (8, 9), (9, 17)] {
+        for kernel in [[3, 3, 3], [1, 3, 3]] {
+            let case = Case {
+                shape: same(2, 3, 4, [d, h, 17], kernel, [1; 3]),
+                split: 1,
+                prologue: true,
+                bias: true,
+            };
+            check(&case, &[Algorithm::Winograd], &cpus);
+        }
+    }
+    for co in [1, 15, 16, 17, 31, 32, 33, 49, 130] {
+        let case =
+            Case { shape: same(1, 3, co, [4, 5, 6], [3; 3], [1; 3]), split: 0, prologue: false, bias: false };
+        check(&case, &[Algorithm::Winograd], &cpus);
+    }
+    for ci in [31, 33, 70, 140] {
+        let case = Case {
+            shape: same(1, ci, 17, [8, 9, 17], [3; 3], [1; 3]),
+            split: 16,
+            prologue: true,
+            bias: true,
+        };
+        check(&case, &[Algorithm::Winograd], &cpus);
+    }
+}
+
+#[test]
+fn winograd_takes_any_padding() {
+    for padding in [[0, 0, 0], [2, 1, 0], [0, 3, 2]] {
+        let shape = ConvShape { padding, ..same(1, 5, 6, [5, 6, 19], [3; 3], [1; 3]) };
+        let case = Case { shape, split: 2, prologue: true, bias: true };
+        check(&case, &[Algorithm::Winograd, Algorithm::Direct], &cpus());
+    }
+}
+
 fn cases() -> impl Strategy<Value = Case> {
     let kernel = prop::array::uniform3(prop::sample::select(vec![1usize, 3]));
     let stride = prop::array::uniform3(1usize..=2);
@@ -148,6 +192,8 @@ proptest! {
 
     #[test]
     fn any_shape_matches_the_reference(case in cases()) {
-        check(&case, &[Algorithm::Direct, Algorithm::Auto], &Cpu::available());
+        let all = [Algorithm::Direct, Algorithm::Winograd, Algorithm::Auto];
+        let able: Vec<_> = all.into_iter().filter(|a| a.supports(&case.shape)).collect();
+        check(&case, &able, &Cpu::available());
     }
 }

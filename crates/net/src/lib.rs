@@ -1,1 +1,24 @@
 //! U-Net modules and their weights on Burn, and the bridge to our own kernels.
+//!
+//! [`NetworkSpec`] says what a network is made of, [`Unet`] is that network on a device, [`Checkpoint`] reads
+//! weights and metadata from nnU-Net's `.pth` or from safetensors, [`Unet::load_weights`] joins the two.
+//!
+//! Everything that computes goes through [`ops`]. What nnU-Net's files hold beside tensors comes back as plain data;
+//! reading one never runs code from it.
+
+pub mod checkpoint;
+mod error;
+mod init;
+pub mod ops;
+mod spec;
+mod unet;
+mod weights;
+
+pub use burn::module::Module;
+pub use burn::tensor::{Device, Tensor, TensorData};
+pub use checkpoint::Checkpoint;
+pub use error::NetError;
+pub use spec::{
+    BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec, decoder_like_encoder,
+};
+pub use unet::Unet;

@@ -1,8 +1,9 @@
 //! What can be wrong with a dataset description or plans.
 
+use glioseg_volume::VolumeError;
 use std::path::PathBuf;
 
-/// Why a `dataset.json` or `plans.json` was refused.
+/// Why a `dataset.json` or `plans.json` was refused, or a dataset could not be fingerprinted, planned or split.
 ///
 /// `key` is the path of the value inside the file, such as `configurations.3d_fullres.patch_size`.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,104 @@ pub enum PlanError {
         /// The configurations in the order visited; the last one is also an earlier one.
         chain: Vec<String>,
     },
+    /// An image or label map cannot be read, or a file not written.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// A dataset without a single training case.
+    #[error("{} holds no training case: {reason}", folder.display())]
+    NoCases {
+        /// The dataset.
+        folder: PathBuf,
+        /// What was looked for, and what was found instead.
+        reason: String,
+    },
+    /// Images in a format that is not read.
+    #[error("{}: `file_ending` is \"{ending}\", but images are read as .nii.gz or .nii only", path.display())]
+    FileEnding {
+        /// The `dataset.json`.
+        path: PathBuf,
+        /// Its file ending.
+        ending: String,
+    },
+    /// A case that cannot be used; `glioseg dataset check` lists all of them.
+    #[error("case `{case}`: {reason}")]
+    Case {
+        /// The case.
+        case: String,
+        /// The file it is about.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Label maps without a single foreground voxel.
+    #[error("none of the {cases} training cases has a labelled voxel")]
+    NoForeground {
+        /// Number of cases.
+        cases: usize,
+    },
+    /// Fewer cases than folds.
+    #[error("{cases} cases cannot be split into {folds} folds")]
+    TooFewCases {
+        /// Number of cases.
+        cases: usize,
+        /// Number of folds.
+        folds: usize,
+    },
+    /// A file of splits that does not fit the dataset.
+    #[error("{}: fold {fold} {reason}", path.display())]
+    Split {
+        /// The file.
+        path: PathBuf,
+        /// The fold, from 0.
+        fold: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two files of splits that should agree.
+    #[error("{} and {} differ in fold {fold}", source_path.display(), path.display())]
+    SplitsDiffer {
+        /// The file in the raw dataset.
+        source_path: PathBuf,
+        /// The file beside the preprocessed data.
+        path: PathBuf,
+        /// The first fold that differs, from 0.
+        fold: usize,
+    },
+    /// A fingerprint that belongs to other data.
+    #[error("{}: {reason}", path.display())]
+    Fingerprint {
+        /// The file, or the dataset.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// No patch fits the memory.
+    #[error(
+        "no {configuration} network fits {gpu_memory_gb} GB: its smallest patch {patch:?} is estimated at {estimate} \
+         feature map voxels, and {reference:.0} are allowed"
+    )]
+    Memory {
+        /// The configuration that was planned.
+        configuration: String,
+        /// The memory to plan for.
+        gpu_memory_gb: f64,
+        /// The smallest patch that was tried.
+        patch: Vec<usize>,
+        /// Its estimate.
+        estimate: u64,
+        /// The most that is allowed.
+        reference: f64,
+    },
+    /// An option of the planner that makes no sense.
+    #[error("{option} is {found}, but must be {expected}")]
+    PlanOption {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        found: String,
+        /// What it must be.
+        expected: &'static str,
+    },
 }
 
 fn present_keys(present: &[String]) -> String {
@@ -104,6 +203,12 @@ impl PlanError {
     /// What to do about it, where that is more than the message says.
     pub fn hint(&self) -> Option<String> {
         match self {
+            PlanError::Read { path, .. } if path.ends_with("dataset_fingerprint.json") => {
+                Some("make it with `glioseg fingerprint`".to_owned())
+            }
+            PlanError::Read { path, .. } if !path.parent().is_some_and(|p| p.join("plans.json").exists()) && path.ends_with("dataset.json") => {
+                Some("a dataset folder holds dataset.json beside imagesTr and labelsTr".to_owned())
+            }
             PlanError::Read { .. } => Some(
                 "a model folder holds dataset.json and plans.json beside its fold_* folders; give the folder named \
                  TRAINER__PLANS__CONFIGURATION"
@@ -129,6 +234,28 @@ impl PlanError {
             PlanError::InheritanceCycle { .. } => {
                 Some("remove `inherits_from` from the configuration that is meant to be the parent".to_owned())
             },
+            PlanError::Volume(error) => error.hint(),
+            PlanError::NoCases { .. } => Some(
+                "a dataset holds imagesTr/CASE_0000.nii.gz … with one file per channel, and labelsTr/CASE.nii.gz".to_owned(),
+            ),
+            PlanError::FileEnding { .. } => Some("convert the images to NIfTI and set `file_ending` to \".nii.gz\"".to_owned()),
+            PlanError::Case { .. } => Some("`glioseg dataset check` lists every problem of every case".to_owned()),
+            PlanError::NoForeground { .. } => {
+                Some("check that the label maps are those of this dataset and are not empty".to_owned())
+            }
+            PlanError::TooFewCases { .. } => {
+                Some("train on all cases with `-f all`, or write a splits_final.json with fewer folds".to_owned())
+            }
+            PlanError::Split { .. } => Some(
+                "splits_final.json is a list of {\"train\": [case, …], \"val\": [case, …]}; correct it, or delete it to get five folds"
+                    .to_owned(),
+            ),
+            PlanError::SplitsDiffer { path, .. } => {
+                Some(format!("if nothing was trained with the old folds, delete {}", path.display()))
+            }
+            PlanError::Fingerprint { .. } => Some("make it anew with `glioseg fingerprint --overwrite`".to_owned()),
+            PlanError::Memory { .. } => Some("plan for more memory with --gpu-memory GB".to_owned()),
+            PlanError::PlanOption { .. } => None,
         }
     }
 }

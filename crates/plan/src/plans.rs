@@ -203,8 +203,7 @@ impl Plans {
 
 fn permutation(node: &Node<'_>) -> Result<[usize; 3], PlanError> {
     let expected = || node.wrong("a permutation of [0, 1, 2]");
-    let axes =
-        node.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>().map_err(|_| expected())?;
+    let axes = node.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>().map_err(|_| expected())?;
     let axes = <[usize; 3]>::try_from(axes).map_err(|_| expected())?;
     if (0..3).all(|a| axes.contains(&a)) { Ok(axes) } else { Err(expected()) }
 }
@@ -214,7 +213,7 @@ fn triple(node: &Node<'_>) -> Result<[f64; 3], PlanError> {
     <[f64; 3]>::try_from(numbers).map_err(|_| node.wrong("a list of 3 numbers"))
 }
 
-fn foreground_intensities(node: &Node<'_>) -> Result<Vec<ForegroundIntensities>, PlanError> {
+pub(crate) fn foreground_intensities(node: &Node<'_>) -> Result<Vec<ForegroundIntensities>, PlanError> {
     let channels = node.map()?.len();
     (0..channels)
         .map(|c| {

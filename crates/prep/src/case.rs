@@ -7,8 +7,8 @@ use glioseg_volume::Volume;
 use glioseg_volume::crop::{self, BoundingBox};
 use glioseg_volume::resample::{ResampleOptions, resample, resampled_shape};
 
-/// The most voxels a resampled channel may have: 8 GiB.
-const MAX_VOXELS: usize = 1 << 31;
+/// The most voxels a resampled channel may have: 2 GiB, an edge of 812.
+const MAX_VOXELS: usize = 1 << 29;
 
 /// An image as read: channels on one grid.
 #[derive(Debug, Clone, PartialEq)]

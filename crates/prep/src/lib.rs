@@ -5,6 +5,7 @@
 //! case is held once, and twice only while it is resampled. [`CaseProperties`] remembers what was done and leads a
 //! prediction back to the grid of the image.
 
+pub mod augment;
 mod case;
 mod error;
 mod normalize;

@@ -5,10 +5,14 @@
 
 mod affine;
 pub mod atomic;
+pub mod components;
 pub mod crop;
+pub mod distance;
 mod error;
 mod geometry;
+mod labels;
 pub mod nifti;
+pub mod phantom;
 pub mod resample;
 #[doc(hidden)]
 pub mod testing;

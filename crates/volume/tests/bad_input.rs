@@ -6,6 +6,7 @@ use std::path::Path;
 
 use glioseg_volume::{Geometry, LabelMap, VolumeError, nifti};
 use made::{Made, gzip, write};
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -270,4 +271,42 @@ fn arrays_of_the_wrong_length_are_not_written() {
     let error = nifti::write_labels(&path, &labels).expect_err("7 of 8");
     assert_says(&error.to_string(), &["7 values", "[2, 2, 2]", "need 8"]);
     assert!(!path.exists());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a header says, reading ends in an image or an error, and an image survives being written.
+    #[test]
+    fn a_damaged_header_never_panics(
+        version in 1u8..=2,
+        changes in prop::collection::vec((0usize..548, any::<u8>()), 1..6),
+        keep in 0usize..600,
+    ) {
+        let mut bytes = Made { version, codes: (1, 1), ..Made::small() }.bytes();
+        for (at, value) in changes {
+            let at = at % (bytes.len() - 24);
+            bytes[at] = value;
+        }
+        // Most files whole, some cut short.
+        if keep < 200 {
+            bytes.truncate(keep * 2);
+        }
+        let folder = folder();
+        let path = write(folder.path(), "a.nii", &bytes);
+        if let Ok(volume) = nifti::read_volume(&path) {
+            let copy = folder.path().join("b.nii");
+            nifti::write_volume(&copy, &volume).expect("writable");
+            let back = nifti::read_volume(&copy).expect("ours");
+            prop_assert_eq!(back.geometry.shape, volume.geometry.shape);
+            let bits = |v: &glioseg_volume::Volume| v.data.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&back), bits(&volume));
+            prop_assert_eq!(back.geometry.orientation(), volume.geometry.orientation());
+            prop_assert_eq!(back.geometry.spacing.map(f64::to_bits), volume.geometry.spacing.map(f64::to_bits));
+            prop_assert_eq!(back.geometry.origin().map(f64::to_bits), volume.geometry.origin().map(f64::to_bits));
+        } else {
+            let error = nifti::read_volume(&path).expect_err("bad before");
+            prop_assert!(!error.to_string().is_empty() && error.hint().is_some());
+        }
+    }
 }

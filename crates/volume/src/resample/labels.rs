@@ -21,6 +21,9 @@ pub enum LabelRule {
 
 /// Resamples a label map to another shape; the same shape gives a copy.
 ///
+/// Orders 0 and 1 give nnU-Net's labels exactly, ties included. With order 3 equal scores differ by rounding alone, so
+/// that voxels on a tie may get the other label; no plan of nnU-Net's has it.
+///
 /// # Shapes
 /// `labels` holds `from` voxels in `[z, y, x]` order, the result holds `to`.
 ///

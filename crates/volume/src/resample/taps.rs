@@ -24,7 +24,6 @@ impl Taps {
     pub(super) fn new(from: usize, to: usize, order: Order, flavour: Flavour) -> Taps {
         let last = from - 1;
         let zoom = from as f64 / to as f64;
-        let nearest_scipy = |x: f64| (x + 0.5).floor() as usize;
         let mut taps = Taps {
             index: Vec::with_capacity(to),
             weight: Vec::with_capacity(to),
@@ -34,30 +33,30 @@ impl Taps {
         for o in 0..to {
             let (low, weight, nearest) = match flavour {
                 Flavour::Scipy => {
-                    let x = ((o as f64 + 0.5) * zoom - 0.5).clamp(0.0, last as f64);
+                    // Not clamped, but the indices are: both taps of a voxel beyond the border read the border.
+                    let x = (o as f64 + 0.5) * zoom - 0.5;
                     let low = x.floor();
                     // scipy takes the last weight as what is missing to 1, which is not exactly the fraction.
                     let first = 1.0 - (x - low);
-                    (low as usize, [first, 1.0 - first], nearest_scipy(x).min(last))
+                    (low, [first, 1.0 - first], (x + 0.5).floor())
                 }
                 Flavour::Torch => {
                     let zoom = from as f32 / to as f32;
                     let x = (zoom * (o as f32 + 0.5) - 0.5).max(0.0);
-                    let low = (x as usize).min(last);
-                    let second = (x - low as f32).clamp(0.0, 1.0);
-                    (
-                        low,
-                        [f64::from(1.0 - second), f64::from(second)],
-                        ((x + 0.5).floor() as usize).min(last),
-                    )
+                    let low = x.floor().min(last as f32);
+                    let second = (x - low).clamp(0.0, 1.0);
+                    let weight = [f64::from(1.0 - second), f64::from(second)];
+                    (f64::from(low), weight, f64::from((x + 0.5).floor()))
                 }
             };
+            let inside = |i: f64| (i.max(0.0) as usize).min(last);
+            let nearest = inside(nearest);
             taps.nearest.push(nearest);
             if order == Order::Nearest {
                 taps.index.push([nearest; 2]);
                 taps.weight.push([1.0, 0.0]);
             } else {
-                taps.index.push([low, (low + 1).min(last)]);
+                taps.index.push([inside(low), inside(low + 1.0)]);
                 taps.weight.push(weight);
             }
         }

@@ -1,0 +1,37 @@
+//! nnU-Net's own metrics: overlap and counts per label or region.
+
+use super::RegionScores;
+use crate::labels::{Class, LabelScheme};
+use crate::number::Values;
+use crate::pair::{Counts, Pair};
+
+/// Names of the metrics, in the order of `summary.json`.
+pub const METRICS: [&str; 8] = ["Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref"];
+
+/// Dice and `IoU` are NaN where both are empty.
+///
+/// # Source
+/// nnU-Net v2, `compute_metrics`.
+pub fn values(counts: &Counts) -> Values {
+    let numbers = [
+        counts.dice(),
+        counts.fn_ as f64,
+        counts.fp as f64,
+        counts.iou(),
+        counts.tn as f64,
+        counts.tp as f64,
+        counts.prediction() as f64,
+        counts.reference() as f64,
+    ];
+    METRICS.into_iter().zip(numbers).collect()
+}
+
+/// Scores every class; its name is its key in `summary.json`.
+pub fn score(pair: &Pair, scheme: &LabelScheme) -> Vec<RegionScores> {
+    let one = |class: &Class| RegionScores {
+        region: class.key(),
+        values: values(&pair.counts(class.labels())),
+        lesions: Vec::new(),
+    };
+    scheme.classes.iter().map(one).collect()
+}

@@ -1,0 +1,187 @@
+//! What can go wrong with networks and their files.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::PickleError;
+
+/// An error of this crate; [`NetError::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    /// A network description contradicts itself or asks for what is not supported.
+    #[error("this network cannot be built: {what}")]
+    Spec {
+        /// The contradiction.
+        what: String,
+    },
+    /// An input does not fit the network.
+    #[error(
+        "an input of {channels} channels and {} x {} x {} voxels does not fit the network, which takes \
+         {expected_channels} channels and multiples of {} x {} x {} voxels",
+        size[0], size[1], size[2], divisor[0], divisor[1], divisor[2]
+    )]
+    Input {
+        /// Channels of the input.
+        channels: usize,
+        /// Spatial size of the input, `[z, y, x]`.
+        size: [usize; 3],
+        /// Channels that the network takes.
+        expected_channels: usize,
+        /// What every axis must be a multiple of.
+        divisor: [usize; 3],
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is none of the formats that hold weights.
+    #[error("{}: neither a PyTorch checkpoint nor a safetensors file; it starts with {found}", path.display())]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, readable.
+        found: String,
+    },
+    /// A file ends before its data do.
+    #[error("{}: the file is cut off after {bytes} bytes: {what}", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// What is missing.
+        what: String,
+    },
+    /// A file contradicts itself.
+    #[error("{}: damaged or unsupported: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The pickle in a file could not be read.
+    #[error("{}: {source}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: PickleError,
+    },
+    /// A file was read but holds no weights.
+    #[error("{}: holds no weights: {found}", path.display())]
+    NoWeights {
+        /// The file.
+        path: PathBuf,
+        /// What it holds instead.
+        found: String,
+    },
+    /// The tensors of a file are not those of the network.
+    #[error("{}: {first}{}", path.display(), and_more(*others))]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The first difference.
+        first: Box<Mismatch>,
+        /// How many more there are.
+        others: usize,
+        /// Where the file says its weights come from.
+        origin: Option<String>,
+    },
+}
+
+/// One tensor that is not as the plan says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// Not in the file.
+    #[error("tensor `{name}` is missing; the plan's network expects it with shape {expected:?}")]
+    Missing {
+        /// Its name.
+        name: String,
+        /// Its shape in the network.
+        expected: Vec<usize>,
+    },
+    /// In the file, but not in the network.
+    #[error(
+        "tensor `{name}` of shape {found:?} is in the checkpoint, but the plan's network has no such tensor"
+    )]
+    Surplus {
+        /// Its name.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+    },
+    /// Another shape than in the network.
+    #[error(
+        "tensor `{name}` has shape {found:?} in the checkpoint, but the plan's network expects {expected:?}"
+    )]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+        /// Its shape in the network.
+        expected: Vec<usize>,
+    },
+    /// Two names of one tensor with different values.
+    #[error("tensor `{alias}` stands for `{name}`, but the checkpoint holds other values for it")]
+    Alias {
+        /// The second name.
+        alias: String,
+        /// The tensor's own name.
+        name: String,
+    },
+}
+
+fn and_more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => " (and one more difference)".into(),
+        n => format!(" (and {n} more differences)"),
+    }
+}
+
+impl NetError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            NetError::Spec { .. } => "check `architecture` in plans.json".into(),
+            NetError::Input { divisor, .. } => {
+                format!("pad the input to multiples of {} x {} x {} voxels", divisor[0], divisor[1], divisor[2])
+            }
+            NetError::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => "check the path; nnU-Net calls it fold_K/checkpoint_final.pth".into(),
+                std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder".into(),
+                std::io::ErrorKind::StorageFull => "free some space on the disk and try again".into(),
+                _ => return None,
+            },
+            NetError::UnknownFormat { .. } => {
+                "give nnU-Net's checkpoint_final.pth (or .model of version 1), or a safetensors file".into()
+            }
+            NetError::Truncated { .. } | NetError::Damaged { .. } => {
+                "copy or download the file again; the original may be intact".into()
+            }
+            NetError::Pickle { source: PickleError::Refused { .. }, .. } => {
+                "checkpoints hold numbers and text only; do not open this file with other programs unless you trust \
+                 where it comes from"
+                    .into()
+            }
+            NetError::Pickle { .. } => "copy or download the file again; the original may be intact".into(),
+            NetError::NoWeights { .. } => {
+                "nnU-Net keeps the weights in `network_weights` (version 2) or `state_dict` (version 1)".into()
+            }
+            NetError::Mismatch { origin, .. } => {
+                let origin = origin.as_deref().unwrap_or("another network");
+                format!(
+                    "the checkpoint and the plan do not belong together: the file says its weights are from {origin}; \
+                     use the plans.json that lies in the model's folder"
+                )
+            }
+        };
+        Some(hint)
+    }
+}

@@ -1,0 +1,347 @@
+//! The layers' arithmetic, and the place where a device can get its own kernels.
+//!
+//! The one decision here: normalisation and activation do not make a pass over memory of their own. A
+//! [`Features`] holds what the convolution wrote and, still pending, one factor and offset per sample and channel
+//! and the slope of the activation; whoever reads it next applies them. All functions take their operands by
+//! value, so that a tensor is freed at its last use. The bodies below use Burn's own operations, work on every
+//! device and are differentiable; they apply the pending part first.
+
+use burn::module::{Module, Param, RunningState};
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+use burn::tensor::{Distribution, Tensor, activation, module};
+
+use crate::spec::{NormKind, NormSpec};
+
+/// Weight of the newest batch in running statistics (PyTorch's default).
+const BATCH_NORM_MOMENTUM: f64 = 0.1;
+
+/// `[n, c, z, y, x]`, of which the last step, a factor and offset per channel and an activation, may still be due.
+#[derive(Debug, Clone)]
+pub struct Features {
+    raw: Tensor<5>,
+    pending: Option<Pending>,
+}
+
+/// What is still to be done to every value `v` of sample `n` and channel `c`:
+/// `leaky_relu(v * scale[n, c] + shift[n, c], slope)`.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Factor, `[n, c]`.
+    pub scale: Tensor<2>,
+    /// Offset, `[n, c]`.
+    pub shift: Tensor<2>,
+    /// Slope for negative values; 1 is no activation.
+    pub slope: f32,
+}
+
+impl From<Tensor<5>> for Features {
+    /// Nothing is pending.
+    fn from(raw: Tensor<5>) -> Self {
+        Self { raw, pending: None }
+    }
+}
+
+impl Features {
+    /// `raw` with a pending step.
+    pub fn new(raw: Tensor<5>, pending: Pending) -> Self {
+        Self { raw, pending: Some(pending) }
+    }
+
+    /// Channels.
+    pub fn channels(&self) -> usize {
+        self.raw.dims()[1]
+    }
+
+    /// Spatial size `[z, y, x]`.
+    pub fn size(&self) -> [usize; 3] {
+        let [_, _, z, y, x] = self.raw.dims();
+        [z, y, x]
+    }
+
+    /// The stored values and the pending step.
+    pub fn into_parts(self) -> (Tensor<5>, Option<Pending>) {
+        (self.raw, self.pending)
+    }
+
+    /// The values with the pending step done.
+    pub fn materialize(self) -> Tensor<5> {
+        let Self { raw, pending } = self;
+        let Some(Pending { scale, shift, slope }) = pending else { return raw };
+        let [n, c] = scale.dims();
+        let y = raw.mul(scale.reshape([n, c, 1, 1, 1])).add(shift.reshape([n, c, 1, 1, 1]));
+        leaky_relu(y, slope)
+    }
+}
+
+/// Leaky ReLU, where slope 1 is the identity.
+pub fn leaky_relu(x: Tensor<5>, slope: f32) -> Tensor<5> {
+    #[expect(clippy::float_cmp, reason = "1 means exactly: no activation")]
+    if slope == 1.0 { x } else { activation::leaky_relu(x, f64::from(slope)) }
+}
+
+/// Convolution of the channel-wise concatenation of `inputs` with zero padding.
+///
+/// # Shapes
+/// Inputs `[n, ci, z, y, x]` (channels add up), weight `[co, ci, kz, ky, kx]`, bias `[co]`.
+pub fn conv3d<const N: usize>(
+    inputs: [Features; N],
+    weight: Tensor<5>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 3],
+    padding: [usize; 3],
+) -> Tensor<5> {
+    let mut parts: Vec<Tensor<5>> = inputs.into_iter().map(Features::materialize).collect();
+    let x = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) };
+    module::conv3d(x, weight, bias, ConvOptions::new(stride, padding, [1; 3], 1))
+}
+
+/// What follows the convolution in a block.
+#[derive(Debug, Clone, Copy)]
+pub struct After<'a> {
+    /// Probability with which a channel is dropped in training.
+    pub dropout: f64,
+    /// Normalisation, if any.
+    pub norm: Option<&'a Norm>,
+    /// Slope of the activation, if any.
+    pub slope: Option<f32>,
+    /// Activation before instead of after the normalisation.
+    pub nonlin_first: bool,
+}
+
+/// A whole block: convolution, dropout, normalisation and activation.
+///
+/// One function, so that a device's own kernel can take the statistics of the normalisation while it writes the
+/// convolution's result.
+pub fn conv_block<const N: usize>(
+    inputs: [Features; N],
+    weight: Tensor<5>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 3],
+    padding: [usize; 3],
+    after: After<'_>,
+) -> Features {
+    let raw = dropout(conv3d(inputs, weight, bias, stride, padding), after.dropout);
+    match (after.norm, after.slope) {
+        (Some(norm), Some(slope)) if after.nonlin_first => normalize(leaky_relu(raw, slope), norm, None),
+        (Some(norm), slope) => normalize(raw, norm, slope),
+        (None, slope) => leaky_relu(raw, slope.unwrap_or(1.0)).into(),
+    }
+}
+
+/// Transposed convolution whose stride is its kernel size, so that outputs do not overlap.
+///
+/// # Shapes
+/// Input `[n, ci, z, y, x]`, weight `[ci, co, kz, ky, kx]`, bias `[co]`, result `[n, co, z kz, y ky, x kx]`.
+pub fn conv_transpose3d(input: Features, weight: Tensor<5>, bias: Option<Tensor<1>>) -> Tensor<5> {
+    let [_, _, kz, ky, kx] = weight.dims();
+    let options = ConvTransposeOptions::new([kz, ky, kx], [0; 3], [0; 3], [1; 3], 1);
+    module::conv_transpose3d(input.materialize(), weight, bias, options)
+}
+
+/// Normalisation, then leaky ReLU where `slope` is given.
+///
+/// Both stay pending, except on a device that records gradients: there the mean is subtracted first, since the
+/// gradient of the shorter form `v * scale + shift` is a difference of large sums.
+pub fn normalize(raw: Tensor<5>, norm: &Norm, slope: Option<f32>) -> Features {
+    let [n, c, ..] = raw.dims();
+    let slope = slope.unwrap_or(1.0);
+    let (mean, var) = norm.mean_and_var(&raw);
+    let mut scale = var.add_scalar(norm.spec.eps).sqrt().recip();
+    if let Some(gamma) = &norm.gamma {
+        scale = scale.mul(gamma.val().reshape([1, c]));
+    }
+    let beta = norm.beta.as_ref().map(|b| b.val().reshape([1, c]));
+    if raw.device().is_autodiff() {
+        let wide = |t: Tensor<2>| {
+            let [n, c] = t.dims();
+            t.reshape([n, c, 1, 1, 1])
+        };
+        let mut y = raw.sub(wide(mean)).mul(wide(scale));
+        if let Some(beta) = beta {
+            y = y.add(wide(beta));
+        }
+        return leaky_relu(y, slope).into();
+    }
+    let mut shift = mean.mul(scale.clone()).neg();
+    if let Some(beta) = beta {
+        shift = shift.add(beta);
+    }
+    Features::new(raw, Pending { scale: scale.expand([n, c]), shift: shift.expand([n, c]), slope })
+}
+
+/// `leaky_relu(main + skip)`: the end of a residual block.
+pub fn add_act(main: Features, skip: Features, slope: f32) -> Features {
+    leaky_relu(main.materialize().add(skip.materialize()), slope).into()
+}
+
+/// Average over blocks of `kernel` voxels.
+///
+/// # Panics
+/// If an axis is not divisible by its kernel.
+pub fn avg_pool(input: Features, kernel: [usize; 3]) -> Tensor<5> {
+    let [n, c, z, y, x] = input.raw.dims();
+    let [kz, ky, kx] = kernel;
+    assert!(z % kz == 0 && y % ky == 0 && x % kx == 0, "average pool {kernel:?} of {:?}", [z, y, x]);
+    let (z, y, x) = (z / kz, y / ky, x / kx);
+    let mut t = input.materialize();
+    if kz > 1 {
+        t = t.reshape([n * c * z, kz, y * ky * x * kx]).mean_dim(1).reshape([n, c, z, y * ky, x * kx]);
+    }
+    if ky > 1 {
+        t = t.reshape([n * c * z * y, ky, x * kx]).mean_dim(1).reshape([n, c, z, y, x * kx]);
+    }
+    if kx > 1 {
+        t = t.reshape([n * c * z * y, x, kx]).mean_dim(2).reshape([n, c, z, y, x]);
+    }
+    t
+}
+
+/// Drops whole channels with probability `p` and scales the others up, on a device that records gradients;
+/// elsewhere the identity.
+pub fn dropout(x: Tensor<5>, p: f64) -> Tensor<5> {
+    let device = x.device();
+    if p <= 0.0 || !device.is_autodiff() {
+        return x;
+    }
+    let [n, c, ..] = x.dims();
+    let keep = Tensor::<5>::random([n, c, 1, 1, 1], Distribution::Bernoulli(1.0 - p), &device).detach();
+    x.mul(keep.div_scalar(1.0 - p))
+}
+
+/// A normalisation layer's parameters.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// Factor per channel.
+    pub(crate) gamma: Option<Param<Tensor<1>>>,
+    /// Offset per channel.
+    pub(crate) beta: Option<Param<Tensor<1>>>,
+    /// Batch norm only.
+    pub(crate) running_mean: Option<RunningState<Tensor<1>>>,
+    /// Batch norm only; the unbiased variance, as PyTorch keeps it.
+    pub(crate) running_var: Option<RunningState<Tensor<1>>>,
+    #[module(skip)]
+    spec: NormSpec,
+}
+
+impl Norm {
+    /// Factor 1 (or `gamma`), offset 0, running statistics of a standard normal.
+    pub(crate) fn new(spec: NormSpec, channels: usize, gamma: f32, device: &burn::tensor::Device) -> Self {
+        let running = |value: f32| {
+            (spec.kind == NormKind::Batch).then(|| RunningState::new(Tensor::full([channels], value, device)))
+        };
+        Self {
+            gamma: spec.affine.then(|| crate::init::constant(channels, gamma, device)),
+            beta: spec.affine.then(|| crate::init::constant(channels, 0.0, device)),
+            running_mean: running(0.0),
+            running_var: running(1.0),
+            spec,
+        }
+    }
+
+    /// Mean and biased variance per sample and channel, `[n, c]`, or `[1, c]` where all samples share them.
+    ///
+    /// Batch norm uses and updates its running statistics on a device that records gradients (training), and only
+    /// reads them elsewhere.
+    fn mean_and_var(&self, raw: &Tensor<5>) -> (Tensor<2>, Tensor<2>) {
+        let [n, c, z, y, x] = raw.dims();
+        match self.spec.kind {
+            NormKind::Instance => mean_and_var(raw.clone().reshape([n, c, z, y * x])),
+            NormKind::Group(groups) => {
+                let per_group = c / groups;
+                let (mean, var) = mean_and_var(raw.clone().reshape([n, groups, per_group * z, y * x]));
+                let spread =
+                    |t: Tensor<2>| t.reshape([n, groups, 1]).expand([n, groups, per_group]).reshape([n, c]);
+                (spread(mean), spread(var))
+            }
+            NormKind::Batch => {
+                let (mean, var) = self.batch_statistics(raw);
+                (mean.reshape([1, c]), var.reshape([1, c]))
+            }
+        }
+    }
+
+    /// Mean and biased variance per channel: of this batch in training, else the running ones.
+    fn batch_statistics(&self, raw: &Tensor<5>) -> (Tensor<1>, Tensor<1>) {
+        let (Some(running_mean), Some(running_var)) = (&self.running_mean, &self.running_var) else {
+            unreachable!("a batch norm has running statistics")
+        };
+        let device = raw.device();
+        if !device.is_autodiff() {
+            return (running_mean.value().to_device(&device), running_var.value().to_device(&device));
+        }
+        let [n, c, z, y, x] = raw.dims();
+        let (mean, var) = mean_and_var(raw.clone().swap_dims(0, 1).reshape([1, c, n * z, y * x]));
+        let (mean, var) = (mean.reshape([c]), var.reshape([c]));
+        let count = (n * z * y * x) as f64;
+        let unbiased = count / (count - 1.0).max(1.0);
+        let blend = |state: &RunningState<Tensor<1>>, new: Tensor<1>| {
+            let old = state.value_sync().to_device(&device).mul_scalar(1.0 - BATCH_NORM_MOMENTUM);
+            state.update(old.add(new.mul_scalar(BATCH_NORM_MOMENTUM)).detach());
+        };
+        blend(running_mean, mean.clone().detach());
+        blend(running_var, var.clone().detach().mul_scalar(unbiased));
+        (mean, var)
+    }
+}
+
+/// Mean and biased variance over the last two axes.
+///
+/// Two means in a row instead of one over all voxels: shorter sums lose fewer digits.
+fn mean_and_var(x: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
+    let [a, b, _, _] = x.dims();
+    let mean = x.clone().mean_dim(3).mean_dim(2);
+    let var = x.sub(mean.clone()).square().mean_dim(3).mean_dim(2);
+    (mean.reshape([a, b]), var.reshape([a, b]))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    fn values(tensor: Tensor<5>) -> Vec<f32> {
+        tensor.into_data().try_into_vec().expect("f32 on the host")
+    }
+
+    #[test]
+    fn dropout_acts_on_whole_channels_and_only_in_training() {
+        let plain = Device::flex();
+        let x = Tensor::<5>::ones([4, 64, 2, 3, 2], &plain);
+        assert_eq!(values(dropout(x.clone(), 0.25)), values(x));
+        let training = plain.autodiff();
+        training.seed(1);
+        let y = values(dropout(Tensor::ones([4, 64, 2, 3, 2], &training), 0.25));
+        let mut dropped = 0;
+        for channel in y.chunks(12) {
+            let expected = if channel[0] == 0.0 { 0.0 } else { 1.0 / 0.75 };
+            assert!(channel.iter().all(|v| (v - expected).abs() < 1e-6), "{channel:?}");
+            dropped += usize::from(channel[0] == 0.0);
+        }
+        assert!((40..90).contains(&dropped), "{dropped} of 256 channels were dropped");
+    }
+
+    #[test]
+    fn the_pending_step_is_factor_offset_and_slope_per_sample_and_channel() {
+        let device = Device::flex();
+        let data =
+            |v: Vec<f32>, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(v, shape), &device);
+        let raw =
+            Tensor::<5>::from_data(TensorData::new(vec![1f32, -1.0, 1.0, -1.0], [2, 1, 1, 1, 2]), &device);
+        let pending =
+            Pending { scale: data(vec![2.0, 3.0], [2, 1]), shift: data(vec![0.5, -4.0], [2, 1]), slope: 0.1 };
+        let y = values(Features::new(raw, pending).materialize());
+        let expected = [2.5, -0.15, -0.1, -0.7];
+        assert!(y.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{y:?}");
+    }
+
+    #[test]
+    fn average_pool_takes_blocks_along_every_axis() {
+        let device = Device::flex();
+        let x: Vec<f32> = (0..24u8).map(f32::from).collect();
+        let x = Tensor::<5>::from_data(TensorData::new(x, [1, 1, 2, 3, 4]), &device);
+        // v = 12 z + 4 y + x, averaged over z and pairs of x
+        let y = values(avg_pool(x.into(), [2, 1, 2]));
+        assert_eq!(y, [6.5, 8.5, 10.5, 12.5, 14.5, 16.5]);
+    }
+}

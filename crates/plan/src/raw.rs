@@ -1,0 +1,362 @@
+//! A raw dataset: `dataset.json` and the files of its training cases.
+//!
+//! Three ways to say which files belong to a case are understood: nnU-Net v2's folders `imagesTr` and `labelsTr`, the
+//! key `dataset` of `dataset.json` that links to files anywhere, and the list `training` of nnU-Net v1 and the Medical
+//! Segmentation Decathlon (whose images hold all channels in one file). Only names are looked at here; what is inside
+//! the files is read case by case.
+
+use crate::json::Node;
+use crate::{Dataset, PlanError};
+use glioseg_volume::nifti::{read_labels, read_stack};
+use glioseg_volume::{LabelMap, Volume};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The files of one training case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawCase {
+    /// Its name (nnU-Net's identifier).
+    pub name: String,
+    /// Image files in channel order; a file may hold several channels.
+    pub images: Vec<PathBuf>,
+    /// The label map.
+    pub labels: PathBuf,
+}
+
+/// A dataset to train on, with the files of every case.
+#[derive(Debug, Clone)]
+pub struct RawDataset {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its name, such as `Dataset137_BraTS2021`: that of the folder.
+    pub name: String,
+    /// Its `dataset.json`.
+    pub description: Dataset,
+    /// The training cases in nnU-Net's order: sorted by name, or as the key `dataset` lists them.
+    pub cases: Vec<RawCase>,
+    /// Files in `imagesTr` and `labelsTr` that belong to no case.
+    pub strays: Vec<PathBuf>,
+}
+
+impl RawDataset {
+    /// Reads `dataset.json` and finds the training cases.
+    ///
+    /// # Errors
+    /// [`PlanError`] if `dataset.json` or the folders cannot be read, the format of the images is not known, or there
+    /// is no case at all. Missing files of a case are no error here.
+    ///
+    /// # Source
+    /// nnU-Net v2, `get_filenames_of_train_images_and_targets`.
+    pub fn open(folder: &Path) -> Result<RawDataset, PlanError> {
+        let path = folder.join("dataset.json");
+        let description = Dataset::read(&path)?;
+        let ending = description.file_ending.as_str();
+        if ![".nii.gz", ".nii"].contains(&ending.to_lowercase().as_str()) {
+            return Err(PlanError::FileEnding { path, ending: ending.to_owned() });
+        }
+        let root = Node::root(&path, &description.raw);
+        let (images, labels) = (folder.join("imagesTr"), folder.join("labelsTr"));
+        let mut strays = Vec::new();
+        let cases = if let Some(links) = root.opt("dataset")? {
+            linked_cases(&links, folder)?
+        } else {
+            let mut found = listed_images(&images, ending)?;
+            let training = root.opt("training")?.filter(|_| root.has("modality"));
+            let cases: Vec<RawCase> = match training {
+                Some(list) => training_names(&list, ending)?
+                    .into_iter()
+                    .map(|name| RawCase {
+                        images: found.cases.remove(&name).unwrap_or_else(|| {
+                            // The Decathlon keeps all channels in one file.
+                            vec![images.join(format!("{name}{ending}"))]
+                        }),
+                        labels: labels.join(format!("{name}{ending}")),
+                        name,
+                    })
+                    .collect(),
+                None => std::mem::take(&mut found.cases)
+                    .into_iter()
+                    .map(|(name, images)| RawCase {
+                        images,
+                        labels: labels.join(format!("{name}{ending}")),
+                        name,
+                    })
+                    .collect(),
+            };
+            let used: HashSet<&Path> =
+                cases.iter().flat_map(|c| c.images.iter().chain([&c.labels])).map(PathBuf::as_path).collect();
+            strays = found.others;
+            strays.extend(found.cases.into_values().flatten());
+            strays.extend(names_in(&labels).unwrap_or_default().into_iter().map(|name| labels.join(name)));
+            strays.retain(|path| !used.contains(path.as_path()));
+            strays.sort();
+            cases
+        };
+        if cases.is_empty() {
+            let reason = match strays.first() {
+                None => format!("there are no files in {}", images.display()),
+                Some(stray) => format!(
+                    "no file in {} is named like CASE_0000{ending}; there are {} others, such as {}",
+                    images.display(),
+                    strays.len(),
+                    stray.file_name().unwrap_or_default().to_string_lossy()
+                ),
+            };
+            return Err(PlanError::NoCases { folder: folder.to_owned(), reason });
+        }
+        Ok(RawDataset { name: name_of(folder), folder: folder.to_owned(), description, cases, strays })
+    }
+
+    /// Names of all cases.
+    pub fn case_names(&self) -> Vec<&str> {
+        self.cases.iter().map(|c| c.name.as_str()).collect()
+    }
+
+    /// `dataset.json` in the form of nnU-Net v2, to lie beside the preprocessed data: that of v1 is converted.
+    ///
+    /// # Source
+    /// nnU-Net v2, `convert_old_nnUNet_dataset`.
+    pub fn description_v2(&self) -> Value {
+        let Some(old) = self.description.raw.as_object().filter(|m| !m.contains_key("channel_names")) else {
+            return self.description.raw.clone();
+        };
+        let mut new = Map::new();
+        for (key, value) in old {
+            match key.as_str() {
+                "tensorImageSize" | "numTest" | "training" | "test" => {}
+                "modality" => {
+                    new.insert("channel_names".to_owned(), value.clone());
+                }
+                "labels" if value.as_object().is_some_and(|m| m.values().all(Value::is_string)) => {
+                    let labels = self.description.labels.entries();
+                    let turned = labels.iter().map(|l| (l.name.clone(), Value::from(l.values[0])));
+                    new.insert(key.clone(), Value::Object(turned.collect()));
+                }
+                _ => {
+                    new.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        new.insert("file_ending".to_owned(), Value::from(self.description.file_ending.clone()));
+        new.entry("numTraining").or_insert_with(|| Value::from(self.cases.len()));
+        Value::Object(new)
+    }
+
+    /// nnU-Net's reader class for these images.
+    ///
+    /// # Source
+    /// nnU-Net v2, `determine_reader_writer_from_dataset_json`.
+    pub fn image_reader_writer(&self) -> &str {
+        const READERS: [&str; 5] =
+            ["NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient"];
+        match &self.description.overwrite_image_reader_writer {
+            Some(reader) if READERS.contains(&reader.as_str()) => reader,
+            _ if self.description.file_ending.eq_ignore_ascii_case(".nii") => "NibabelIO",
+            _ => "SimpleITKIO",
+        }
+    }
+}
+
+impl RawCase {
+    /// Reads image and label map, and checks that they fit each other and the dataset.
+    ///
+    /// # Errors
+    /// [`PlanError::Volume`] if a file cannot be read or holds voxels that are not finite; [`PlanError::Case`] if the
+    /// number of channels is not the dataset's, or the shapes differ.
+    pub fn read(&self, description: &Dataset) -> Result<(Volume, LabelMap), PlanError> {
+        let failed = |path: &Path, reason: String| {
+            Err(PlanError::Case { case: self.name.clone(), path: path.to_owned(), reason })
+        };
+        let Some(first) = self.images.first() else {
+            return failed(&self.labels, "has no image".to_owned());
+        };
+        let (volume, _) = read_stack(&self.images)?;
+        let channels = description.channel_names.len();
+        if volume.channels != channels {
+            let reason = format!(
+                "has {} channels in {} files, but dataset.json names {channels}",
+                volume.channels,
+                self.images.len()
+            );
+            return failed(first, reason);
+        }
+        volume.check_finite(first)?;
+        let labels = read_labels(&self.labels)?;
+        if labels.shape() != volume.shape() {
+            let reason = format!(
+                "the label map {} has shape {:?}, but the image {:?} (z, y, x)",
+                self.labels.display(),
+                labels.shape(),
+                volume.shape()
+            );
+            return failed(&self.labels, reason);
+        }
+        Ok((volume, labels))
+    }
+}
+
+/// Where fingerprint, plans and preprocessed data of a raw dataset go, unless the user says otherwise.
+///
+/// `$nnUNet_preprocessed/NAME` if that variable is set, as nnU-Net has it. Else `nnUNet_preprocessed/NAME` beside a
+/// folder `nnUNet_raw` that holds the dataset, else `NAME_preprocessed` beside the dataset.
+pub fn preprocessed_folder(raw: &Path) -> PathBuf {
+    let root = std::env::var_os("nnUNet_preprocessed").filter(|root| !root.is_empty());
+    folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref())
+}
+
+fn folder_beside(raw: &Path, root: Option<&OsStr>) -> PathBuf {
+    let name = name_of(raw);
+    if let Some(root) = root {
+        return Path::new(root).join(name);
+    }
+    let parent = raw.parent().unwrap_or(Path::new(""));
+    match parent.file_name() {
+        Some(n) if n == "nnUNet_raw" => parent.with_file_name("nnUNet_preprocessed").join(name),
+        _ => parent.join(format!("{name}_preprocessed")),
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    let whole = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    whole.file_name().map_or_else(|| "Dataset".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+/// What `imagesTr` holds.
+struct Listing {
+    /// Image files of every case, in channel order.
+    cases: BTreeMap<String, Vec<PathBuf>>,
+    /// Files with another kind of name.
+    others: Vec<PathBuf>,
+}
+
+/// Sorted names of the files of a folder, without hidden ones (which nnU-Net would take for cases).
+fn names_in(folder: &Path) -> Result<Vec<String>, PlanError> {
+    let failed = |source| PlanError::Read { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && !entry.path().is_dir() {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn listed_images(folder: &Path, ending: &str) -> Result<Listing, PlanError> {
+    let mut listing = Listing { cases: BTreeMap::new(), others: Vec::new() };
+    for name in names_in(folder)? {
+        let path = folder.join(&name);
+        match name.strip_suffix(ending).and_then(case_of) {
+            Some(case) => listing.cases.entry(case.to_owned()).or_default().push(path),
+            None => listing.others.push(path),
+        }
+    }
+    Ok(listing)
+}
+
+/// `CASE` of `CASE_0000`.
+fn case_of(stem: &str) -> Option<&str> {
+    let (case, channel) = stem.rsplit_once('_')?;
+    (!case.is_empty() && channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit())).then_some(case)
+}
+
+/// Case names of v1's `training`: a list of `{"image": "./imagesTr/CASE.nii.gz", "label": …}`.
+fn training_names(list: &Node<'_>, ending: &str) -> Result<Vec<String>, PlanError> {
+    let mut names = Vec::new();
+    for entry in list.list()? {
+        let image = if entry.value().is_object() { entry.get("image")? } else { entry };
+        let file = image.str()?.rsplit(['/', '\\']).next().unwrap_or_default();
+        match file.strip_suffix(ending) {
+            Some(name) if !name.is_empty() => names.push(name.to_owned()),
+            _ => return Err(image.wrong(format!("the path of an image that ends with \"{ending}\""))),
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// The cases of the key `dataset`.
+fn linked_cases(links: &Node<'_>, folder: &Path) -> Result<Vec<RawCase>, PlanError> {
+    let path = |node: &Node<'_>| -> Result<PathBuf, PlanError> {
+        Ok(folder.join(expand_variables(node.str()?, |name| std::env::var(name).ok())))
+    };
+    let mut cases = Vec::new();
+    for (name, node) in links.entries()? {
+        let images = node.get("images")?.list()?.iter().map(path).collect::<Result<Vec<_>, _>>()?;
+        cases.push(RawCase { name: name.to_owned(), images, labels: path(&node.get("label")?)? });
+    }
+    Ok(cases)
+}
+
+/// Replaces `$NAME` and `${NAME}`; a variable that is not set is left as it stands.
+///
+/// # Source
+/// Python, `os.path.expandvars`.
+fn expand_variables(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let (name, length) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 2),
+            None => {
+                let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+                let name = &after[..end.unwrap_or(after.len())];
+                (name, name.len())
+            }
+        };
+        match lookup(name).filter(|_| !name.is_empty()) {
+            Some(value) => out.push_str(&value),
+            None => out.push_str(&rest[at..=at + length]),
+        }
+        rest = &after[length..];
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_name_ends_before_the_four_digits_of_the_channel() {
+        assert_eq!(case_of("case_00_0003"), Some("case_00"));
+        assert_eq!(case_of("BraTS-GLI-00000-000_0000"), Some("BraTS-GLI-00000-000"));
+        for other in ["case_00", "case_00_000", "case_00_00000", "case", "_0000", "case_00x1"] {
+            assert_eq!(case_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn variables_in_paths_are_expanded_as_python_does() {
+        let lookup = |name: &str| (name == "DATA").then(|| "/data".to_owned());
+        for (text, expected) in [
+            ("$DATA/a.nii", "/data/a.nii"),
+            ("${DATA}x/a", "/datax/a"),
+            ("x/$DATA", "x//data"),
+            ("$DATAX/a", "$DATAX/a"),
+            ("${NONE}/a$", "${NONE}/a$"),
+            ("${DATA", "${DATA"),
+        ] {
+            assert_eq!(expand_variables(text, lookup), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn preprocessed_data_go_where_nnunet_has_them_or_beside() {
+        let beside = |raw: &str, root: Option<&str>| folder_beside(Path::new(raw), root.map(OsStr::new));
+        assert_eq!(beside("/a/Dataset001_X", Some("/pre")), Path::new("/pre/Dataset001_X"));
+        assert_eq!(
+            beside("/a/nnUNet_raw/Dataset001_X", None),
+            Path::new("/a/nnUNet_preprocessed/Dataset001_X")
+        );
+        assert_eq!(beside("/a/Dataset001_X", None), Path::new("/a/Dataset001_X_preprocessed"));
+    }
+}

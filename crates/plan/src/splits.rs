@@ -1,0 +1,291 @@
+//! Which cases a fold trains on and which it is validated with.
+
+use crate::json::{Node, read_json};
+use crate::{KeyOrder, PlanError, RandomState, python_json};
+use glioseg_volume::atomic;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::path::Path;
+
+/// nnU-Net's seed for everything about folds.
+const SEED: u32 = 12345;
+
+/// One fold of a cross-validation: names of cases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fold {
+    /// Cases to train on.
+    pub train: Vec<String>,
+    /// Cases to validate with.
+    pub val: Vec<String>,
+}
+
+/// The folds of a dataset, `splits_final.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Splits {
+    /// Fold 0, 1, ….
+    pub folds: Vec<Fold>,
+}
+
+impl Splits {
+    /// Name of the file beside the preprocessed data.
+    pub const FILE: &'static str = "splits_final.json";
+
+    /// nnU-Net's cross-validation of five folds.
+    ///
+    /// # Errors
+    /// [`PlanError::TooFewCases`] if there are fewer than five cases.
+    ///
+    /// # Source
+    /// nnU-Net v2, `generate_crossval_split` (scikit-learn's `KFold` with shuffling, seed 12345), on sorted names.
+    pub fn five_folds<S: AsRef<str>>(cases: &[S]) -> Result<Splits, PlanError> {
+        const FOLDS: usize = 5;
+        let names = sorted(cases);
+        if names.len() < FOLDS {
+            return Err(PlanError::TooFewCases { cases: names.len(), folds: FOLDS });
+        }
+        let order = RandomState::new(SEED).permutation(names.len());
+        let (size, longer) = (names.len() / FOLDS, names.len() % FOLDS);
+        let mut start = 0;
+        let folds = (0..FOLDS)
+            .map(|fold| {
+                let end = start + size + usize::from(fold < longer);
+                let mut validates = vec![false; names.len()];
+                order[start..end].iter().for_each(|&i| validates[i as usize] = true);
+                start = end;
+                let of = |val: bool| {
+                    (0..names.len()).filter(|&i| validates[i] == val).map(|i| names[i].clone()).collect()
+                };
+                Fold { train: of(false), val: of(true) }
+            })
+            .collect();
+        Ok(Splits { folds })
+    }
+
+    /// Reads `splits_final.json`, which may have any number of folds.
+    ///
+    /// # Errors
+    /// Any [`PlanError`] that names file and fold: no list of objects with `train` and `val`, a fold that trains on
+    /// nothing, a name that occurs twice in a list.
+    pub fn read(path: &Path) -> Result<Splits, PlanError> {
+        let value = read_json(path)?;
+        let mut folds = Vec::new();
+        for (number, node) in Node::root(path, &value).list()?.iter().enumerate() {
+            let names = |key: &str| -> Result<Vec<String>, PlanError> {
+                let names: Vec<String> = node
+                    .get(key)?
+                    .list()?
+                    .iter()
+                    .map(|n| n.str().map(str::to_owned))
+                    .collect::<Result<_, _>>()?;
+                let mut seen = HashSet::new();
+                match names.iter().find(|name| !seen.insert(name.as_str())) {
+                    Some(twice) => Err(PlanError::Split {
+                        path: path.to_owned(),
+                        fold: number,
+                        reason: format!("lists `{twice}` twice in \"{key}\""),
+                    }),
+                    None => Ok(names),
+                }
+            };
+            let fold = Fold { train: names("train")?, val: names("val")? };
+            if fold.train.is_empty() {
+                return Err(PlanError::Split {
+                    path: path.to_owned(),
+                    fold: number,
+                    reason: "trains on no case".to_owned(),
+                });
+            }
+            folds.push(fold);
+        }
+        Ok(Splits { folds })
+    }
+
+    /// Checks the folds of the file `path` against the cases of the dataset; returns what nnU-Net only warns of.
+    ///
+    /// # Errors
+    /// [`PlanError::Split`] if a fold names a case that the dataset does not have.
+    pub fn check<S: AsRef<str>>(&self, cases: &[S], path: &Path) -> Result<Vec<String>, PlanError> {
+        let known: HashSet<&str> = cases.iter().map(AsRef::as_ref).collect();
+        let mut warnings = Vec::new();
+        for (number, fold) in self.folds.iter().enumerate() {
+            let all = || fold.train.iter().chain(&fold.val).map(String::as_str);
+            let unknown: Vec<&str> = all().filter(|name| !known.contains(name)).collect();
+            if !unknown.is_empty() {
+                return Err(PlanError::Split {
+                    path: path.to_owned(),
+                    fold: number,
+                    reason: format!(
+                        "names {} that {} not in the dataset: {}",
+                        if unknown.len() == 1 {
+                            "a case".to_owned()
+                        } else {
+                            format!("{} cases", unknown.len())
+                        },
+                        if unknown.len() == 1 { "is" } else { "are" },
+                        some_of(&unknown)
+                    ),
+                });
+            }
+            let train: HashSet<&str> = fold.train.iter().map(String::as_str).collect();
+            let both: Vec<&str> = fold.val.iter().map(String::as_str).filter(|n| train.contains(n)).collect();
+            if !both.is_empty() {
+                warnings.push(format!(
+                    "fold {number} validates with cases that it trains on, so its score will be too high: {}",
+                    some_of(&both)
+                ));
+            }
+            let used: HashSet<&str> = all().collect();
+            let left: Vec<&str> = cases.iter().map(AsRef::as_ref).filter(|n| !used.contains(n)).collect();
+            if !left.is_empty() {
+                warnings.push(format!(
+                    "fold {number} uses neither for training nor validation: {}",
+                    some_of(&left)
+                ));
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// The fold `number`; beyond the folds there are, a random split of 80 to 20 that depends on the number alone.
+    ///
+    /// `cases` are all cases of the dataset.
+    ///
+    /// # Source
+    /// nnU-Net v2, `nnUNetTrainer.do_split`.
+    pub fn fold<S: AsRef<str>>(&self, number: usize, cases: &[S]) -> Fold {
+        if let Some(fold) = self.folds.get(number) {
+            return fold.clone();
+        }
+        let names = sorted(cases);
+        let mut random = RandomState::new(SEED.wrapping_add(number as u32));
+        let size = (names.len() as f64 * 0.8) as usize;
+        let chosen = random.choose(names.len(), size);
+        let trains: HashSet<u32> = chosen.iter().copied().collect();
+        Fold {
+            train: chosen.iter().map(|&i| names[i as usize].clone()).collect(),
+            val: (0..names.len())
+                .filter(|&i| !trains.contains(&(i as u32)))
+                .map(|i| names[i].clone())
+                .collect(),
+        }
+    }
+
+    /// Fold `all`: every case is trained on and validated with.
+    pub fn all<S: AsRef<str>>(cases: &[S]) -> Fold {
+        Fold { train: sorted(cases), val: sorted(cases) }
+    }
+
+    /// The text of `splits_final.json`, byte for byte as nnU-Net writes it.
+    pub fn to_json(&self) -> String {
+        let folds: Vec<Value> = self.folds.iter().map(|f| json!({"train": f.train, "val": f.val})).collect();
+        python_json(&Value::from(folds), KeyOrder::Sorted)
+    }
+
+    /// Writes `splits_final.json`.
+    ///
+    /// # Errors
+    /// [`PlanError::Volume`] if the file cannot be written; an older one is then left as it was.
+    pub fn write(&self, path: &Path) -> Result<(), PlanError> {
+        Ok(atomic::write(path, |file| file.write_all(self.to_json().as_bytes()))?)
+    }
+
+    /// Takes over a user's `splits_final.json` from the raw dataset, as planning does; nothing where there is none.
+    ///
+    /// # Errors
+    /// [`PlanError::SplitsDiffer`] if `to` exists and does not begin with the same folds; errors of reading and writing.
+    ///
+    /// # Source
+    /// nnU-Net v2, `_maybe_copy_splits_file`.
+    pub fn take_over(from: &Path, to: &Path) -> Result<(), PlanError> {
+        if !from.exists() {
+            return Ok(());
+        }
+        let theirs = Splits::read(from)?;
+        if !to.exists() {
+            return theirs.write(to);
+        }
+        let ours = Splits::read(to)?;
+        let set = |names: &[String]| names.iter().cloned().collect::<HashSet<_>>();
+        let same = |a: &Fold, b: &Fold| set(&a.train) == set(&b.train) && set(&a.val) == set(&b.val);
+        let differs = |&i: &usize| !ours.folds.get(i).is_some_and(|fold| same(fold, &theirs.folds[i]));
+        match (0..theirs.folds.len()).find(differs) {
+            Some(fold) => {
+                Err(PlanError::SplitsDiffer { source_path: from.to_owned(), path: to.to_owned(), fold })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn sorted<S: AsRef<str>>(cases: &[S]) -> Vec<String> {
+    let mut names: Vec<String> = cases.iter().map(|c| c.as_ref().to_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The first names of a list and how many more there are.
+pub(crate) fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(n: usize) -> Vec<String> {
+        (0..n).map(|i| format!("case_{i:04}")).collect()
+    }
+
+    fn numbers(names: &[String]) -> Vec<usize> {
+        names.iter().map(|n| n[5..].parse().expect("a number")).collect()
+    }
+
+    #[test]
+    fn five_folds_are_those_of_nnunet() {
+        let splits = Splits::five_folds(&names(10)).expect("enough cases");
+        let val: Vec<Vec<usize>> = splits.folds.iter().map(|f| numbers(&f.val)).collect();
+        assert_eq!(val, [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]]);
+        assert_eq!(numbers(&splits.folds[0].train), [1, 2, 3, 4, 5, 6, 8, 9]);
+
+        let brats = Splits::five_folds(&names(1251)).expect("enough cases");
+        let sizes: Vec<usize> = brats.folds.iter().map(|f| f.val.len()).collect();
+        assert_eq!(sizes, [251, 250, 250, 250, 250]);
+        let first: Vec<Vec<usize>> = brats.folds.iter().map(|f| numbers(&f.val[..8])).collect();
+        assert_eq!(first[0], [0, 6, 10, 17, 20, 22, 25, 29]);
+        assert_eq!(first[1], [3, 4, 7, 8, 14, 15, 26, 35]);
+        assert_eq!(first[2], [11, 21, 27, 31, 32, 37, 46, 48]);
+        assert_eq!(first[3], [2, 9, 12, 13, 18, 19, 24, 28]);
+        assert_eq!(first[4], [1, 5, 16, 23, 34, 36, 39, 42]);
+    }
+
+    #[test]
+    fn the_order_of_the_names_does_not_matter() {
+        let mut turned = names(12);
+        turned.reverse();
+        assert_eq!(
+            Splits::five_folds(&turned).expect("enough cases"),
+            Splits::five_folds(&names(12)).expect("enough cases")
+        );
+    }
+
+    #[test]
+    fn a_fold_beyond_the_file_is_a_random_split_of_80_to_20() {
+        let splits = Splits::five_folds(&names(10)).expect("enough cases");
+        let fold = splits.fold(5, &names(10));
+        assert_eq!(numbers(&fold.train), [0, 8, 4, 5, 3, 9, 7, 6]);
+        assert_eq!(numbers(&fold.val), [1, 2]);
+        assert_eq!(splits.fold(1, &names(10)), splits.folds[1]);
+        let all = Splits::all(&names(3));
+        assert_eq!((all.train.len(), all.val.len()), (3, 3));
+    }
+
+    #[test]
+    fn fewer_cases_than_folds_are_refused_with_a_remedy() {
+        let error = Splits::five_folds(&names(4)).expect_err("four cases");
+        assert_eq!(error.to_string(), "4 cases cannot be split into 5 folds");
+        assert!(error.hint().expect("a hint").contains("-f all"));
+    }
+}

@@ -1,0 +1,160 @@
+//! Which files belong to a dataset, and what is wrong with one that has none.
+
+use glioseg_plan::{Dataset, Fold, RawDataset, Splits};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// A dataset whose files are empty: only their names matter.
+fn made(description: &Value, files: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["imagesTr", "labelsTr"] {
+        std::fs::create_dir(folder.path().join(name)).expect("a folder");
+    }
+    std::fs::write(folder.path().join("dataset.json"), description.to_string()).expect("written");
+    for file in files {
+        std::fs::write(folder.path().join(file), "").expect("written");
+    }
+    folder
+}
+
+fn v2() -> Value {
+    json!({"channel_names": {"0": "t1", "1": "t2"}, "labels": {"background": 0, "tumor": 1},
+        "numTraining": 2, "file_ending": ".nii.gz"})
+}
+
+fn v1() -> Value {
+    json!({"name": "BRATS", "tensorImageSize": "4D", "modality": {"0": "FLAIR", "1": "T1w"},
+        "labels": {"0": "background", "1": "edema", "2": "core"}, "numTraining": 2, "numTest": 1,
+        "training": [{"image": "./imagesTr/b.nii.gz", "label": "./labelsTr/b.nii.gz"},
+                     {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+        "test": ["./imagesTs/c.nii.gz"]})
+}
+
+fn relative(folder: &Path, files: &[PathBuf]) -> Vec<String> {
+    let name = |f: &PathBuf| f.strip_prefix(folder).expect("inside").display().to_string();
+    files.iter().map(name).collect()
+}
+
+#[test]
+fn cases_and_channels_are_listed_in_order_and_strays_are_named() {
+    let folder = made(
+        &v2(),
+        &[
+            "imagesTr/b_0001.nii.gz",
+            "imagesTr/b_0000.nii.gz",
+            "imagesTr/a-x_0000.nii.gz",
+            "imagesTr/a-x_0001.nii.gz",
+            "imagesTr/readme.txt",
+            "imagesTr/c_01.nii.gz",
+            "imagesTr/._a_0000.nii.gz",
+            "labelsTr/a-x.nii.gz",
+            "labelsTr/d.nii.gz",
+        ],
+    );
+    let dataset = RawDataset::open(folder.path()).expect("a dataset");
+    assert_eq!(dataset.case_names(), ["a-x", "b"]);
+    assert_eq!(
+        relative(folder.path(), &dataset.cases[1].images),
+        ["imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz"]
+    );
+    assert_eq!(dataset.cases[1].labels, folder.path().join("labelsTr/b.nii.gz"));
+    assert_eq!(
+        relative(folder.path(), &dataset.strays),
+        ["imagesTr/c_01.nii.gz", "imagesTr/readme.txt", "labelsTr/d.nii.gz"]
+    );
+    assert_eq!((dataset.image_reader_writer(), dataset.description_v2()), ("SimpleITKIO", v2()));
+}
+
+#[test]
+fn linked_files_may_lie_anywhere() {
+    let mut description = v2();
+    description["dataset"] = json!({
+        "z": {"images": ["x/1.nii.gz", "/data/2.nii.gz"], "label": "y/l.nii.gz"},
+        "a": {"images": ["3.nii.gz"], "label": "$GLIOSEG_NO_SUCH_VARIABLE/l.nii.gz"}
+    });
+    let folder = made(&description, &[]);
+    let dataset = RawDataset::open(folder.path()).expect("a dataset");
+    assert_eq!(dataset.case_names(), ["z", "a"]);
+    assert_eq!(dataset.cases[0].images, [folder.path().join("x/1.nii.gz"), PathBuf::from("/data/2.nii.gz")]);
+    assert_eq!(dataset.cases[1].labels, folder.path().join("$GLIOSEG_NO_SUCH_VARIABLE/l.nii.gz"));
+}
+
+#[test]
+fn datasets_of_version_1_and_of_the_decathlon_are_taken_and_converted() {
+    let files =
+        ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b.nii.gz", "imagesTr/x_0000.nii.gz"];
+    let folder = made(&v1(), &files);
+    let dataset = RawDataset::open(folder.path()).expect("a dataset");
+    assert_eq!(dataset.case_names(), ["a", "b"]);
+    assert_eq!(relative(folder.path(), &dataset.cases[0].images), &files[..2]);
+    assert_eq!(relative(folder.path(), &dataset.cases[1].images), &files[2..3]);
+    assert_eq!(relative(folder.path(), &dataset.strays), &files[3..]);
+    let converted = dataset.description_v2();
+    assert_eq!(
+        converted,
+        json!({"name": "BRATS", "channel_names": {"0": "FLAIR", "1": "T1w"},
+            "labels": {"background": 0, "edema": 1, "core": 2}, "numTraining": 2, "file_ending": ".nii.gz"})
+    );
+    let again = Dataset::from_value(converted, Path::new("dataset.json")).expect("valid");
+    assert_eq!(again.labels, dataset.description.labels);
+}
+
+#[test]
+fn a_dataset_without_cases_says_what_was_found_instead() {
+    let open = |description: &Value, files: &[&str]| {
+        let folder = made(description, files);
+        let error = RawDataset::open(folder.path()).expect_err("nothing to train on");
+        let text = error.to_string().replace(&folder.path().display().to_string(), "DIR");
+        (text, error.hint().unwrap_or_default())
+    };
+    let (text, hint) = open(&v2(), &[]);
+    insta::assert_snapshot!(text, @"DIR holds no training case: there are no files in DIR/imagesTr");
+    assert!(hint.contains("imagesTr/CASE_0000.nii.gz"), "{hint}");
+    let (text, _) = open(&v2(), &["imagesTr/a.nii.gz", "imagesTr/b.nii.gz"]);
+    insta::assert_snapshot!(text, @"DIR holds no training case: no file in DIR/imagesTr is named like CASE_0000.nii.gz; there are 2 others, such as a.nii.gz");
+    let mut png = v2();
+    png["file_ending"] = json!(".png");
+    let (text, hint) = open(&png, &[]);
+    insta::assert_snapshot!(text, @r#"DIR/dataset.json: `file_ending` is ".png", but images are read as .nii.gz or .nii only"#);
+    assert!(hint.contains("convert"), "{hint}");
+    let error = RawDataset::open(Path::new("no/such/dataset")).expect_err("not there");
+    assert!(error.to_string().starts_with("cannot read no/such/dataset/dataset.json: "), "{error}");
+    assert!(error.hint().expect("a hint").contains("imagesTr"), "{error}");
+}
+
+#[test]
+fn folds_of_a_user_are_read_and_checked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(Splits::FILE);
+    let attempt = |value: Value| {
+        std::fs::write(&path, value.to_string()).expect("written");
+        Splits::read(&path).map_err(|e| e.to_string().replace(&folder.path().display().to_string(), "DIR"))
+    };
+    let cases = ["a", "b", "c"];
+    let splits =
+        attempt(json!([{"train": ["a", "b"], "val": ["c"]}, {"val": [], "train": ["c"]}])).expect("valid");
+    assert_eq!(splits.folds[1], Fold { train: vec!["c".into()], val: vec![] });
+    let warnings = splits.check(&cases, &path).expect("known cases");
+    assert_eq!(warnings, ["fold 1 uses neither for training nor validation: a, b"]);
+    let both = attempt(json!([{"train": ["a", "b", "c"], "val": ["c"]}])).expect("valid");
+    assert_eq!(
+        both.check(&cases, &path).expect("known cases"),
+        ["fold 0 validates with cases that it trains on, so its score will be too high: c"]
+    );
+    let unknown = attempt(json!([{"train": ["a", "x", "y"], "val": ["c"]}])).expect("valid");
+    let error = unknown.check(&cases, Path::new("splits_final.json")).expect_err("unknown cases");
+    insta::assert_snapshot!(error, @"splits_final.json: fold 0 names 2 cases that are not in the dataset: x, y");
+    assert!(error.hint().expect("a hint").contains("five folds"));
+    insta::assert_snapshot!(
+        attempt(json!([{"train": [], "val": ["c"]}])).expect_err("no case"),
+        @"DIR/splits_final.json: fold 0 trains on no case"
+    );
+    insta::assert_snapshot!(
+        attempt(json!([{"train": ["a", "a"], "val": ["c"]}])).expect_err("twice"),
+        @r#"DIR/splits_final.json: fold 0 lists `a` twice in "train""#
+    );
+    insta::assert_snapshot!(
+        attempt(json!([{"train": ["a"]}])).expect_err("no val"),
+        @"DIR/splits_final.json: `[0].val` is missing; there are train"
+    );
+}

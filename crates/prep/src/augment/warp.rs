@@ -1,0 +1,411 @@
+//! Sampling a patch at transformed coordinates.
+//!
+//! One row of the patch at a time: its coordinates, then every channel of the image and of the segmentation there.
+//! Stretches whose neighbours all lie inside the source, which is nearly everything, take a path without checks per
+//! neighbour. The linear path repeats torch's arithmetic in f32 step by step, because ties between labels depend on it.
+
+use super::math::vectorised;
+use super::spline;
+use super::{Patch, Source};
+use half::f16;
+
+/// Which coordinates of the source the voxels of a patch are sampled at.
+pub(super) struct Coordinates {
+    matrix: [[f64; 3]; 3],
+    pub(super) patch: [usize; 3],
+    full: [usize; 3],
+    offsets: Option<[Vec<f32>; 3]>,
+    /// What moves the mean of all coordinates to the centre.
+    shift: [f64; 3],
+}
+
+impl Coordinates {
+    pub(super) fn new(
+        matrix: [[f64; 3]; 3],
+        patch: [usize; 3],
+        source: &Source<'_>,
+        offsets: Option<[Vec<f32>; 3]>,
+    ) -> Coordinates {
+        // The grid is centred, so only the displacements can move the mean.
+        let mean = offsets.as_ref().map_or([0.0; 3], |fields| {
+            [0, 1, 2].map(|a| {
+                assert_eq!(fields[a].len(), patch.iter().product(), "one displacement per voxel");
+                fields[a].iter().map(|&v| f64::from(v)).sum::<f64>() / fields[a].len() as f64
+            })
+        });
+        let shift = matrix.map(|row| -(row[0] * mean[0] + row[1] * mean[1] + row[2] * mean[2]));
+        Coordinates { matrix, patch, full: source.full, offsets, shift }
+    }
+
+    /// Position on axis `a` of the centred grid.
+    fn grid(&self, a: usize, i: usize) -> f64 {
+        i as f64 - (self.patch[a] as f64 - 1.0) / 2.0
+    }
+
+    /// The displacements of a row.
+    fn displacement(&self, a: usize, row: usize) -> Option<&[f32]> {
+        let nx = self.patch[2];
+        self.offsets.as_ref().map(|fields| &fields[a][row * nx..(row + 1) * nx])
+    }
+
+    /// Coordinates of a row in the enlarged patch, in torch's arithmetic.
+    #[inline(always)]
+    fn row_f32(&self, row: usize, x_grid: &[f32], out: &mut [Vec<f32>; 3]) {
+        let ny = self.patch[1];
+        let (gz, gy) = (self.grid(0, row / ny) as f32, self.grid(1, row % ny) as f32);
+        for (d, out) in out.iter_mut().enumerate() {
+            let [a, b, c] = self.matrix[d].map(|v| v as f32);
+            let (shift, size) = (self.shift[d] as f32, self.full[d] as f32);
+            let half = size / 2.0;
+            let to_pixel = |v: f32| (((v + shift) / half + 1.0) * size - 1.0) / 2.0;
+            if let Some(((oz, oy), ox)) =
+                self.displacement(0, row).zip(self.displacement(1, row)).zip(self.displacement(2, row))
+            {
+                for x in 0..out.len() {
+                    let v = a * (gz + oz[x]) + b * (gy + oy[x]) + c * (x_grid[x] + ox[x]);
+                    out[x] = to_pixel(v);
+                }
+            } else {
+                let first = a * gz + b * gy;
+                for (v, g) in out.iter_mut().zip(x_grid) {
+                    *v = to_pixel(first + c * g);
+                }
+            }
+        }
+    }
+
+    /// Coordinates of a row in the enlarged patch, in f64.
+    #[inline(always)]
+    pub(super) fn row_f64(&self, row: usize, out: &mut [Vec<f64>; 3]) {
+        let ny = self.patch[1];
+        let (gz, gy) = (self.grid(0, row / ny), self.grid(1, row % ny));
+        let gx = -(self.patch[2] as f64 - 1.0) / 2.0;
+        for (d, out) in out.iter_mut().enumerate() {
+            let [a, b, c] = self.matrix[d];
+            let centre = self.full[d] as f64 / 2.0 - 0.5 + self.shift[d];
+            if let Some(((oz, oy), ox)) =
+                self.displacement(0, row).zip(self.displacement(1, row)).zip(self.displacement(2, row))
+            {
+                for x in 0..out.len() {
+                    let (dz, dy, dx) = (f64::from(oz[x]), f64::from(oy[x]), f64::from(ox[x]));
+                    out[x] = a * (gz + dz) + b * (gy + dy) + c * (gx + x as f64 + dx) + centre;
+                }
+            } else {
+                for (x, v) in out.iter_mut().enumerate() {
+                    *v = a * gz + b * gy + c * (gx + x as f64) + centre;
+                }
+            }
+        }
+    }
+}
+
+/// The neighbours of a row of coordinates.
+struct Taps {
+    /// Lower neighbour per axis, relative to what was read.
+    low: [Vec<i32>; 3],
+    /// Weight of the upper neighbour per axis.
+    up: [Vec<f32>; 3],
+    /// Index of the lower neighbour, where all neighbours were read.
+    index: Vec<u32>,
+    /// All neighbours were read.
+    inside: Vec<bool>,
+}
+
+impl Taps {
+    fn new(n: usize) -> Taps {
+        Taps {
+            low: [(); 3].map(|()| vec![0; n]),
+            up: [(); 3].map(|()| vec![0.0; n]),
+            index: vec![0; n],
+            inside: vec![false; n],
+        }
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, at: &[Vec<f32>; 3], shape: [usize; 3], origin: [usize; 3], planar: bool) {
+        for a in 0..3 {
+            let origin = origin[a] as i32;
+            // Far outside is far outside, however far.
+            let limit = (shape[a] + origin as usize + 4) as f32;
+            for ((low, up), &v) in self.low[a].iter_mut().zip(&mut self.up[a]).zip(&at[a]) {
+                let v = v.max(-4.0).min(limit);
+                let floor = v.floor();
+                *low = floor as i32 - origin;
+                *up = v - floor;
+            }
+        }
+        let [nz, ny, nx] = shape.map(|n| n as i32);
+        // Planar transforms keep to their slice and need no upper neighbour along axis 0.
+        let top = if planar { nz } else { nz - 1 };
+        for x in 0..self.index.len() {
+            let (z, y, c) = (self.low[0][x], self.low[1][x], self.low[2][x]);
+            self.inside[x] = (z >= 0) & (z < top) & (y >= 0) & (y < ny - 1) & (c >= 0) & (c < nx - 1);
+            self.index[x] = z.wrapping_mul(ny).wrapping_add(y).wrapping_mul(nx).wrapping_add(c) as u32;
+        }
+    }
+
+    /// Calls `f` with every maximal stretch and whether it is inside.
+    #[inline(always)]
+    fn stretches(&self, mut f: impl FnMut(std::ops::Range<usize>, bool)) {
+        let mut start = 0;
+        while start < self.inside.len() {
+            let inside = self.inside[start];
+            let len = self.inside[start..].iter().take_while(|&&i| i == inside).count();
+            f(start..start + len, inside);
+            start += len;
+        }
+    }
+
+    /// The neighbours of position `x`, lower before upper, x fastest: index if it was read, and weight as torch has it.
+    fn neighbours(&self, x: usize, shape: [usize; 3]) -> [(Option<usize>, f32); 8] {
+        let low = [0, 1, 2].map(|a| self.low[a][x]);
+        let up = [0, 1, 2].map(|a| self.up[a][x]);
+        std::array::from_fn(|corner| {
+            let bit = [corner >> 2 & 1, corner >> 1 & 1, corner & 1];
+            let at = [0, 1, 2].map(|a| low[a] + bit[a] as i32);
+            let read = (0..3).all(|a| (0..shape[a] as i32).contains(&at[a]));
+            let index =
+                read.then(|| (at[0] as usize * shape[1] + at[1] as usize) * shape[2] + at[2] as usize);
+            let side = |a: usize| if bit[a] == 1 { up[a] } else { 1.0 - up[a] };
+            (index, side(2) * side(1) * side(0))
+        })
+    }
+}
+
+/// Samples as batchgeneratorsv2: image linear with zeros outside, label with the largest score, `pad` outside.
+pub(super) fn linear(source: &Source<'_>, coordinates: &Coordinates, planar: bool, pad: i16) -> Patch {
+    let (from, shape) = (source.patch, coordinates.patch);
+    let voxels = shape.iter().product::<usize>();
+    let mut out = Patch {
+        shape,
+        data: vec![0.0; from.channels() * voxels],
+        seg: vec![0; from.seg_channels() * voxels],
+    };
+    vectorised(
+        #[inline(always)]
+        || {
+            if planar {
+                linear_rows::<true>(source, coordinates, pad, &mut out);
+            } else {
+                linear_rows::<false>(source, coordinates, pad, &mut out);
+            }
+        },
+    );
+    out
+}
+
+#[inline(always)]
+fn linear_rows<const PLANAR: bool>(
+    source: &Source<'_>,
+    coordinates: &Coordinates,
+    pad: i16,
+    out: &mut Patch,
+) {
+    let from = source.patch;
+    let (voxels, nx) = (out.voxels(), out.shape[2]);
+    let x_grid: Vec<f32> = (0..nx).map(|x| coordinates.grid(2, x) as f32).collect();
+    let mut at = [(); 3].map(|()| vec![0f32; nx]);
+    let mut taps = Taps::new(nx);
+    for row in 0..voxels / nx {
+        coordinates.row_f32(row, &x_grid, &mut at);
+        if PLANAR {
+            // torch samples every slice on its own.
+            at[0].fill((row / out.shape[1]) as f32);
+        }
+        taps.fill(&at, from.shape, source.origin, PLANAR);
+        for (src, out) in from.data.chunks_exact(from.voxels()).zip(out.data[row * nx..].chunks_mut(voxels)) {
+            image_row::<PLANAR>(src, from.shape, &taps, &mut out[..nx]);
+        }
+        for (src, out) in from.seg.chunks_exact(from.voxels()).zip(out.seg[row * nx..].chunks_mut(voxels)) {
+            label_row::<PLANAR>(src, source, pad, &taps, &at, &mut out[..nx]);
+        }
+    }
+}
+
+#[inline(always)]
+fn image_row<const PLANAR: bool>(src: &[f32], shape: [usize; 3], taps: &Taps, out: &mut [f32]) {
+    let (row, plane) = (shape[2], shape[1] * shape[2]);
+    let span = if PLANAR { row + 2 } else { plane + row + 2 };
+    taps.stretches(
+        #[inline(always)]
+        |range, inside| {
+            if inside {
+                let [uz, uy, ux] = [0, 1, 2].map(|a| &taps.up[a][range.clone()]);
+                let index = &taps.index[range.clone()];
+                let out = &mut out[range];
+                for x in 0..out.len() {
+                    let first = index[x] as usize;
+                    let s = &src[first..first + span];
+                    let low = s[0] + ux[x] * (s[1] - s[0]);
+                    let high = s[row] + ux[x] * (s[row + 1] - s[row]);
+                    let front = low + uy[x] * (high - low);
+                    out[x] = if PLANAR {
+                        front
+                    } else {
+                        let t = &s[plane..];
+                        let low = t[0] + ux[x] * (t[1] - t[0]);
+                        let high = t[row] + ux[x] * (t[row + 1] - t[row]);
+                        front + uz[x] * (low + uy[x] * (high - low) - front)
+                    };
+                }
+            } else {
+                for x in range {
+                    let near = taps.neighbours(x, shape);
+                    out[x] = near.iter().filter_map(|&(i, w)| i.map(|i| src[i] * w)).sum();
+                }
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn label_row<const PLANAR: bool>(
+    src: &[i16],
+    source: &Source<'_>,
+    pad: i16,
+    taps: &Taps,
+    at: &[Vec<f32>; 3],
+    out: &mut [i16],
+) {
+    let shape = source.patch.shape;
+    let (row, plane) = (shape[2], shape[1] * shape[2]);
+    let span = if PLANAR { row + 2 } else { plane + row + 2 };
+    let slow = |x: usize| {
+        let near = taps.neighbours(x, shape);
+        let nearest = || {
+            let i = [0, 1, 2].map(|a| at[a][x].round_ties_even() as i32 - source.origin[a] as i32);
+            let read = (0..3).all(|a| (0..shape[a] as i32).contains(&i[a]));
+            if read {
+                src[(i[0] as usize * shape[1] + i[1] as usize) * shape[2] + i[2] as usize]
+            } else {
+                pad
+            }
+        };
+        best_label(&near.map(|(i, w)| (i.map_or(pad, |i| src[i]), w)), nearest)
+    };
+    taps.stretches(
+        #[inline(always)]
+        |range, inside| {
+            for x in range {
+                out[x] = if inside {
+                    let first = taps.index[x] as usize;
+                    let s = &src[first..first + span];
+                    let mut differ = (s[0] ^ s[1]) | (s[0] ^ s[row]) | (s[0] ^ s[row + 1]);
+                    if !PLANAR {
+                        let t = &s[plane..];
+                        differ |= (s[0] ^ t[0]) | (s[0] ^ t[1]) | (s[0] ^ t[row]) | (s[0] ^ t[row + 1]);
+                    }
+                    if differ == 0 { s[0] } else { slow(x) }
+                } else {
+                    slow(x)
+                };
+            }
+        },
+    );
+}
+
+/// The label with the largest score, the lowest of several; but if the nearest neighbour is one of them, that one.
+///
+/// Scores are thousandths, rounded to half precision.
+///
+/// # Source
+/// batchgeneratorsv2, `SpatialTransform._apply_to_segmentation`.
+fn best_label(near: &[(i16, f32); 8], nearest: impl FnOnce() -> i16) -> i16 {
+    let score = |label: i16| {
+        let sum = near.iter().filter(|n| n.0 == label).fold(0f32, |sum, n| sum + 1000.0 * n.1);
+        f16::from_f32(sum)
+    };
+    let mut best = (i16::MAX, f16::NEG_INFINITY);
+    let mut tied = 0;
+    for (k, &(label, _)) in near.iter().enumerate() {
+        if near[..k].iter().any(|n| n.0 == label) {
+            continue;
+        }
+        let s = score(label);
+        if s > best.1 {
+            best = (label, s);
+            tied = 1;
+        } else if s == best.1 {
+            best.0 = best.0.min(label);
+            tied += 1;
+        }
+    }
+    if tied > 1 {
+        let nearest = nearest();
+        if near.iter().any(|n| n.0 == nearest) && score(nearest) == best.1 {
+            return nearest;
+        }
+    }
+    best.0
+}
+
+/// Samples as batchgenerators: image by cubic spline, 0 outside; label with the largest linear score, `pad` outside.
+pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16) -> Patch {
+    let (from, shape) = (source.patch, coordinates.patch);
+    assert_eq!(from.shape, source.full, "a spline needs the whole enlarged patch");
+    let (voxels, nx) = (shape.iter().product::<usize>(), shape[2]);
+    let mut out = Patch {
+        shape,
+        data: vec![0.0; from.channels() * voxels],
+        seg: vec![pad; from.seg_channels() * voxels],
+    };
+    let mut coefficients = Vec::new();
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut at = [(); 3].map(|()| vec![0f64; nx]);
+            for (src, out) in from.data.chunks_exact(from.voxels()).zip(out.data.chunks_exact_mut(voxels)) {
+                coefficients.clear();
+                coefficients.extend_from_slice(src);
+                spline::prefilter(&mut coefficients, from.shape);
+                for (row, out) in out.chunks_exact_mut(nx).enumerate() {
+                    coordinates.row_f64(row, &mut at);
+                    spline::evaluate(&coefficients, from.shape, &at, out);
+                }
+            }
+            for (src, out) in from.seg.chunks_exact(from.voxels()).zip(out.seg.chunks_exact_mut(voxels)) {
+                for (row, out) in out.chunks_exact_mut(nx).enumerate() {
+                    coordinates.row_f64(row, &mut at);
+                    for (x, out) in out.iter_mut().enumerate() {
+                        *out = scipy_label(src, from.shape, [at[0][x], at[1][x], at[2][x]], pad);
+                    }
+                }
+            }
+        },
+    );
+    out
+}
+
+/// The label with the largest linear score at a coordinate; `pad` outside.
+///
+/// # Source
+/// batchgenerators 0.25, `_resample_seg_by_argmax` on `scipy.ndimage.map_coordinates`.
+fn scipy_label(src: &[i16], shape: [usize; 3], at: [f64; 3], pad: i16) -> i16 {
+    if (0..3).any(|a| at[a] < 0.0 || at[a] > (shape[a] - 1) as f64) {
+        return pad;
+    }
+    let low = at.map(|v| v as usize);
+    let high = [0, 1, 2].map(|a| (low[a] + 1).min(shape[a] - 1));
+    let up = [0, 1, 2].map(|a| at[a] - low[a] as f64);
+    let index = |z: usize, y: usize, x: usize| (z * shape[1] + y) * shape[2] + x;
+    let near: [(i16, f64); 8] = std::array::from_fn(|corner| {
+        let bit = [corner >> 2 & 1, corner >> 1 & 1, corner & 1];
+        let i = [0, 1, 2].map(|a| if bit[a] == 1 { high[a] } else { low[a] });
+        let side = |a: usize| if bit[a] == 1 { up[a] } else { 1.0 - up[a] };
+        (src[index(i[0], i[1], i[2])], side(0) * side(1) * side(2))
+    });
+    if near.iter().all(|n| n.0 == near[0].0) {
+        return near[0].0;
+    }
+    let score = |label: i16| near.iter().filter(|n| n.0 == label).map(|n| n.1).sum::<f64>();
+    let mut best = (i16::MAX, f64::NEG_INFINITY);
+    for (label, _) in near {
+        let s = score(label);
+        if s > best.1 || (s.total_cmp(&best.1).is_eq() && label < best.0) {
+            best = (label, s);
+        }
+    }
+    let i = at.map(|v| (v + 0.5).floor() as usize);
+    let nearest = src[index(i[0], i[1], i[2])];
+    if score(nearest).total_cmp(&best.1).is_eq() { nearest } else { best.0 }
+}
