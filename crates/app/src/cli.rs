@@ -65,6 +65,9 @@ pub(crate) struct Predict {
     /// Do not average over mirrored tiles: 8 times faster, a little less accurate
     #[arg(long, help_heading = "Computation")]
     pub(crate) no_mirroring: bool,
+    /// Precision of the sums over tiles and folds: half gives nnU-Net's own numbers, single does not round
+    #[arg(long, value_enum, default_value = "half", help_heading = "Computation")]
+    pub(crate) accumulation: Accumulation,
     /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
@@ -92,6 +95,14 @@ pub(crate) enum Checkpoint {
     Final,
     /// The one with the best validation score
     Best,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accumulation {
+    /// nnU-Net's own
+    Half,
+    /// Twice the memory, no rounding at the corners of tiles
+    Single,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use glioseg_engine::infer::{self, CaseRecord, CaseStatus, Event, PredictOptions, PredictSummary};
+use glioseg_engine::infer::{self, Accumulation, CaseRecord, CaseStatus, Event, PredictOptions, PredictSummary};
 use glioseg_engine::model::{CheckpointChoice, Model};
 
 use super::{Outcome, peak_memory, print};
-use crate::cli::{Checkpoint, Device, Predict};
+use crate::cli::{self, Checkpoint, Device, Predict};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -21,6 +21,10 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         skip_finished: options.continue_,
         step: options.step,
         mirroring: !options.no_mirroring,
+        accumulation: match options.accumulation {
+            cli::Accumulation::Half => Accumulation::Half,
+            cli::Accumulation::Single => Accumulation::Single,
+        },
         save_probabilities: options.save_probabilities,
         device: match options.device {
             Device::Cpu => burn::tensor::Device::flex(),

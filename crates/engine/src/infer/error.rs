@@ -8,6 +8,7 @@ use glioseg_prep::PrepError;
 use glioseg_volume::VolumeError;
 use thiserror::Error;
 
+use super::Accumulation;
 use crate::cases::CaseError;
 
 /// Why a case, or a whole prediction, could not be done.
@@ -36,12 +37,14 @@ pub enum InferError {
         found: usize,
     },
     /// NaN or infinity from the network.
-    #[error("the network gave {count} NaN or infinite logits of {total}")]
+    #[error("{count} logits of {total} are NaN or infinite (sums in {} precision)", precision.name())]
     NonFiniteLogits {
         /// How many.
         count: usize,
         /// Of how many.
         total: usize,
+        /// Precision of the running sums.
+        precision: Accumulation,
     },
     /// The folder is not a model.
     #[error("{} is not a model folder: {reason}", path.display())]
@@ -153,6 +156,11 @@ impl InferError {
             Self::Plan(e) => e.hint(),
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
+            Self::NonFiniteLogits { precision: Accumulation::Half, .. } => Some(
+                "very large logits overflow half precision: try --accumulation single; if that fails too, the weights or the \
+                 image are damaged"
+                    .into(),
+            ),
             Self::NonFiniteLogits { .. } => Some(
                 "are the weights damaged, or the image's values far outside what the model was trained on? \
                  `glioseg info` on checkpoint and image tells"

@@ -9,7 +9,11 @@ use glioseg_plan::Labels;
 use glioseg_prep::CaseProperties;
 use glioseg_volume::crop;
 use glioseg_volume::resample::{Order, ResampleOptions, resample_slabs};
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
+
+use super::Accumulation;
 
 /// How outputs become labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +171,16 @@ pub(crate) struct Logits<'a> {
     pub(crate) properties: &'a CaseProperties,
     /// How logits are resampled to the box; `None` leaves them as they are.
     pub(crate) resampling: Option<&'a ResampleOptions>,
+    /// Precision of resampled logits: nnU-Net keeps them in half too, which makes equal logits, and so ties, more frequent.
+    pub(crate) precision: Accumulation,
+}
+
+fn round_to_half(values: &[f32]) -> Vec<f32> {
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    let mut rounded = vec![0f32; values.len()];
+    halves.convert_to_f32_slice(&mut rounded);
+    rounded
 }
 
 /// Voxels that one thread works on at a time.
@@ -186,6 +200,7 @@ impl Logits<'_> {
         let channels: Vec<&[f32]> = self.values.chunks(self.shape.iter().product()).collect();
         assert_eq!(channels.len(), outputs, "logits of another number of outputs");
         let same = ResampleOptions::uniform(Order::Linear);
+        let round = self.precision == Accumulation::Half && self.shape != to;
         let mut rest = out;
         let done: Result<(), Infallible> =
             resample_slabs(&channels, self.shape, to, self.resampling.unwrap_or(&same), |range, slab| {
@@ -199,7 +214,11 @@ impl Logits<'_> {
                 pieces.par_iter_mut().enumerate().for_each(|(i, piece)| {
                     let part = i * CHUNK..(i * CHUNK + CHUNK).min(voxels);
                     let logits: Vec<&[f32]> = slab.iter().map(|c| &c[part.clone()]).collect();
-                    work(&logits, piece);
+                    if !round {
+                        return work(&logits, piece);
+                    }
+                    let rounded: Vec<Vec<f32>> = logits.iter().map(|c| round_to_half(c)).collect();
+                    work(&rounded.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece);
                 });
                 Ok(())
             });
@@ -293,7 +312,7 @@ mod tests {
     }
 
     fn logits<'a>(values: &'a [f32], shape: [usize; 3], properties: &'a CaseProperties) -> Logits<'a> {
-        Logits { values, shape, properties, resampling: None }
+        Logits { values, shape, properties, resampling: None, precision: Accumulation::Half }
     }
 
     #[test]
@@ -365,7 +384,13 @@ mod tests {
         };
         let values: Vec<f32> = (0..2 * 45 * 40 * 35).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
         let resampling = ResampleOptions::uniform(Order::Linear);
-        let logits = Logits { values: &values, shape: [45, 40, 35], properties: &properties, resampling: Some(&resampling) };
+        let logits = Logits {
+            values: &values,
+            shape: [45, 40, 35],
+            properties: &properties,
+            resampling: Some(&resampling),
+            precision: Accumulation::Half,
+        };
         let direct = logits.segment(&decision);
         let mut sum = ProbabilitySum::default();
         sum.add(logits.probabilities(&decision));

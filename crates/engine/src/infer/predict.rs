@@ -19,7 +19,7 @@ use indexmap::IndexMap;
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
 use super::output::write_probabilities;
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
-use super::{Image, InferError, LogitSum, WindowOptions};
+use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
 use crate::model::{CheckpointChoice, Folds, Model};
 
@@ -63,6 +63,8 @@ pub struct PredictOptions {
     pub step: f64,
     /// Average over mirrored tiles, where the model allows it.
     pub mirroring: bool,
+    /// Precision of the running sums.
+    pub accumulation: Accumulation,
     /// Also write `CASE.npz`.
     pub save_probabilities: bool,
     /// What computes.
@@ -245,6 +247,7 @@ fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions
         checkpoint: options.checkpoint.stem().into(),
         step: options.step,
         mirroring: options.mirroring,
+        accumulation: options.accumulation.name().into(),
         device: options.device_name.clone(),
         threads: rayon::current_num_threads(),
     };
@@ -516,9 +519,9 @@ fn predict_case(
     let mut probabilities = ProbabilitySum::default();
     let mut only = None;
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
-        let logits = predict_logits(at, model, window, &prepared, networks, observer)?;
+        let logits = predict_logits(at, model, window, &prepared, networks, options.accumulation, observer)?;
         if options.save_probabilities || models.len() > 1 {
-            probabilities.add(with_logits(&logits, &prepared, model, |l, d| l.probabilities(d)));
+            probabilities.add(with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.probabilities(d)));
         } else {
             only = Some(ToWrite::Logits { logits, prepared });
         }
@@ -540,10 +543,11 @@ fn predict_logits(
     window: &WindowOptions,
     prepared: &PreparedCase,
     networks: &Networks,
+    accumulation: Accumulation,
     observer: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Vec<f32>, InferError> {
     let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
-    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window)?;
+    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, accumulation)?;
     networks.for_each_fold(at, model, |network| {
         sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || observer(Event::Pass))
     })?;
@@ -563,11 +567,12 @@ fn with_logits<T>(
     values: &[f32],
     prepared: &PreparedCase,
     model: &Model,
+    precision: Accumulation,
     work: impl FnOnce(&Logits<'_>, &Decision) -> T,
 ) -> T {
     let properties = &prepared.properties;
     let resampling = properties.probabilities_resampling(&model.configuration);
-    let logits = Logits { values, shape: prepared.shape, properties, resampling: resampling.as_ref() };
+    let logits = Logits { values, shape: prepared.shape, properties, resampling: resampling.as_ref(), precision };
     work(&logits, &Decision::new(&model.dataset.labels))
 }
 
@@ -580,7 +585,7 @@ fn write_case(
     let start = Instant::now();
     let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
     let segmentation = match result {
-        ToWrite::Logits { logits, prepared } => with_logits(&logits, &prepared, model, |l, d| l.segment(d)),
+        ToWrite::Logits { logits, prepared } => with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.segment(d)),
         ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
     };
     let Segmentation { labels, probabilities } = segmentation;

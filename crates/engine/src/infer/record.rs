@@ -68,6 +68,8 @@ pub struct Settings {
     pub step: f64,
     /// Whether tiles were mirrored.
     pub mirroring: bool,
+    /// Precision of the running sums, `half` or `single`.
+    pub accumulation: String,
     /// What computed.
     pub device: String,
     /// Threads that computed.
@@ -161,6 +163,7 @@ mod tests {
                 checkpoint: "final".into(),
                 step: 0.5,
                 mirroring: true,
+                accumulation: "half".into(),
                 device: "cpu".into(),
                 threads: 1,
             },

@@ -1,10 +1,13 @@
 //! Sliding-window prediction: tiles, mirroring and one running sum.
 //!
-//! The decision that shaped it: one `f32` sum of weighted logits and one sum of weights serve every tile, fold and mirrored
-//! pass, so memory does not grow with their number. nnU-Net keeps the same sums in half precision, which rounds logits where only
-//! tile corners contribute; the sums here are not rounded. The order of additions is fixed, so the result does not depend
-//! on the number of threads. What the network is stays outside: a closure from a patch to its logits.
+//! The decision that shaped it: one sum of weighted logits and one sum of weights serve every tile and mirrored pass of a fold,
+//! and one sum of mean logits every fold, so memory does not grow with their number. The sums are kept in half precision, as
+//! nnU-Net keeps them ([`Accumulation::Half`]), because the rounding shows: where only the corners of tiles contribute, logits become
+//! whole numbers. [`Accumulation::Single`] does not round. The order of additions is fixed, so the result does not depend on the
+//! number of threads. What the network is stays outside: a closure from a patch to its logits.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
 use super::{Grid, InferError, gaussian_weights};
@@ -31,13 +34,111 @@ pub struct WindowOptions {
     pub mirror_axes: Vec<usize>,
 }
 
-/// The running sums of one case: weighted logits, and weights.
+/// Precision of the running sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accumulation {
+    /// Half precision, nnU-Net's own: its numbers, and half the memory.
+    #[default]
+    Half,
+    /// Single precision: no rounding where tiles hardly overlap, no overflow of large logits.
+    Single,
+}
+
+impl Accumulation {
+    /// The name on the command line and in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Half => "half",
+            Self::Single => "single",
+        }
+    }
+}
+
+/// Running sums of either precision; sums are made in `f32` and rounded when they are put back.
+#[derive(Debug)]
+enum Sums {
+    Half(Vec<f16>),
+    Single(Vec<f32>),
+}
+
+impl Sums {
+    fn zeros(precision: Accumulation, len: usize) -> Self {
+        match precision {
+            Accumulation::Half => Self::Half(vec![f16::ZERO; len]),
+            Accumulation::Single => Self::Single(vec![0.0; len]),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Half(v) => v.is_empty(),
+            Self::Single(v) => v.is_empty(),
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::Half(v) => v.par_chunks_mut(BLOCK).for_each(|v| v.fill(f16::ZERO)),
+            Self::Single(v) => v.par_chunks_mut(BLOCK).for_each(|v| v.fill(0.0)),
+        }
+    }
+
+    /// Calls `change` with the values `size` at a time: the number of the piece, its values as `f32`; what it makes of them is kept.
+    ///
+    /// `wanted` tells which pieces change at all.
+    fn change(&mut self, size: usize, wanted: impl Fn(usize) -> bool + Sync, change: impl Fn(usize, &mut [f32]) + Sync) {
+        match self {
+            Self::Single(v) => {
+                v.par_chunks_mut(size).enumerate().filter(|(i, _)| wanted(*i)).for_each(|(i, v)| change(i, v));
+            }
+            Self::Half(v) => v.par_chunks_mut(size).enumerate().filter(|(i, _)| wanted(*i)).for_each_init(
+                || vec![0f32; size],
+                |buffer, (i, v)| {
+                    let buffer = &mut buffer[..v.len()];
+                    v.convert_to_f32_slice(buffer);
+                    change(i, buffer);
+                    v.convert_from_f32_slice(buffer);
+                },
+            ),
+        }
+    }
+
+    /// Values `start` to `start + out.len()` as `f32`.
+    fn read(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Self::Half(v) => v[start..start + out.len()].convert_to_f32_slice(out),
+            Self::Single(v) => out.copy_from_slice(&v[start..start + out.len()]),
+        }
+    }
+
+    fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::Single(v) => v,
+            Self::Half(v) => {
+                let mut out = vec![0f32; v.len()];
+                out.par_chunks_mut(BLOCK).zip(v.par_chunks(BLOCK)).for_each(|(out, v)| v.convert_to_f32_slice(out));
+                out
+            }
+        }
+    }
+}
+
+/// Values that one thread works on at a time where no shape says it.
+const BLOCK: usize = 1 << 15;
+
+/// The running sums of one case.
 #[derive(Debug)]
 pub struct LogitSum {
     channels: usize,
     grid: Grid,
-    sum: Vec<f32>,
-    weight: Vec<f32>,
+    precision: Accumulation,
+    /// Weighted logits of the present fold.
+    sum: Sums,
+    /// Weights of the present fold.
+    weight: Sums,
+    /// Mean logits of the folds before, summed.
+    total: Sums,
+    folds: usize,
     tile_weights: Vec<f32>,
     mirrors: Vec<Vec<usize>>,
 }
@@ -59,13 +160,21 @@ impl LogitSum {
     ///
     /// # Errors
     /// [`InferError::Step`] for a step outside `0 < step <= 1`; [`InferError::TileLargerThanVolume`] for an empty tile.
-    pub fn new(channels: usize, shape: [usize; 3], options: &WindowOptions) -> Result<Self, InferError> {
+    pub fn new(
+        channels: usize,
+        shape: [usize; 3],
+        options: &WindowOptions,
+        precision: Accumulation,
+    ) -> Result<Self, InferError> {
         let grid = Grid::new(shape, options.tile, options.step)?;
         let voxels: usize = shape.iter().product();
         Ok(Self {
             channels,
-            sum: vec![0.0; channels * voxels],
-            weight: vec![0.0; voxels],
+            precision,
+            sum: Sums::zeros(precision, channels * voxels),
+            weight: Sums::zeros(precision, voxels),
+            total: Sums::zeros(precision, 0),
+            folds: 0,
             tile_weights: gaussian_weights(options.tile),
             mirrors: mirror_combinations(&options.mirror_axes),
             grid,
@@ -77,7 +186,7 @@ impl LogitSum {
         self.grid.len() * self.mirrors.len()
     }
 
-    /// Adds one network's logits of the whole case.
+    /// Adds the logits of one fold's network for the whole case.
     ///
     /// `network` maps a patch `[1, c, z, y, x]` (as a vector and its shape) to logits `[1, channels, z, y, x]`;
     /// `progress` is told after every pass.
@@ -93,6 +202,13 @@ impl LogitSum {
         assert_eq!(image.shape, self.grid.shape, "the sums are for another volume");
         let tile = self.grid.tile;
         let voxels: usize = tile.iter().product();
+        if self.sum.is_empty() {
+            let volume: usize = self.grid.shape.iter().product();
+            self.sum = Sums::zeros(self.precision, self.channels * volume);
+        } else {
+            self.sum.clear();
+        }
+        self.weight.clear();
         let starts: Vec<_> = self.grid.starts().collect();
         let share = 1.0 / self.mirrors.len() as f32;
         for start in starts {
@@ -114,6 +230,7 @@ impl LogitSum {
                 self.accumulate(&logits, share, start, inside);
             }
         }
+        self.end_fold();
         Ok(())
     }
 
@@ -121,31 +238,31 @@ impl LogitSum {
     fn accumulate(&mut self, logits: &[f32], share: f32, start: [isize; 3], inside: [[usize; 2]; 3]) {
         let (tile, shape) = (self.grid.tile, self.grid.shape);
         let weights = &self.tile_weights;
-        let (tile_voxels, voxels) = (tile.iter().product::<usize>(), shape.iter().product::<usize>());
+        let tile_voxels: usize = tile.iter().product();
         let plane = shape[1] * shape[2];
         let [[z0, z1], [y0, y1], [x0, x1]] = inside;
-        // Row of the tile, and where the same row begins in the volume.
-        let rows = |z: usize| {
+        let first = (start[0] + z0 as isize) as usize;
+        // The plane's own number, and the same rows of the tile and of the plane.
+        let reaches = |i: usize| (first..first + (z1 - z0)).contains(&(i % shape[0]));
+        let rows = |i: usize| {
+            let z = i % shape[0] - first + z0;
             (y0..y1).map(move |y| {
                 let tile_row = (z * tile[1] + y) * tile[2];
-                let volume_row = (start[1] + y as isize) as usize * shape[2] + (start[2] + x0 as isize) as usize;
-                (tile_row + x0..tile_row + x1, volume_row)
+                let row = (start[1] + y as isize) as usize * shape[2] + (start[2] + x0 as isize) as usize;
+                (tile_row + x0..tile_row + x1, row)
             })
         };
-        let first = (start[0] + z0 as isize) as usize;
-        let slices = first..first + (z1 - z0);
-        self.sum.par_chunks_mut(voxels).zip(logits.par_chunks(tile_voxels)).for_each(|(sum, logits)| {
-            sum.par_chunks_mut(plane).enumerate().filter(|(z, _)| slices.contains(z)).for_each(|(z, sum)| {
-                for (tile_row, row) in rows(z - first + z0) {
-                    let sum = &mut sum[row..row + tile_row.len()];
-                    for ((s, &l), &w) in sum.iter_mut().zip(&logits[tile_row.clone()]).zip(&weights[tile_row]) {
-                        *s += l * share * w;
-                    }
+        self.sum.change(plane, reaches, |i, sum| {
+            let logits = &logits[i / shape[0] * tile_voxels..][..tile_voxels];
+            for (tile_row, row) in rows(i) {
+                let sum = &mut sum[row..row + tile_row.len()];
+                for ((s, &l), &w) in sum.iter_mut().zip(&logits[tile_row.clone()]).zip(&weights[tile_row]) {
+                    *s += l * share * w;
                 }
-            });
+            }
         });
-        self.weight.par_chunks_mut(plane).enumerate().filter(|(z, _)| slices.contains(z)).for_each(|(z, sum)| {
-            for (tile_row, row) in rows(z - first + z0) {
+        self.weight.change(plane, reaches, |i, sum| {
+            for (tile_row, row) in rows(i) {
                 for (s, &w) in sum[row..row + tile_row.len()].iter_mut().zip(&weights[tile_row]) {
                     *s += w;
                 }
@@ -153,29 +270,48 @@ impl LogitSum {
         });
     }
 
-    /// The mean logits, `[channels, z, y, x]`.
+    /// Divides the fold's sum by its weights and adds it to the folds before.
+    fn end_fold(&mut self) {
+        let plane = self.grid.shape[1] * self.grid.shape[2];
+        let (weight, planes) = (&self.weight, self.grid.shape[0]);
+        self.sum.change(plane, |_| true, |i, sum| {
+            let mut weights = vec![0f32; plane];
+            weight.read(i % planes * plane, &mut weights);
+            sum.iter_mut().zip(&weights).for_each(|(s, w)| *s /= w);
+        });
+        self.folds += 1;
+        if self.folds == 1 {
+            self.total = std::mem::replace(&mut self.sum, Sums::zeros(self.precision, 0));
+            return;
+        }
+        let fold = &self.sum;
+        self.total.change(plane, |_| true, |i, total| {
+            let mut mean = vec![0f32; plane];
+            fold.read(i * plane, &mut mean);
+            total.iter_mut().zip(&mean).for_each(|(t, m)| *t += m);
+        });
+    }
+
+    /// The mean logits of all folds, `[channels, z, y, x]`.
     ///
     /// # Errors
-    /// [`InferError::NonFiniteLogits`] if the network gave NaN or infinity anywhere.
+    /// [`InferError::NonFiniteLogits`] if the network gave NaN or infinity anywhere, or a sum in half precision overflowed.
+    ///
+    /// # Panics
+    /// If no fold was added.
     pub fn finish(mut self) -> Result<Vec<f32>, InferError> {
-        let voxels = self.weight.len();
-        let weight = &self.weight;
-        let bad: usize = self
-            .sum
-            .par_chunks_mut(voxels)
-            .map(|channel| {
-                let mut bad = 0;
-                for (v, &w) in channel.iter_mut().zip(weight) {
-                    *v /= w;
-                    bad += usize::from(!v.is_finite());
-                }
-                bad
-            })
-            .sum();
-        if bad > 0 {
-            return Err(InferError::NonFiniteLogits { count: bad, total: self.sum.len() });
+        assert!(self.folds > 0, "the mean of no folds");
+        if self.folds > 1 {
+            let folds = self.folds as f32;
+            self.total.change(BLOCK, |_| true, |_, total| total.iter_mut().for_each(|t| *t /= folds));
         }
-        Ok(self.sum)
+        let logits = self.total.into_f32();
+        let bad: usize =
+            logits.par_chunks(BLOCK).map(|c| c.iter().filter(|v| !v.is_finite()).count()).sum();
+        if bad > 0 {
+            return Err(InferError::NonFiniteLogits { count: bad, total: logits.len(), precision: self.precision });
+        }
+        Ok(logits)
     }
 }
 
@@ -263,7 +399,7 @@ mod tests {
             for axes in [vec![], vec![2], vec![0, 1, 2]] {
                 let data = image(3, shape);
                 let options = WindowOptions { tile, step: 0.5, mirror_axes: axes };
-                let mut sum = LogitSum::new(2, shape, &options).expect("valid");
+                let mut sum = LogitSum::new(2, shape, &options, Accumulation::Single).expect("valid");
                 let mut passes = 0;
                 sum.add(
                     Image { data: &data, channels: 3, shape },
@@ -286,7 +422,7 @@ mod tests {
     fn a_patch_of_a_small_volume_is_padded_with_zeros_on_both_sides() {
         let data = vec![1.0; 2 * 2 * 2];
         let options = WindowOptions { tile: [4, 4, 5], step: 0.5, mirror_axes: vec![] };
-        let mut sum = LogitSum::new(1, [2; 3], &options).expect("valid");
+        let mut sum = LogitSum::new(1, [2; 3], &options, Accumulation::Half).expect("valid");
         let mut seen = Vec::new();
         sum.add(
             Image { data: &data, channels: 1, shape: [2; 3] },
@@ -315,10 +451,48 @@ mod tests {
     #[test]
     fn nan_logits_are_an_error_with_their_count() {
         let options = WindowOptions { tile: [2; 3], step: 0.5, mirror_axes: vec![] };
-        let mut sum = LogitSum::new(1, [2; 3], &options).expect("valid");
+        let mut sum = LogitSum::new(1, [2; 3], &options, Accumulation::Half).expect("valid");
         let data = [0.0; 8];
         sum.add(Image { data: &data, channels: 1, shape: [2; 3] }, &mut |_, _| Ok(vec![f32::NAN; 8]), &mut || {})
             .expect("a prediction");
-        assert!(matches!(sum.finish(), Err(InferError::NonFiniteLogits { count: 8, total: 8 })));
+        assert!(matches!(sum.finish(), Err(InferError::NonFiniteLogits { count: 8, total: 8, .. })));
+    }
+
+    #[test]
+    fn folds_are_averaged_in_either_precision() {
+        let shape = [5, 6, 7];
+        let data = image(1, shape);
+        let options = WindowOptions { tile: [4, 4, 4], step: 0.5, mirror_axes: vec![] };
+        for (precision, tolerance) in [(Accumulation::Single, 1e-4), (Accumulation::Half, 5e-2)] {
+            let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
+            for factor in [1.0, 2.0, 6.0] {
+                sum.add(
+                    Image { data: &data, channels: 1, shape },
+                    &mut |p, _| Ok(p.into_iter().map(|v| v * factor).collect()),
+                    &mut || {},
+                )
+                .expect("a prediction");
+            }
+            let logits = sum.finish().expect("finite");
+            for (l, d) in logits.iter().zip(&data) {
+                assert!((l - 3.0 * d).abs() <= tolerance * d.abs().max(1.0), "{precision:?}: {l} {d}");
+            }
+        }
+    }
+
+    #[test]
+    fn corners_alone_are_whole_numbers_in_half_precision_only() {
+        // One 128-wide row of tiles: the last voxel of the volume sees only the end of one tile.
+        let shape = [1, 128, 128];
+        let data = vec![0.7; 128 * 128];
+        let options = WindowOptions { tile: shape, step: 0.5, mirror_axes: vec![] };
+        let corner = |precision| {
+            let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
+            sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &mut || {}).expect("a prediction");
+            *sum.finish().expect("finite").last().expect("a voxel")
+        };
+        assert!((corner(Accumulation::Single) - 0.7).abs() < 1e-6);
+        let half = corner(Accumulation::Half);
+        assert!((half - 0.7).abs() > 1e-4 && (half - 0.7).abs() < 0.5, "{half}");
     }
 }
