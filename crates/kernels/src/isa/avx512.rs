@@ -176,4 +176,9 @@ impl Isa for Avx512 {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) }
     }
+    #[inline(always)]
+    fn prefetch_write(self, address: *const f32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+    }
 }

@@ -161,4 +161,6 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn prefetch(self, _from: &[f32], _at: usize) {}
+    #[inline(always)]
+    fn prefetch_write(self, _address: *const f32) {}
 }
