@@ -289,7 +289,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Adds a label map `[z, y, x]` of `shape`.
+    /// Adds a label map `[z, y, x]` of `shape`; what lies around it is background.
     pub fn add(&mut self, data: &[u16], shape: [usize; 3]) {
         let [_, height, width] = shape;
         for run in data.chunk_by(|a, b| a == b) {
@@ -303,12 +303,13 @@ impl Evidence {
                 self.outside[usize::from(high) - 1] += 1;
             }
         };
+        let (last, slice) = ([shape[0].max(1) - 1, height.max(1) - 1, width.max(1) - 1], width * height);
         for (i, &label) in data.iter().enumerate() {
-            for (step, inside) in
-                [(1, i % width > 0), (width, i / width % height > 0), (width * height, i >= width * height)]
-            {
-                if inside {
-                    count(label, data[i - step]);
+            let place = [i / slice, i / width % height, i % width];
+            for (axis, step) in [slice, width, 1].into_iter().enumerate() {
+                count(label, if place[axis] > 0 { data[i - step] } else { 0 });
+                if place[axis] == last[axis] {
+                    count(label, 0);
                 }
             }
         }
