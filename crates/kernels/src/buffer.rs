@@ -37,6 +37,7 @@ impl Buffer {
         let layout = Self::layout(len);
         // SAFETY: the layout is not empty.
         let raw = unsafe { alloc(layout) };
+        #[expect(clippy::cast_ptr_alignment, reason = "the layout is aligned to 64 bytes")]
         let Some(pointer) = NonNull::new(raw.cast::<f32>()) else { handle_alloc_error(layout) };
         advise_huge_pages(raw as usize, layout.size());
         // SAFETY: just allocated. Written by hand: `alloc_zeroed` with a large alignment would write before the advice.

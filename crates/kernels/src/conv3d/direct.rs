@@ -16,14 +16,14 @@ use crate::source::{Plane, Source, plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Output channels per packed block of weights.
-pub(super) const CO_BLOCK: usize = 8;
+pub(crate) const CO_BLOCK: usize = 8;
 /// Packed input of one job, in values: 1 MiB, half of a usual L2.
 const PACKED_LEN: usize = 256 * 1024;
 /// Products summed one after the other before the sum joins the total: keeps the rounding error below 1e-6.
 const MAX_PRODUCTS: usize = 1728;
 
 /// Weights as `[co / 8][ci][taps][8]`, missing output channels zero.
-pub(super) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize, weights: &[f32]) -> Buffer {
+pub(crate) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize, weights: &[f32]) -> Buffer {
     let panel = in_channels * taps * CO_BLOCK;
     let mut packed = Buffer::zeroed(out_channels.div_ceil(CO_BLOCK) * panel);
     if panel > 0 {
@@ -63,8 +63,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(shape: &ConvShape) -> Self {
-        let [od, oh, ow] = shape.output();
+    fn new(shape: &ConvShape, [od, oh, ow]: [usize; 3]) -> Self {
         let ([kd, kh, kw], [sd, sh, sw]) = (shape.kernel, shape.stride);
         let width = ow + (kw - 1) / sw;
         let row = if ow >= 32 { width.next_multiple_of(16) } else { width };
@@ -103,18 +102,22 @@ impl Cut {
 }
 
 /// The call: everything the jobs share.
-pub(super) struct Direct<'a> {
-    pub(super) cpu: Cpu,
-    pub(super) shape: &'a ConvShape,
-    pub(super) sources: &'a [Source<'a>],
-    pub(super) weights: &'a [f32],
-    pub(super) bias: Option<&'a [f32]>,
+pub(crate) struct Direct<'a> {
+    pub(crate) cpu: Cpu,
+    pub(crate) shape: &'a ConvShape,
+    /// Output voxels, and the input voxel that the first tap of the first output reads, per axis. Those of `shape`, but for
+    /// the data gradient of strided convolutions, whose padding is not the same on both sides.
+    pub(crate) output: [usize; 3],
+    pub(crate) origin: [isize; 3],
+    pub(crate) sources: &'a [Source<'a>],
+    pub(crate) weights: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
 impl Direct<'_> {
-    pub(super) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
-        let cut = Cut::new(self.shape);
-        let [od, oh, ow] = self.shape.output();
+    pub(crate) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
+        let cut = Cut::new(self.shape, self.output);
+        let [od, oh, ow] = self.output;
         let boxes = [od.div_ceil(cut.rows[0]), oh.div_ceil(cut.rows[1])];
         let co_parts = self.shape.out_channels.div_ceil(cut.co_chunk);
         let jobs = self.shape.batch * boxes[0] * boxes[1] * co_parts;
@@ -283,7 +286,7 @@ impl Job<'_> {
             (self.rows[1] - 1) * shape.stride[1] + shape.kernel[1],
         ];
         let begin: [isize; 2] =
-            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize - shape.padding[a] as isize);
+            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize + self.call.origin[a]);
         for c in ci..ci_end {
             let Plane { data, prologue } = plane(self.call.sources, self.n, c, id * ih * iw);
             for dz in 0..rows[0] {
@@ -304,9 +307,9 @@ impl Job<'_> {
                     let row = &data[(z as usize * ih + y as usize) * iw..][..iw];
                     if sw == 1 {
                         let dst = &mut self.packed[at..at + cut.width];
-                        pack_row(isa, row, -(shape.padding[2] as isize), prologue, dst);
+                        pack_row(isa, row, self.call.origin[2], prologue, dst);
                     } else {
-                        pack_row(isa, row, -(shape.padding[2] as isize), prologue, self.line);
+                        pack_row(isa, row, self.call.origin[2], prologue, self.line);
                         split_phases(isa, self.line, sw, &mut self.packed[at..], cut.phase);
                     }
                 }
@@ -369,16 +372,7 @@ impl Job<'_> {
         // SAFETY: `Cut` and `spots` keep every tap of every spot inside the packed rows plus the lanes behind them;
         // debug assertions in `load` check it.
         acc = unsafe {
-            accumulate(
-                isa,
-                self.packed,
-                self.cut.channel,
-                base,
-                &self.cut.taps,
-                weights,
-                co % CO_BLOCK,
-                acc,
-            )
+            accumulate(isa, self.packed, self.cut.channel, base, &self.cut.taps, weights, co % CO_BLOCK, acc)
         };
         for c in 0..valid {
             let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co + c]));

@@ -1,5 +1,7 @@
 //! AVX2 with fused multiply-add: 8 lanes, 16 registers.
 
+#![expect(clippy::wildcard_imports, reason = "an instruction set is imported whole")]
+
 use std::arch::x86_64::*;
 
 use super::Isa;

@@ -1,5 +1,7 @@
 //! AVX-512: 16 lanes, 32 registers.
 
+#![expect(clippy::wildcard_imports, reason = "an instruction set is imported whole")]
+
 use std::arch::x86_64::*;
 
 use super::Isa;

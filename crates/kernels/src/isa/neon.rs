@@ -1,5 +1,7 @@
 //! NEON of aarch64: 4 lanes, 32 registers.
 
+#![expect(clippy::wildcard_imports, reason = "an instruction set is imported whole")]
+
 use std::arch::aarch64::*;
 
 use super::Isa;
