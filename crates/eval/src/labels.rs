@@ -201,6 +201,24 @@ impl LabelScheme {
         }
     }
 
+    /// Plain labels without names, each scored for itself.
+    pub fn plain(labels: &[u16]) -> Self {
+        let mut known: Vec<u16> = std::iter::once(0).chain(labels.iter().copied()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let regions: Vec<Region> =
+            known.iter().filter(|&&v| v != 0).map(|&v| Region::new(&v.to_string(), &[v])).collect();
+        Self {
+            name: "the list given".to_owned(),
+            classes: regions.iter().map(|r| Class::Label(r.labels[0])).collect(),
+            groups: regions.clone(),
+            regions,
+            known,
+            ignore: None,
+            convention: None,
+        }
+    }
+
     /// The scheme of a `dataset.json`. Regions that are those of BraTS get its names; labels of any other dataset are
     /// scored one by one, or region by region, under their own.
     pub fn dataset(labels: &Labels) -> Self {
