@@ -18,6 +18,7 @@
 //! reading one never runs code from it.
 
 pub mod checkpoint;
+mod cost;
 mod error;
 mod init;
 pub mod ops;
