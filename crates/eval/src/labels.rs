@@ -201,6 +201,24 @@ impl LabelScheme {
         }
     }
 
+    /// Plain labels without names, each scored for itself.
+    pub fn plain(labels: &[u16]) -> Self {
+        let mut known: Vec<u16> = std::iter::once(0).chain(labels.iter().copied()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let regions: Vec<Region> =
+            known.iter().filter(|&&v| v != 0).map(|&v| Region::new(&v.to_string(), &[v])).collect();
+        Self {
+            name: "the list given".to_owned(),
+            classes: regions.iter().map(|r| Class::Label(r.labels[0])).collect(),
+            groups: regions.clone(),
+            regions,
+            known,
+            ignore: None,
+            convention: None,
+        }
+    }
+
     /// The scheme of a `dataset.json`. Regions that are those of BraTS get its names; labels of any other dataset are
     /// scored one by one, or region by region, under their own.
     pub fn dataset(labels: &Labels) -> Self {
@@ -289,7 +307,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Adds a label map `[z, y, x]` of `shape`.
+    /// Adds a label map `[z, y, x]` of `shape`; what lies around it is background.
     pub fn add(&mut self, data: &[u16], shape: [usize; 3]) {
         let [_, height, width] = shape;
         for run in data.chunk_by(|a, b| a == b) {
@@ -303,12 +321,13 @@ impl Evidence {
                 self.outside[usize::from(high) - 1] += 1;
             }
         };
+        let (last, slice) = ([shape[0].max(1) - 1, height.max(1) - 1, width.max(1) - 1], width * height);
         for (i, &label) in data.iter().enumerate() {
-            for (step, inside) in
-                [(1, i % width > 0), (width, i / width % height > 0), (width * height, i >= width * height)]
-            {
-                if inside {
-                    count(label, data[i - step]);
+            let place = [i / slice, i / width % height, i % width];
+            for (axis, step) in [slice, width, 1].into_iter().enumerate() {
+                count(label, if place[axis] > 0 { data[i - step] } else { 0 });
+                if place[axis] == last[axis] {
+                    count(label, 0);
                 }
             }
         }

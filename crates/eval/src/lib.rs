@@ -5,18 +5,35 @@
 //! scores it.
 
 pub mod assignment;
+pub mod calibration;
+pub mod cohort;
+mod compare;
 mod error;
 pub mod labels;
 mod number;
 mod pair;
+mod rank;
 pub mod rules;
+mod run;
+pub mod significance;
+pub mod statistics;
+mod summary;
 mod surface;
 mod surfel;
+mod tables;
 
+pub use calibration::Calibration;
+pub use cohort::{
+    CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, MetricName, evaluate_cohort,
+};
+pub use compare::{ComparedCase, ComparedMetric, Comparison, compare};
 pub use error::EvalError;
 pub use labels::{Class, Convention, LabelScheme, Region};
 pub use number::{Number, Values};
 pub use pair::{Counts, Masks, Pair};
+pub use rank::{PairTest, Place, RankOptions, Ranking, rank};
 pub use rules::{Lesion, RegionScores, Rule, RuleScores, ScoreOptions};
+pub use run::Run;
+pub use summary::{NnUnetCase, NnUnetSummary};
 pub use surface::{SurfaceDistances, border};
 pub use surfel::Surfels;

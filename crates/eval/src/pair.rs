@@ -148,6 +148,16 @@ impl Pair {
         self.table.iter().copied()
     }
 
+    /// The reference's labels and the shape z, y, x of the cut.
+    pub(crate) fn reference(&self) -> (&[u16], [usize; 3]) {
+        (&self.reference, self.place.shape())
+    }
+
+    /// The prediction's labels and the shape z, y, x of the cut.
+    pub(crate) fn prediction(&self) -> (&[u16], [usize; 3]) {
+        (&self.prediction, self.place.shape())
+    }
+
     /// mm along z, y, x.
     pub const fn spacing(&self) -> [f64; 3] {
         self.spacing

@@ -146,7 +146,7 @@ pub(crate) fn percentile(values: &mut [f64], q: f64) -> f64 {
     let (_, &mut a, above) = values.select_nth_unstable_by(low, f64::total_cmp);
     let b = above.iter().copied().min_by(f64::total_cmp).unwrap_or(a);
     // numpy's lerp, which rounds symmetrically; infinite neighbours must not become NaN.
-    if a.to_bits() == b.to_bits() {
+    if a.to_bits() == b.to_bits() || weight == 0.0 {
         a
     } else if weight >= 0.5 {
         b - (b - a) * (1.0 - weight)

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use glioseg_eval::labels::Convention;
 use glioseg_eval::rules::Challenge;
-use glioseg_eval::{LabelScheme, Pair, RegionScores, Rule, ScoreOptions};
+use glioseg_eval::{
+    EvaluateOptions, LabelScheme, LabelSource, NnUnetSummary, Pair, RegionScores, Rule, ScoreOptions,
+    evaluate_cohort,
+};
+use glioseg_plan::Dataset;
 use glioseg_volume::nifti::read_labels;
 use glioseg_volume::testing::shared;
 use serde_json::Value;
@@ -166,4 +170,34 @@ fn brats_2023_gives_the_numbers_of_its_script() {
         }
     }
     report(&wrong, compared);
+}
+
+#[test]
+fn both_genuine_summaries_are_reproduced() {
+    for name in ["iso", "aniso"] {
+        let Some(folder) = shared(&format!("golden/pipeline/{name}")) else { return };
+        let dataset = Dataset::read(&folder.join("raw/dataset.json")).unwrap_or_else(|e| panic!("{e}"));
+        let options = EvaluateOptions {
+            rules: vec![Rule::NnUnet],
+            labels: LabelSource::Known(Box::new(LabelScheme::dataset(&dataset.labels))),
+            // The networks have hardly learned, so that their labels look like nothing.
+            trust_labels: true,
+            ..EvaluateOptions::default()
+        };
+        let (reference, prediction) = (folder.join("raw/labelsTs"), folder.join("predicted"));
+        let scores = evaluate_cohort(&reference, &prediction, &options, &|_, _, _| {})
+            .unwrap_or_else(|e| panic!("{e}"));
+        let ours = NnUnetSummary::of_cohort(&scores).expect("nnU-Net's rule was asked for");
+        let golden = NnUnetSummary::read(&folder.join("summary.json")).unwrap_or_else(|e| panic!("{e}"));
+        // The golden file was written again with file names only.
+        let bare = |mut summary: NnUnetSummary| {
+            for case in &mut summary.cases {
+                for file in [&mut case.prediction_file, &mut case.reference_file] {
+                    *file = file.rsplit('/').next().expect("a name").to_owned();
+                }
+            }
+            summary
+        };
+        assert_eq!(bare(ours).to_json(), golden.to_json(), "{name}");
+    }
 }

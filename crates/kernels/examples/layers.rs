@@ -10,7 +10,8 @@
 use std::time::Instant;
 
 use glioseg_kernels::{
-    Algorithm, ChannelStats, ConvShape, Cpu, PackedConv, Prologue, Source, conv3d, measure_peak, zeroed_tensor,
+    Algorithm, ChannelStats, ConvShape, Cpu, PackedConv, Prologue, Source, conv3d, measure_peak,
+    zeroed_tensor,
 };
 
 /// Shape, channels of the first of two sources (0: one), and how often the network has it.

@@ -1,11 +1,12 @@
 //! Memory for packed data: aligned to a cache line, and scratch that every thread keeps between jobs.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-const ALIGNMENT: usize = 64;
+/// Huge page of x86-64 and usual aarch64 systems.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A zeroed slice of f32 aligned to 64 bytes.
 pub(crate) struct Buffer {
@@ -19,9 +20,13 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
+    /// Aligned to a cache line, or to a huge page if it is large.
     fn layout(len: usize) -> Layout {
+        let large = len * size_of::<f32>() >= HUGE_PAGE / 2;
+        let alignment = if large { HUGE_PAGE } else { 64 };
+        let len = if large { len.next_multiple_of(HUGE_PAGE / size_of::<f32>()) } else { len };
         Layout::array::<f32>(len)
-            .and_then(|l| l.align_to(ALIGNMENT))
+            .and_then(|l| l.align_to(alignment))
             .expect("the length of a buffer fits the address space")
     }
 
@@ -31,8 +36,12 @@ impl Buffer {
         }
         let layout = Self::layout(len);
         // SAFETY: the layout is not empty.
-        let raw = unsafe { alloc_zeroed(layout) };
+        let raw = unsafe { alloc(layout) };
+        #[expect(clippy::cast_ptr_alignment, reason = "the layout is aligned to 64 bytes")]
         let Some(pointer) = NonNull::new(raw.cast::<f32>()) else { handle_alloc_error(layout) };
+        advise_huge_pages(raw as usize, layout.size());
+        // SAFETY: just allocated. Written by hand: `alloc_zeroed` with a large alignment would write before the advice.
+        unsafe { pointer.as_ptr().write_bytes(0, layout.size() / size_of::<f32>()) };
         Self { pointer, len }
     }
 }
@@ -74,21 +83,27 @@ impl std::fmt::Debug for Buffer {
 /// tensors, this is `vec![0.0; len]`.
 pub fn zeroed_tensor(len: usize) -> Vec<f32> {
     let tensor = vec![0.0f32; len];
+    advise_huge_pages(tensor.as_ptr() as usize, len * size_of::<f32>());
+    tensor
+}
+
+/// Asks for huge pages in all whole ones of our own allocation.
+fn advise_huge_pages(address: usize, bytes: usize) {
     #[cfg(target_os = "linux")]
     {
-        const HUGE: usize = 2 << 20;
         const MADV_HUGEPAGE: i32 = 14;
         unsafe extern "C" {
             fn madvise(address: *mut std::ffi::c_void, length: usize, advice: i32) -> i32;
         }
-        let start = (tensor.as_ptr() as usize).next_multiple_of(HUGE);
-        let end = (tensor.as_ptr() as usize + len * size_of::<f32>()) / HUGE * HUGE;
+        let start = address.next_multiple_of(HUGE_PAGE);
+        let end = (address + bytes) / HUGE_PAGE * HUGE_PAGE;
         if end > start {
             // SAFETY: whole pages inside our allocation; the advice changes no contents. Refusal does no harm.
             let _ = unsafe { madvise(start as *mut std::ffi::c_void, end - start, MADV_HUGEPAGE) };
         }
     }
-    tensor
+    #[cfg(not(target_os = "linux"))]
+    let _ = (address, bytes);
 }
 
 thread_local! {
@@ -124,6 +139,12 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { pointer: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
+    }
+
+    /// Address of element `i`, which may lie outside: good for a prefetch only.
+    #[inline(always)]
+    pub(crate) fn address(self, i: usize) -> *const T {
+        self.pointer.wrapping_add(i)
     }
 
     /// # Safety

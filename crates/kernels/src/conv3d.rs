@@ -5,7 +5,7 @@
 //! input and one write of its output. Layout is `[n, c, d, h, w]`, contiguous f32; weights `[out, in, kd, kh, kw]`; what is
 //! computed is a cross-correlation, as in every deep learning library.
 
-mod direct;
+pub(crate) mod direct;
 pub(crate) mod pack;
 mod reference;
 mod shape;
@@ -161,7 +161,16 @@ pub fn conv3d(
     }
     let cpu = weights.cpu;
     match &weights.form {
-        Form::Direct(weights) => direct::Direct { cpu, shape, sources, weights, bias }.run(out, stats),
+        Form::Direct(weights) => direct::Direct {
+            cpu,
+            shape,
+            output: shape.output(),
+            origin: shape.padding.map(|p| -(p as isize)),
+            sources,
+            weights,
+            bias,
+        }
+        .run(out, stats),
         Form::Winograd(weights) => winograd::Winograd { cpu, shape, sources, weights, bias }.run(out, stats),
     }
 }

@@ -234,4 +234,6 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn sum(self, v: Self::F32) -> f32;
     /// Asks for the cache line of `from[at]`; any index will do.
     fn prefetch(self, from: &[f32], at: usize);
+    /// Asks for a cache line that will be written.
+    fn prefetch_write(self, address: *const f32);
 }

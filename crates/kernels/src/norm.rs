@@ -66,7 +66,10 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// From the sums of all channels of `batch` samples.
+    /// From the sums of all channels of all samples.
+    ///
+    /// # Panics
+    /// If the channels do not split into `kind`'s groups.
     pub fn new(stats: &ChannelStats, kind: NormKind) -> Self {
         let channels = stats.channels;
         let batch = stats.sum.len() / channels;
@@ -100,6 +103,9 @@ impl ScaleShift {
     ///
     /// # Shapes
     /// `gamma` and `beta` are `[c]`; `moments` as `kind` has them for `batch` samples.
+    ///
+    /// # Panics
+    /// If a length contradicts another.
     pub fn new(
         moments: &Moments,
         kind: NormKind,
@@ -131,6 +137,9 @@ impl ScaleShift {
 }
 
 /// Sums of every channel of `data`, `[n, c, voxels]`; the same bits for any number of threads.
+///
+/// # Panics
+/// If `data` is not whole samples.
 pub fn channel_stats(cpu: Cpu, data: &[f32], channels: usize, voxels: usize) -> ChannelStats {
     struct Sums<'a>(&'a [f32]);
     impl Kernel for Sums<'_> {
@@ -169,6 +178,9 @@ pub fn channel_stats(cpu: Cpu, data: &[f32], channels: usize, voxels: usize) -> 
 ///
 /// # Shapes
 /// `data` is `[n, c, voxels]`, the prologue's vectors `[n, c]`.
+///
+/// # Panics
+/// If a length contradicts another.
 pub fn normalize_in_place(cpu: Cpu, data: &mut [f32], voxels: usize, prologue: Prologue<'_>) {
     struct Apply<'a>(&'a mut [f32], (f32, f32, f32));
     impl Kernel for Apply<'_> {
@@ -195,6 +207,9 @@ pub fn normalize_in_place(cpu: Cpu, data: &mut [f32], voxels: usize, prologue: P
 }
 
 /// `out = leaky(data * scale + shift)` per sample and channel; shapes as [`normalize_in_place`].
+///
+/// # Panics
+/// If a length contradicts another.
 pub fn normalize(cpu: Cpu, data: &[f32], out: &mut [f32], voxels: usize, prologue: Prologue<'_>) {
     assert_eq!(data.len(), out.len(), "lengths of input and output");
     check_prologue(data.len(), voxels, prologue);

@@ -3,10 +3,22 @@
 //! [`NetworkSpec`] says what a network is made of, [`Unet`] is that network on a device, [`Checkpoint`] reads
 //! weights and metadata from nnU-Net's `.pth` or from safetensors, [`Unet::load_weights`] joins the two.
 //!
+//! ```
+//! use glioseg_net::{Device, NetworkSpec, Tensor, Unet};
+//!
+//! let device = Device::flex();
+//! let spec = NetworkSpec::plain(4, 3, &[(8, [3; 3], [1; 3]), (16, [3; 3], [2; 3])]);
+//! let net = Unet::new(&spec, &device)?;
+//! let logits = net.forward(Tensor::zeros([1, 4, 8, 16, 8], &device));
+//! assert_eq!(logits.dims(), [1, 3, 8, 16, 8]);
+//! # Ok::<(), glioseg_net::NetError>(())
+//! ```
+//!
 //! Everything that computes goes through [`ops`]. What nnU-Net's files hold beside tensors comes back as plain data;
 //! reading one never runs code from it.
 
 pub mod checkpoint;
+mod cost;
 mod error;
 mod init;
 pub mod ops;

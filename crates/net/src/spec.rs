@@ -430,6 +430,48 @@ mod tests {
         }
     }
 
+    fn plan() -> Architecture {
+        Architecture {
+            kind: ArchitectureKind::ResidualEncoderUNet,
+            dim: 2,
+            features_per_stage: vec![8, 16, 16],
+            kernel_sizes: vec![vec![3, 3], vec![1, 3], vec![3, 3]],
+            strides: vec![vec![1, 1], vec![1, 2], vec![2, 2]],
+            blocks_per_stage: vec![1, 3, 4],
+            n_conv_per_stage_decoder: vec![1, 2],
+            conv_bias: false,
+            norm: glioseg_plan::Norm { kind: glioseg_plan::NormKind::Batch, eps: 1e-3, affine: true },
+            dropout: Some(glioseg_plan::Dropout { p: 0.5 }),
+            nonlin: Nonlin::Relu,
+            nonlin_first: false,
+        }
+    }
+
+    #[test]
+    fn a_plan_in_two_dimensions_becomes_depth_one() {
+        let spec = NetworkSpec::from_plan(&plan(), 3, 2).expect("valid");
+        assert_eq!((spec.dims, spec.block, spec.stem_features), (Dims::Two, BlockKind::Residual, 8));
+        assert_eq!(spec.divisor(), [1, 2, 4]);
+        let stage = StageSpec { features: 16, kernel: [1, 1, 3], stride: [1, 1, 2], blocks: 3, dropout: 0.5 };
+        assert_eq!(spec.encoder[1], stage);
+        let step = StepSpec { up_features: 16, convs: vec![16], kernel: [1, 1, 3], dropout: 0.5 };
+        assert_eq!(spec.decoder[0], step);
+        assert_eq!(spec.decoder[1].convs, [8, 8]);
+        assert_eq!((spec.conv_bias, spec.up_bias, spec.head_bias, spec.slope), (false, false, true, 0.0));
+        assert_eq!(spec.norm, Some(NormSpec { kind: NormKind::Batch, eps: 1e-3, affine: true }));
+    }
+
+    #[test]
+    fn a_plan_whose_tables_differ_in_length_is_an_error() {
+        let mut plan = plan();
+        plan.strides.pop();
+        let message = NetworkSpec::from_plan(&plan, 3, 2).expect_err("one stride is missing").to_string();
+        assert_eq!(
+            message,
+            "this network cannot be built: 3 stages with 3 kernels, 2 strides, 3 block counts and 2 decoder steps"
+        );
+    }
+
     #[test]
     fn an_input_that_does_not_divide_is_refused_with_the_divisor() {
         let message = NetworkSpec::brats(3).check_input(4, [128, 100, 96]).expect_err("100").to_string();

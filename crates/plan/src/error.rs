@@ -1,7 +1,7 @@
 //! What can be wrong with a dataset description or plans.
 
 use glioseg_volume::VolumeError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a `dataset.json` or `plans.json` was refused, or a dataset could not be fingerprinted, planned or split.
 ///
@@ -203,17 +203,7 @@ impl PlanError {
     /// What to do about it, where that is more than the message says.
     pub fn hint(&self) -> Option<String> {
         match self {
-            PlanError::Read { path, .. } if path.ends_with("dataset_fingerprint.json") => {
-                Some("make it with `glioseg fingerprint`".to_owned())
-            }
-            PlanError::Read { path, .. } if !path.parent().is_some_and(|p| p.join("plans.json").exists()) && path.ends_with("dataset.json") => {
-                Some("a dataset folder holds dataset.json beside imagesTr and labelsTr".to_owned())
-            }
-            PlanError::Read { .. } => Some(
-                "a model folder holds dataset.json and plans.json beside its fold_* folders; give the folder named \
-                 TRAINER__PLANS__CONFIGURATION"
-                    .to_owned(),
-            ),
+            PlanError::Read { path, .. } => Some(read_hint(path).to_owned()),
             PlanError::TooLarge { .. } | PlanError::Syntax { .. } => {
                 Some("is this the file nnU-Net wrote? copy it again from where the model was trained".to_owned())
             },
@@ -223,7 +213,7 @@ impl PlanError {
                     present.iter().filter(|k| !KNOWN_KEYS.contains(&k.as_str())).cloned().collect();
                 closest(last_part(key), &strange).map(|name| format!("is `{name}` a misspelling of it?"))
             }
-            PlanError::WrongValue { .. } => None,
+            PlanError::WrongValue { .. } | PlanError::PlanOption { .. } => None,
             PlanError::UnknownName { found, known, .. } => {
                 Some(closest(last_part(found), known).map_or_else(
                     || "only nnU-Net's own networks, resampling functions and normalisation schemes can be used".to_owned(),
@@ -236,27 +226,46 @@ impl PlanError {
             },
             PlanError::Volume(error) => error.hint(),
             PlanError::NoCases { .. } => Some(
-                "a dataset holds imagesTr/CASE_0000.nii.gz … with one file per channel, and labelsTr/CASE.nii.gz".to_owned(),
+                "a dataset holds imagesTr/CASE_0000.nii.gz … with one file per channel, and labelsTr/CASE.nii.gz"
+                    .to_owned(),
             ),
-            PlanError::FileEnding { .. } => Some("convert the images to NIfTI and set `file_ending` to \".nii.gz\"".to_owned()),
-            PlanError::Case { .. } => Some("`glioseg dataset check` lists every problem of every case".to_owned()),
+            PlanError::FileEnding { .. } => {
+                Some("convert the images to NIfTI and set `file_ending` to \".nii.gz\"".to_owned())
+            }
+            PlanError::Case { .. } => {
+                Some("`glioseg dataset check` lists every problem of every case".to_owned())
+            }
             PlanError::NoForeground { .. } => {
                 Some("check that the label maps are those of this dataset and are not empty".to_owned())
             }
-            PlanError::TooFewCases { .. } => {
-                Some("train on all cases with `-f all`, or write a splits_final.json with fewer folds".to_owned())
-            }
+            PlanError::TooFewCases { .. } => Some(
+                "train on all cases with `-f all`, or write a splits_final.json with fewer folds".to_owned(),
+            ),
             PlanError::Split { .. } => Some(
-                "splits_final.json is a list of {\"train\": [case, …], \"val\": [case, …]}; correct it, or delete it to get five folds"
+                "splits_final.json is a list of {\"train\": [case, …], \"val\": [case, …]}; correct it, or delete it \
+                 to get five folds"
                     .to_owned(),
             ),
             PlanError::SplitsDiffer { path, .. } => {
                 Some(format!("if nothing was trained with the old folds, delete {}", path.display()))
             }
-            PlanError::Fingerprint { .. } => Some("make it anew with `glioseg fingerprint --overwrite`".to_owned()),
+            PlanError::Fingerprint { .. } => {
+                Some("make it anew with `glioseg fingerprint --overwrite`".to_owned())
+            }
             PlanError::Memory { .. } => Some("plan for more memory with --gpu-memory GB".to_owned()),
-            PlanError::PlanOption { .. } => None,
         }
+    }
+}
+
+fn read_hint(path: &Path) -> &'static str {
+    let beside = |name: &str| path.parent().is_some_and(|p| p.join(name).exists());
+    if path.ends_with("dataset_fingerprint.json") {
+        "make it with `glioseg fingerprint`"
+    } else if path.ends_with("dataset.json") && !beside("plans.json") {
+        "a dataset folder holds dataset.json beside imagesTr and labelsTr"
+    } else {
+        "a model folder holds dataset.json and plans.json beside its fold_* folders; give the folder named \
+         TRAINER__PLANS__CONFIGURATION"
     }
 }
 

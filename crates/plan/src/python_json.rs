@@ -18,6 +18,9 @@ pub enum KeyOrder {
 
 /// The text that Python writes for `value`: four spaces of indentation, ASCII only, floats as `repr` gives them.
 ///
+/// # Panics
+/// Never: memory takes every byte, and the formatter writes ASCII.
+///
 /// # Source
 /// batchgenerators, `save_json`.
 pub fn python_json(value: &Value, order: KeyOrder) -> String {
@@ -122,12 +125,16 @@ fn repr(value: f64) -> String {
         return format!("{sign}0.0");
     }
     // The number is 0.DIGITS * 10^point.
-    let point = whole.len() as i32 + exponent - leading as i32;
-    let count = digits.len() as i32;
+    let point = exponent as isize + whole.len().cast_signed() - leading.cast_signed();
+    let count = digits.len();
     match point {
-        -3..=0 => format!("{sign}0.{}{digits}", "0".repeat(-point as usize)),
-        1..=16 if point >= count => format!("{sign}{digits}{}.0", "0".repeat((point - count) as usize)),
-        1..=16 => format!("{sign}{}.{}", &digits[..point as usize], &digits[point as usize..]),
+        -3..=0 => format!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs())),
+        1..=16 => {
+            let point = point.unsigned_abs();
+            let (whole, fraction) = digits.split_at(point.min(count));
+            let zeros = "0".repeat(point.saturating_sub(count));
+            format!("{sign}{whole}{zeros}.{}", if fraction.is_empty() { "0" } else { fraction })
+        }
         _ => {
             let (first, rest) = digits.split_at(1);
             let dot = if rest.is_empty() { "" } else { "." };

@@ -304,13 +304,13 @@ fn expand_variables(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Stri
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        let (name, length) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
-            Some((name, _)) => (name, name.len() + 2),
-            None => {
-                let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-                let name = &after[..end.unwrap_or(after.len())];
-                (name, name.len())
-            }
+        let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let (name, length) = if let Some((name, _)) = braced {
+            (name, name.len() + 2)
+        } else {
+            let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            let name = &after[..end.unwrap_or(after.len())];
+            (name, name.len())
         };
         match lookup(name).filter(|_| !name.is_empty()) {
             Some(value) => out.push_str(&value),

@@ -80,9 +80,10 @@ fn a_case_without_foreground_counts_for_shapes_only() {
     let fingerprint = Fingerprint::extract(&dataset, &|_| {}).expect("a fingerprint");
     assert_eq!(fingerprint.shapes_after_crop, [[4, 5, 6]; 2]);
     let f = fingerprint.foreground_intensities[0];
-    let value = f64::from(50f32 * 0.37 + 1.0);
-    assert_eq!([f.min, f.median, f.max, f.mean], [value; 4]);
-    assert_eq!(f.std.to_bits(), 0f64.to_bits());
+    let value = f64::from(50f32 * 0.37 + 1.0).to_bits();
+    assert_eq!([f.min, f.median, f.max].map(f64::to_bits), [value; 3]);
+    // numpy's own mean of 5 * 10^7 equal numbers is off by as much.
+    assert!((f.mean - f64::from_bits(value)).abs() < 1e-2 && f.std < 1e-2, "{f:?}");
 }
 
 #[test]

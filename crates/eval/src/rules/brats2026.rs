@@ -213,6 +213,15 @@ fn values(outcome: &Outcome<'_>) -> Values {
     values
 }
 
+/// A value as the official table has it: the distance of whole groups is [`PENALTY_HD95`] where it is infinite.
+///
+/// # Source
+/// BraTS-evaluation 0.0.10, `parse_seg_results`.
+pub fn tabled(rule: &str, metric: &str, value: f64) -> f64 {
+    let global = rule == super::Rule::Brats2026.name() && metric == "global_bin_hd95";
+    if global && value.is_infinite() { PENALTY_HD95 } else { value }
+}
+
 /// A case without a prediction: 0 for everything, the penalty for distances.
 ///
 /// # Source

@@ -16,14 +16,14 @@ use crate::source::{Plane, Source, plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Output channels per packed block of weights.
-pub(super) const CO_BLOCK: usize = 8;
+pub(crate) const CO_BLOCK: usize = 8;
 /// Packed input of one job, in values: 1 MiB, half of a usual L2.
 const PACKED_LEN: usize = 256 * 1024;
 /// Products summed one after the other before the sum joins the total: keeps the rounding error below 1e-6.
 const MAX_PRODUCTS: usize = 1728;
 
 /// Weights as `[co / 8][ci][taps][8]`, missing output channels zero.
-pub(super) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize, weights: &[f32]) -> Buffer {
+pub(crate) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize, weights: &[f32]) -> Buffer {
     let panel = in_channels * taps * CO_BLOCK;
     let mut packed = Buffer::zeroed(out_channels.div_ceil(CO_BLOCK) * panel);
     if panel > 0 {
@@ -40,6 +40,9 @@ pub(super) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize,
 }
 
 /// How a call is cut into jobs; a function of the shape alone.
+///
+/// Packed input is `[ci][depth][height phase][width phase][height][width]`: with a stride, rows and columns of equal
+/// remainder lie together, so that neighbouring outputs always read neighbouring values.
 #[derive(Debug, Clone)]
 struct Cut {
     /// Output rows per job, along depth and height.
@@ -48,24 +51,26 @@ struct Cut {
     ci_chunk: usize,
     /// Output channels per job, a multiple of [`CO_BLOCK`].
     co_chunk: usize,
-    /// Packed input rows per job.
-    packed_rows: [usize; 2],
-    /// Length of one phase of a packed row, and of the row.
+    /// Packed values of one channel, of one plane, of one phase, of one row.
+    channel: usize,
+    plane: usize,
     phase: usize,
     row: usize,
+    /// Values used of a row.
+    width: usize,
     /// Where each tap's values start, relative to the output voxel's.
     taps: Vec<usize>,
 }
 
 impl Cut {
-    fn new(shape: &ConvShape) -> Self {
-        let [od, oh, ow] = shape.output();
+    fn new(shape: &ConvShape, [od, oh, ow]: [usize; 3]) -> Self {
         let ([kd, kh, kw], [sd, sh, sw]) = (shape.kernel, shape.stride);
-        let phase = ow + (kw - 1) / sw;
-        let row = (phase * sw).next_multiple_of(if ow >= 32 { 16 } else { 4 });
-        let packed_rows = |r: [usize; 2]| [(r[0] - 1) * sd + kd, (r[1] - 1) * sh + kh];
-        let channel = |r: [usize; 2]| packed_rows(r).iter().product::<usize>() * row;
-        // Grow the box from one row towards 4 x 16 rows while 32 channels of it, or all, still fit.
+        let width = ow + (kw - 1) / sw;
+        let row = if ow >= 32 { width.next_multiple_of(16) } else { width };
+        let phase = |r: [usize; 2]| (r[1] + (kh - 1) / sh) * row;
+        let plane = |r: [usize; 2]| phase(r) * sh * sw;
+        let channel = |r: [usize; 2]| plane(r) * ((r[0] - 1) * sd + kd);
+        // Grow the box from one row towards 8 x 16 rows while 32 channels of it, or all, still fit.
         let want = shape.in_channels.min(32);
         let mut rows = [1, 1];
         for candidate in [[1, 2], [1, 4], [2, 4], [2, 8], [4, 8], [4, 16], [8, 16]] {
@@ -75,44 +80,44 @@ impl Cut {
             }
         }
         let accurate = MAX_PRODUCTS.div_ceil(shape.taps());
-        let ci_chunk = (PACKED_LEN / channel(rows).max(1)).min(accurate).clamp(1, shape.in_channels);
+        let ci_chunk = (PACKED_LEN / channel(rows)).min(accurate).clamp(1, shape.in_channels);
         // Equal chunks rather than a short last one.
         let ci_chunk = shape.in_channels.div_ceil(shape.in_channels.div_ceil(ci_chunk));
         let boxes = shape.batch * od.div_ceil(rows[0]) * oh.div_ceil(rows[1]);
         let blocks = shape.out_channels.div_ceil(CO_BLOCK);
-        // At least 64 jobs where that leaves 16 output channels per job.
-        let splits = 64usize.div_ceil(boxes).min(blocks.div_ceil(2)).max(1);
+        // At least 32 jobs where that leaves 32 output channels per job.
+        let splits = 32usize.div_ceil(boxes).min(blocks.div_ceil(4)).max(1);
         let co_chunk = blocks.div_ceil(splits) * CO_BLOCK;
-        let packed = packed_rows(rows);
+        let (channel, plane, phase) = (channel(rows), plane(rows), phase(rows));
         let mut taps = Vec::with_capacity(shape.taps());
         for a in 0..kd {
             for b in 0..kh {
                 for c in 0..kw {
-                    taps.push((a * packed[1] + b) * row + (c % sw) * phase + c / sw);
+                    taps.push(a * plane + (b % sh * sw + c % sw) * phase + b / sh * row + c / sw);
                 }
             }
         }
-        Self { rows, ci_chunk, co_chunk, packed_rows: packed, phase, row, taps }
-    }
-
-    fn channel(&self) -> usize {
-        self.packed_rows[0] * self.packed_rows[1] * self.row
+        Self { rows, ci_chunk, co_chunk, channel, plane, phase, row, width, taps }
     }
 }
 
 /// The call: everything the jobs share.
-pub(super) struct Direct<'a> {
-    pub(super) cpu: Cpu,
-    pub(super) shape: &'a ConvShape,
-    pub(super) sources: &'a [Source<'a>],
-    pub(super) weights: &'a [f32],
-    pub(super) bias: Option<&'a [f32]>,
+pub(crate) struct Direct<'a> {
+    pub(crate) cpu: Cpu,
+    pub(crate) shape: &'a ConvShape,
+    /// Output voxels, and the input voxel that the first tap of the first output reads, per axis. Those of `shape`, but for
+    /// the data gradient of strided convolutions, whose padding is not the same on both sides.
+    pub(crate) output: [usize; 3],
+    pub(crate) origin: [isize; 3],
+    pub(crate) sources: &'a [Source<'a>],
+    pub(crate) weights: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
 impl Direct<'_> {
-    pub(super) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
-        let cut = Cut::new(self.shape);
-        let [od, oh, ow] = self.shape.output();
+    pub(crate) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
+        let cut = Cut::new(self.shape, self.output);
+        let [od, oh, ow] = self.output;
         let boxes = [od.div_ceil(cut.rows[0]), oh.div_ceil(cut.rows[1])];
         let co_parts = self.shape.out_channels.div_ceil(cut.co_chunk);
         let jobs = self.shape.batch * boxes[0] * boxes[1] * co_parts;
@@ -121,9 +126,9 @@ impl Direct<'_> {
             .map(|_| Partial::new(self.shape.batch * self.shape.out_channels, boxes[0] * boxes[1]));
         let shared = Shared::new(out);
         let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
-        let row = cut.phase * self.shape.stride[2];
+        let row = cut.width * self.shape.stride[2];
         let lanes = self.cpu.lanes();
-        let packed_len = cut.ci_chunk * cut.channel() + 2 * lanes;
+        let packed_len = cut.ci_chunk * cut.channel + 2 * lanes;
         (0..jobs).into_par_iter().for_each(|job| {
             let (rest, part) = (job / co_parts, job % co_parts);
             let (n, at) = (rest / (boxes[0] * boxes[1]), rest % (boxes[0] * boxes[1]));
@@ -175,11 +180,20 @@ struct Job<'a> {
 }
 
 /// Where a vector of outputs reads and writes.
+///
+/// Of rows shorter than a vector, one vector computes several, with useless lanes between them where the padding is.
 #[derive(Clone, Copy)]
 struct Spot {
     packed: usize,
+    /// Output of the first lane used, and lanes from there to the end of the row.
     out: usize,
     n: usize,
+    /// The first lane used; then lanes from row to row and how many rows follow (all lanes of these are used).
+    first: usize,
+    pitch: usize,
+    more: usize,
+    /// Lanes used of the last of the rows that follow.
+    last: usize,
 }
 
 impl Kernel for Job<'_> {
@@ -212,14 +226,49 @@ impl Kernel for Job<'_> {
 
 impl Job<'_> {
     fn spots(&self, lanes: usize) -> Vec<Spot> {
-        let ([_, oh, ow], [sd, sh, _]) = (self.size, self.call.shape.stride);
+        let ([_, oh, ow], sd) = (self.size, self.call.shape.stride[0]);
+        let row = self.cut.row;
         let mut spots = Vec::with_capacity(self.rows[0] * self.rows[1] * ow.div_ceil(lanes));
         for z in 0..self.rows[0] {
-            for y in 0..self.rows[1] {
-                let packed = (z * sd * self.cut.packed_rows[1] + y * sh) * self.cut.row;
-                let out = ((self.start[0] + z) * oh + self.start[1] + y) * ow;
-                for x in (0..ow).step_by(lanes) {
-                    spots.push(Spot { packed: packed + x, out: out + x, n: lanes.min(ow - x) });
+            let (packed, out) = (z * sd * self.cut.plane, ((self.start[0] + z) * oh + self.start[1]) * ow);
+            if ow < lanes && self.rows[1] > 1 {
+                let end = (self.rows[1] - 1) * row + ow;
+                for at in (0..end).step_by(lanes) {
+                    // The vector covers `at..stop` of the rows laid end to end; find the first voxel inside.
+                    let stop = end.min(at + lanes);
+                    let (mut y, mut x) = (at / row, at % row);
+                    if x >= ow {
+                        (y, x) = (y + 1, 0);
+                    }
+                    let start = y * row + x;
+                    if start >= stop {
+                        continue;
+                    }
+                    let last_row = (stop - 1) / row;
+                    spots.push(Spot {
+                        packed: packed + at,
+                        out: out + y * ow + x,
+                        n: (ow - x).min(stop - start),
+                        first: start - at,
+                        pitch: row,
+                        more: last_row - y,
+                        last: ow.min(stop - last_row * row),
+                    });
+                }
+            } else {
+                for y in 0..self.rows[1] {
+                    for x in (0..ow).step_by(lanes) {
+                        let (packed, out) = (packed + y * row + x, out + y * ow + x);
+                        spots.push(Spot {
+                            packed,
+                            out,
+                            n: lanes.min(ow - x),
+                            first: 0,
+                            pitch: 0,
+                            more: 0,
+                            last: 0,
+                        });
+                    }
                 }
             }
         }
@@ -231,32 +280,37 @@ impl Job<'_> {
     fn pack<I: Isa>(&mut self, isa: I, ci: usize, ci_end: usize) {
         let (shape, cut) = (self.call.shape, self.cut);
         let [id, ih, iw] = shape.input;
-        let step = shape.stride[2];
-        let used = cut.phase * step;
+        let [_, sh, sw] = shape.stride;
         let rows = [
             (self.rows[0] - 1) * shape.stride[0] + shape.kernel[0],
             (self.rows[1] - 1) * shape.stride[1] + shape.kernel[1],
         ];
         let begin: [isize; 2] =
-            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize - shape.padding[a] as isize);
+            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize + self.call.origin[a]);
         for c in ci..ci_end {
             let Plane { data, prologue } = plane(self.call.sources, self.n, c, id * ih * iw);
             for dz in 0..rows[0] {
                 let z = begin[0] + dz as isize;
                 for dy in 0..rows[1] {
                     let y = begin[1] + dy as isize;
-                    let at = (c - ci) * cut.channel() + (dz * cut.packed_rows[1] + dy) * cut.row;
+                    let at = (c - ci) * cut.channel
+                        + dz * cut.plane
+                        + dy % sh * sw * cut.phase
+                        + dy / sh * cut.row;
                     if z < 0 || y < 0 || z >= id as isize || y >= ih as isize {
-                        zero_range(isa, self.packed, at, at + used);
+                        for phase in 0..sw {
+                            let at = at + phase * cut.phase;
+                            zero_range(isa, self.packed, at, at + cut.width);
+                        }
                         continue;
                     }
                     let row = &data[(z as usize * ih + y as usize) * iw..][..iw];
-                    let dst = &mut self.packed[at..at + used];
-                    if step == 1 {
-                        pack_row(isa, row, -(shape.padding[2] as isize), prologue, dst);
+                    if sw == 1 {
+                        let dst = &mut self.packed[at..at + cut.width];
+                        pack_row(isa, row, self.call.origin[2], prologue, dst);
                     } else {
-                        pack_row(isa, row, -(shape.padding[2] as isize), prologue, self.line);
-                        split_phases(isa, self.line, step, dst);
+                        pack_row(isa, row, self.call.origin[2], prologue, self.line);
+                        split_phases(isa, self.line, sw, &mut self.packed[at..], cut.phase);
                     }
                 }
             }
@@ -318,25 +372,26 @@ impl Job<'_> {
         // SAFETY: `Cut` and `spots` keep every tap of every spot inside the packed rows plus the lanes behind them;
         // debug assertions in `load` check it.
         acc = unsafe {
-            accumulate(
-                isa,
-                self.packed,
-                self.cut.channel(),
-                base,
-                &self.cut.taps,
-                weights,
-                co % CO_BLOCK,
-                acc,
-            )
+            accumulate(isa, self.packed, self.cut.channel, base, &self.cut.taps, weights, co % CO_BLOCK, acc)
         };
         for c in 0..valid {
             let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co + c]));
             for r in 0..R {
-                let n = spots[r].n;
+                let spot = spots[r];
+                let at = out_at(c) + spot.out;
+                if spot.more > 0 || spot.first > 0 {
+                    let v = self.store_rows(isa, acc[c][r], bias, at, spot, first);
+                    if last && self.stats.is_some() {
+                        sums[c][0] = isa.add_wide(sums[c][0], v);
+                        sums[c][1] = isa.fma_wide(sums[c][1], v, v);
+                    }
+                    continue;
+                }
+                let n = spot.n;
                 let v;
                 // SAFETY: this job alone touches these outputs; the spot lies inside the row.
                 unsafe {
-                    let row = self.out.range(out_at(c) + spots[r].out, n);
+                    let row = self.out.range(at, n);
                     v = isa.add(acc[c][r], if first { bias } else { isa.load_first(row, 0, n) });
                     if n == I::LANES {
                         isa.store(row, 0, v);
@@ -350,6 +405,41 @@ impl Job<'_> {
                     sums[c][1] = isa.fma_wide(sums[c][1], v, v);
                 }
             }
+        }
+    }
+
+    /// Adds a vector that covers pieces of several rows to them, and returns the results, zero in useless lanes.
+    #[inline(always)]
+    fn store_rows<I: Isa>(
+        &self,
+        isa: I,
+        values: I::F32,
+        bias: I::F32,
+        at: usize,
+        spot: Spot,
+        first: bool,
+    ) -> I::F32 {
+        let mut lanes = [0.0f32; 16];
+        let mut kept = [0.0f32; 16];
+        // SAFETY: at most 16 lanes. Every piece lies inside one output row, which this job alone touches.
+        unsafe {
+            isa.store(&mut lanes, 0, isa.add(values, if first { bias } else { isa.splat(0.0) }));
+            let (mut out, mut lane, mut n) = (at, spot.first, spot.n);
+            for i in 0..=spot.more {
+                let row = self.out.range(out, n);
+                for x in 0..n {
+                    let v = if first { lanes[lane + x] } else { row[x] + lanes[lane + x] };
+                    row[x] = v;
+                    kept[lane + x] = v;
+                }
+                // The next row starts behind this one, one pitch further in the lanes; only the first row may have
+                // started late.
+                out += n;
+                let column = if i == 0 { self.size[2] - n } else { 0 };
+                lane += spot.pitch - column;
+                n = if i + 1 == spot.more { spot.last } else { self.size[2] };
+            }
+            isa.load(&kept, 0)
         }
     }
 }

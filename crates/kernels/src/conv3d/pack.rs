@@ -58,14 +58,14 @@ pub(crate) fn pack_row<I: Isa>(
     zero_range(isa, dst, lead + n, len);
 }
 
-/// Splits `row` by its index modulo `step`: `dst[phase * len + i] = row[i * step + phase]`, `len = row.len() / step`.
+/// Splits `row` by its index modulo `step`: `dst[phase * pitch + i] = row[i * step + phase]`.
 #[inline(always)]
-pub(crate) fn split_phases<I: Isa>(isa: I, row: &[f32], step: usize, dst: &mut [f32]) {
+pub(crate) fn split_phases<I: Isa>(isa: I, row: &[f32], step: usize, dst: &mut [f32], pitch: usize) {
     let len = row.len() / step;
-    debug_assert!(len * step <= dst.len());
     let mut done = 0;
     if step == 2 {
-        let (even, odd) = dst.split_at_mut(len);
+        let (even, odd) = dst.split_at_mut(pitch);
+        assert!(len <= even.len() && len <= odd.len(), "{len} values in phases of {pitch}");
         while done + I::LANES <= len {
             // SAFETY: `2 * (done + LANES) <= row.len()` and `done + LANES <= len`.
             unsafe {
@@ -78,7 +78,7 @@ pub(crate) fn split_phases<I: Isa>(isa: I, row: &[f32], step: usize, dst: &mut [
     }
     for i in done..len {
         for phase in 0..step {
-            dst[phase * len + i] = row[i * step + phase];
+            dst[phase * pitch + i] = row[i * step + phase];
         }
     }
 }

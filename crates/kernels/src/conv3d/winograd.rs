@@ -25,7 +25,10 @@ const FREQ: usize = 6;
 /// Output channels per packed block of weights.
 const CO_BLOCK: usize = 16;
 /// Output channels whose products are held at once.
-const CO_HELD: usize = 32;
+const CO_HELD: usize = 16;
+
+/// Chunks of the most vectors of tiles held.
+const MAX_CHUNKS: usize = 16;
 
 const A: f64 = 2.0 / 3.0;
 const B: f64 = 3.0 / 2.0;
@@ -141,43 +144,73 @@ pub(super) fn pack_weights(shape: &ConvShape, weights: &[f32]) -> Buffer {
 }
 
 /// How a call is cut into jobs; a function of the shape and the lanes alone.
+///
+/// Where a layer of tiles (one tile deep) fills enough vectors, a job *marches* along the depth: it keeps the two planes
+/// that the next tile needs again, and so reads and transforms four new planes per tile instead of six. In small volumes
+/// vectors of tiles go on from one layer to the next, and a job takes one step only.
 #[derive(Debug, Clone)]
 struct Cut {
     lanes: usize,
     /// Frequencies along depth, and outputs per tile: 6 and 4, or 1 and 1.
     depth: [usize; 2],
+    output: [usize; 3],
     /// Tiles along depth and height, chunks along width.
     tiles: [usize; 3],
-    /// Vectors of tiles in all, and per job.
-    vectors: usize,
+    /// Vectors of tiles per job and step.
     held: usize,
+    /// Jobs side by side, jobs along the depth, steps per job.
+    blocks: usize,
+    segments: usize,
+    steps: usize,
     /// Output channels per job.
     co_chunk: usize,
 }
 
 impl Cut {
     fn new(shape: &ConvShape, lanes: usize) -> Self {
-        let [od, oh, ow] = shape.output();
+        let output = shape.output();
         let depth = if shape.kernel[0] == 3 { [FREQ, OUT] } else { [1, 1] };
-        let tiles = [od.div_ceil(depth[1]), oh.div_ceil(OUT), ow.div_ceil(lanes)];
-        let vectors = tiles.iter().product::<usize>().div_ceil(4);
-        let held = held(shape, vectors);
-        let jobs = shape.batch * vectors.div_ceil(held);
+        let tiles = [output[0].div_ceil(depth[1]), output[1].div_ceil(OUT), output[2].div_ceil(lanes)];
+        let layer = (tiles[1] * tiles[2]).div_ceil(4);
+        let held = held(shape, layer * tiles[0]);
+        let marching = depth[0] == FREQ && layer >= held;
+        let (blocks, steps) = if marching {
+            let blocks = layer.div_ceil(held);
+            // At least 16 jobs where that leaves two steps per job.
+            let segments = 16usize.div_ceil(shape.batch * blocks).min(tiles[0] / 2).max(1);
+            (blocks, tiles[0].div_ceil(segments))
+        } else {
+            ((tiles.iter().product::<usize>()).div_ceil(4).div_ceil(held), 1)
+        };
+        let segments = if marching { tiles[0].div_ceil(steps) } else { 1 };
+        let jobs = shape.batch * blocks * segments;
         // At least 16 jobs where that leaves 64 output channels per job: a job transforms all its input itself.
-        let blocks = shape.out_channels.div_ceil(64);
-        let splits = 16usize.div_ceil(jobs).min(blocks).max(1);
-        let co_chunk = blocks.div_ceil(splits) * 64;
-        Self { lanes, depth, tiles, vectors, held, co_chunk }
+        let parts = shape.out_channels.div_ceil(64);
+        let splits = 16usize.div_ceil(jobs).min(parts).max(1);
+        let co_chunk = parts.div_ceil(splits) * 64;
+        Self { lanes, depth, output, tiles, held, blocks, segments, steps, co_chunk }
+    }
+
+    /// First output voxel of chunk `chunk` of a job's vectors at a step.
+    fn chunk(&self, segment: usize, step: usize, chunk: usize) -> Chunk {
+        let [td, th, tw] = self.tiles;
+        let (z, i) = if self.steps > 1 || self.segments > 1 {
+            let z = segment * self.steps + step;
+            if chunk >= th * tw {
+                return None;
+            }
+            (z, chunk)
+        } else {
+            (chunk / (th * tw), chunk % (th * tw))
+        };
+        (z < td).then(|| [z * self.depth[1], i / tw * OUT, i % tw * self.lanes])
     }
 }
 
-/// Vectors of tiles per job: one keeps 32 channels in half of a 2 MiB cache; with more channels the transformed weights come
-/// from further away and must be used for more tiles.
+/// Vectors of tiles per job and step. Two keep 32 channels in a 2 MiB cache and let every transformed weight that is
+/// loaded serve twice; with many channels the weights come from further away and must serve more often.
 fn held(shape: &ConvShape, vectors: usize) -> usize {
-    if let Ok(v) = std::env::var("WINO_TV") {
-        return v.parse().unwrap_or(1);
-    }
-    let held = if shape.in_channels <= 32 { 1 } else { 2 };
+    let held = if shape.in_channels < 256 { 2 } else { 4 };
     held.min(vectors)
 }
 
@@ -195,38 +228,40 @@ impl Winograd<'_> {
         let shape = self.shape;
         let cut = Cut::new(shape, self.cpu.lanes());
         let parts = shape.out_channels.div_ceil(cut.co_chunk);
-        let blocks = cut.vectors.div_ceil(cut.held);
-        let mut partial = stats.as_ref().map(|_| Partial::new(shape.batch * shape.out_channels, blocks));
+        let places = cut.blocks * cut.segments;
+        let mut partial = stats.as_ref().map(|_| Partial::new(shape.batch * shape.out_channels, places));
         let shared = Shared::new(out);
         let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
         let group = cut.held * cut.lanes * FREQ;
         let groups = groups(shape.kernel);
-        // Rows of one input channel, its frequencies, all channels' frequencies, products.
-        let rows = cut.depth[0] * FREQ * 8 * cut.lanes;
+        // Rows of one input channel, its frequencies, all channels' kept planes and frequencies, products.
+        let rows = cut.depth[0] * FREQ * 8 * cut.held * cut.lanes;
         let tile = groups * FREQ * cut.lanes;
+        let kept = if cut.steps > 1 { 2 * FREQ * group * shape.in_channels } else { 0 };
         // A little more than the values per group, so that groups do not fall onto the same cache sets.
         let in_group = shape.in_channels * group + 16;
         let out_group = CO_HELD.min(shape.out_channels.next_multiple_of(CO_BLOCK)) * group + 16;
-        (0..shape.batch * blocks * parts).into_par_iter().for_each(|job| {
+        (0..shape.batch * places * parts).into_par_iter().for_each(|job| {
             let (rest, part) = (job / parts, job % parts);
-            let (n, block) = (rest / blocks, rest % blocks);
-            with_scratch(rows + tile + groups * (in_group + out_group), |scratch| {
+            let (n, place) = (rest / places, rest % places);
+            with_scratch(rows + tile + kept + groups * (in_group + out_group), |scratch| {
                 let (rows, scratch) = scratch.split_at_mut(rows);
                 let (tile, scratch) = scratch.split_at_mut(tile);
+                let (kept, scratch) = scratch.split_at_mut(kept);
                 let (input, products) = scratch.split_at_mut(groups * in_group);
                 self.cpu.dispatch(Job {
                     call: self,
                     cut: &cut,
                     n,
-                    first: block * cut.held,
+                    block: place / cut.segments,
+                    segment: place % cut.segments,
                     co: part * cut.co_chunk,
                     co_end: ((part + 1) * cut.co_chunk).min(shape.out_channels),
                     out: shared,
                     stats: shared_stats,
-                    block,
-                    blocks,
                     rows,
                     tile,
+                    kept,
                     input,
                     products,
                     in_group,
@@ -244,16 +279,18 @@ struct Job<'a> {
     call: &'a Winograd<'a>,
     cut: &'a Cut,
     n: usize,
-    /// First vector of tiles.
-    first: usize,
+    block: usize,
+    segment: usize,
     co: usize,
     co_end: usize,
     out: Shared<'a, f32>,
     stats: Option<Shared<'a, [f64; 2]>>,
-    block: usize,
-    blocks: usize,
+    /// Packed input rows of one channel.
     rows: &'a mut [f32],
+    /// Frequencies of one channel and vector of tiles, `[plane][6][6][LANES]`.
     tile: &'a mut [f32],
+    /// The last two planes of every channel and vector of tiles, `[ci][held][2][6][6][LANES]`.
+    kept: &'a mut [f32],
     /// Frequencies of the input, `[group][ci][6][held * LANES]`.
     input: &'a mut [f32],
     /// Products, `[group][co][6][held * LANES]`.
@@ -284,63 +321,67 @@ impl Job<'_> {
     #[inline(always)]
     fn run_held<I: Isa, const T: usize>(&mut self, isa: I) {
         let shape = self.call.shape;
-        let chunks: [[Chunk; 4]; T] = std::array::from_fn(|t| self.chunks(self.first + t));
-        for (t, chunks) in chunks.iter().enumerate() {
+        let steps = if self.cut.steps == 1 {
+            1
+        } else {
+            self.cut.steps.min(self.cut.tiles[0] - self.segment * self.cut.steps)
+        };
+        for step in 0..steps {
+            let mut chunks: [[Chunk; 4]; T] = [[None; 4]; T];
+            for (t, chunks) in chunks.iter_mut().enumerate() {
+                for (c, chunk) in chunks.iter_mut().enumerate() {
+                    *chunk = self.cut.chunk(self.segment, step, (self.block * T + t) * 4 + c);
+                }
+            }
+            let from = if step == 0 { 0 } else { FREQ - OUT };
+            let last = step + 1 == steps;
             for ci in 0..shape.in_channels {
-                let offsets = self.pack(isa, ci, chunks);
-                self.transform_input::<I, T>(isa, ci, t, offsets);
-            }
-        }
-        let mut co = self.co;
-        while co < self.co_end {
-            let end = (co + CO_HELD).min(self.co_end);
-            self.multiply::<I, T>(isa, co, end);
-            for c in co..end {
-                let mut sums = [0.0; 2];
+                let offsets = self.pack(isa, ci, chunks.as_flattened(), from);
                 for (t, chunks) in chunks.iter().enumerate() {
-                    let part = self.transform_output::<I, T>(isa, c, c - co, t, chunks);
-                    sums = [sums[0] + part[0], sums[1] + part[1]];
-                }
-                if let Some(stats) = self.stats {
-                    let row = self.n * shape.out_channels + c;
-                    // SAFETY: this job alone writes these tiles of this channel.
-                    unsafe { stats.range(row * self.blocks + self.block, 1)[0] = sums }
+                    self.transform_rows::<I, T>(isa, ci, chunks, &offsets[4 * t..4 * t + 4], from);
+                    self.transform_planes::<I, T>(isa, ci, t, from > 0, !last);
                 }
             }
-            co = end;
+            let mut co = self.co;
+            while co < self.co_end {
+                let end = (co + CO_HELD).min(self.co_end);
+                self.multiply::<I, T>(isa, co, end);
+                for c in co..end {
+                    let mut sums = [0.0; 2];
+                    for (t, chunks) in chunks.iter().enumerate() {
+                        let part = self.transform_output::<I, T>(isa, c, c - co, t, chunks);
+                        sums = [sums[0] + part[0], sums[1] + part[1]];
+                    }
+                    if let Some(stats) = self.stats {
+                        let places = self.cut.blocks * self.cut.segments;
+                        let place = self.block * self.cut.segments + self.segment;
+                        let row = self.n * shape.out_channels + c;
+                        // SAFETY: this job alone writes these tiles of this channel.
+                        let total = unsafe { &mut stats.range(row * places + place, 1)[0] };
+                        *total = [total[0] + sums[0], total[1] + sums[1]];
+                    }
+                }
+                co = end;
+            }
         }
     }
 
-    fn chunks(&self, vector: usize) -> [Chunk; 4] {
-        let [td, th, tw] = self.cut.tiles;
-        std::array::from_fn(|c| {
-            let i = vector * 4 + c;
-            (i < td * th * tw)
-                .then(|| [i / (th * tw) * self.cut.depth[1], i / tw % th * OUT, i % tw * self.cut.lanes])
-        })
-    }
-
-    /// Packs the rows that a vector of tiles reads of one channel, and returns where each chunk's values start in a row.
+    /// Packs the rows that a job's tiles read of one channel, from plane `from` on, and returns where each chunk's
+    /// values start in a row.
     /// Neighbouring chunks of one row are packed together.
     #[inline(always)]
-    fn pack<I: Isa>(&mut self, isa: I, ci: usize, chunks: &[Chunk; 4]) -> [usize; 4] {
+    fn pack<I: Isa>(&mut self, isa: I, ci: usize, chunks: &[Chunk], from: usize) -> [usize; MAX_CHUNKS] {
         let shape = self.call.shape;
         let [id, ih, iw] = shape.input;
         let [pd, ph, pw] = shape.padding;
         let Plane { data, prologue } = plane(self.call.sources, self.n, ci, id * ih * iw);
-        // The same rows of the next channel lie in other pages: ask for them now, while this channel is transformed.
-        let next = if ci + 1 < shape.in_channels {
-            plane(self.call.sources, self.n, ci + 1, id * ih * iw).data
-        } else {
-            data
-        };
-        let pitch = 8 * I::LANES;
+        let pitch = 2 * chunks.len() * I::LANES;
         let planes = self.cut.depth[0];
-        let mut offsets = [0; 4];
+        let mut offsets = [0; MAX_CHUNKS];
         let (mut c, mut at) = (0, 0);
-        while c < 4 {
+        while c < chunks.len() {
             let mut run = 1;
-            while c + run < 4 {
+            while c + run < chunks.len() {
                 match (chunks[c], chunks[c + run]) {
                     (Some(a), Some(b)) if a[0] == b[0] && a[1] == b[1] => run += 1,
                     _ => break,
@@ -351,7 +392,7 @@ impl Job<'_> {
                 offsets[c + i] = at + i * I::LANES;
             }
             let [z, y, x] = chunks[c].unwrap_or([usize::MAX / 2; 3]);
-            for dz in 0..planes {
+            for dz in from..planes {
                 let iz = (z + dz).wrapping_sub(pd);
                 for dy in 0..FREQ {
                     let iy = (y + dy).wrapping_sub(ph);
@@ -360,9 +401,6 @@ impl Job<'_> {
                         zero_range(isa, self.rows, start, start + len);
                     } else {
                         let row = &data[(iz * ih + iy) * iw..][..iw];
-                        for i in 0..=run {
-                            isa.prefetch(next, (iz * ih + iy) * iw + x + i * I::LANES);
-                        }
                         pack_row(
                             isa,
                             row,
@@ -379,16 +417,35 @@ impl Job<'_> {
         offsets
     }
 
+    /// Frequencies along width and height of the packed planes from `from` on.
     #[inline(always)]
-    fn transform_input<I: Isa, const T: usize>(&mut self, isa: I, ci: usize, t: usize, offsets: [usize; 4]) {
+    fn transform_rows<I: Isa, const T: usize>(
+        &mut self,
+        isa: I,
+        ci: usize,
+        chunks: &[Chunk; 4],
+        offsets: &[usize],
+        from: usize,
+    ) {
+        let [_, ih, iw] = self.call.shape.input;
+        let [pd, ph, _] = self.call.shape.padding;
+        // The same rows of the next channel lie far away: ask for them now, a few at a time.
+        let next = (ci + 1).min(self.call.shape.in_channels - 1);
+        let next = plane(self.call.sources, self.n, next, self.call.shape.in_voxels()).data;
+        let ahead = chunks.map(|c| {
+            let [z, y, x] = c.unwrap_or_default();
+            ((z * ih + y) * iw + x).wrapping_sub((pd * ih + ph) * iw)
+        });
         let (rows, tile) = (&*self.rows, &mut *self.tile);
-        let pitch = 8 * I::LANES;
-        let planes = self.cut.depth[0];
-        // SAFETY: `rows` has `planes * 6` rows of `pitch`, `tile` has `planes * 36` vectors, and `input` a vector per
-        // group, channel, frequency and held vector of tiles; debug assertions check every access.
+        let pitch = 8 * T * I::LANES;
+        // SAFETY: `rows` has six rows of `pitch` per plane, `tile` has 36 vectors per plane; debug assertions check.
         unsafe {
-            for row in 0..planes * FREQ {
+            for row in from * FREQ..self.cut.depth[0] * FREQ {
                 let at = row * pitch;
+                let row_ahead = (row / FREQ * ih + row % FREQ) * iw;
+                for from in ahead {
+                    isa.prefetch(next, from.wrapping_add(row_ahead));
+                }
                 let low = isa.transpose4([
                     isa.load(rows, at + offsets[0]),
                     isa.load(rows, at + offsets[1]),
@@ -407,12 +464,10 @@ impl Job<'_> {
                     isa.store(tile, (row * FREQ + x) * I::LANES, f);
                 }
             }
-            let plane = FREQ * FREQ * I::LANES;
             let row = FREQ * I::LANES;
-            let to = (ci * FREQ * T + t) * I::LANES;
-            for z in 0..planes {
+            for z in from..self.cut.depth[0] {
                 for x in 0..FREQ {
-                    let at = z * plane + x * I::LANES;
+                    let at = z * FREQ * row + x * I::LANES;
                     let f = forward(
                         isa,
                         [
@@ -425,33 +480,52 @@ impl Job<'_> {
                         ],
                     );
                     for (y, &f) in f.iter().enumerate() {
-                        if planes == 1 {
-                            isa.store(self.input, y * self.in_group + to + x * T * I::LANES, f);
-                        } else {
-                            isa.store(tile, at + y * row, f);
-                        }
+                        isa.store(tile, at + y * row, f);
                     }
                 }
             }
-            if planes == 1 {
-                return;
-            }
+        }
+    }
+
+    /// Frequencies along depth, into `input`. The first two planes come from `kept` if `resume`; the last two go there if
+    /// `keep`.
+    #[inline(always)]
+    fn transform_planes<I: Isa, const T: usize>(
+        &mut self,
+        isa: I,
+        ci: usize,
+        t: usize,
+        resume: bool,
+        keep: bool,
+    ) {
+        let tile = &*self.tile;
+        let plane = FREQ * FREQ * I::LANES;
+        let to = (ci * FREQ * T + t) * I::LANES;
+        let kept_at = (ci * T + t) * 2 * plane;
+        // SAFETY: `tile` has 36 vectors per plane, `kept` 72 per channel and held vector of tiles, `input` one per group,
+        // channel, frequency and held vector of tiles; debug assertions check every access.
+        unsafe {
             for y in 0..FREQ {
                 for x in 0..FREQ {
-                    let at = y * row + x * I::LANES;
-                    let f = forward(
-                        isa,
-                        [
-                            isa.load(tile, at),
-                            isa.load(tile, at + plane),
-                            isa.load(tile, at + 2 * plane),
-                            isa.load(tile, at + 3 * plane),
-                            isa.load(tile, at + 4 * plane),
-                            isa.load(tile, at + 5 * plane),
-                        ],
-                    );
-                    for (z, &f) in f.iter().enumerate() {
-                        isa.store(self.input, (z * FREQ + y) * self.in_group + to + x * T * I::LANES, f);
+                    let at = (y * FREQ + x) * I::LANES;
+                    let to = to + x * T * I::LANES;
+                    if self.cut.depth[0] == 1 {
+                        isa.store(self.input, y * self.in_group + to, isa.load(tile, at));
+                        continue;
+                    }
+                    let (d0, d1) = if resume {
+                        (isa.load(self.kept, kept_at + at), isa.load(self.kept, kept_at + plane + at))
+                    } else {
+                        (isa.load(tile, at), isa.load(tile, at + plane))
+                    };
+                    let (d4, d5) = (isa.load(tile, at + 4 * plane), isa.load(tile, at + 5 * plane));
+                    if keep {
+                        isa.store(self.kept, kept_at + at, d4);
+                        isa.store(self.kept, kept_at + plane + at, d5);
+                    }
+                    let d = [d0, d1, isa.load(tile, at + 2 * plane), isa.load(tile, at + 3 * plane), d4, d5];
+                    for (z, &f) in forward(isa, d).iter().enumerate() {
+                        isa.store(self.input, (z * FREQ + y) * self.in_group + to, f);
                     }
                 }
             }
@@ -466,7 +540,7 @@ impl Job<'_> {
         let panel = FREQ * cis * CO_BLOCK;
         let vector = T * I::LANES;
         for group in 0..groups(self.call.shape.kernel) {
-            let input = &self.input[group * self.in_group..][..self.in_group];
+            let input = &self.input[group * self.in_group..];
             let products = &mut self.products[group * self.out_group..][..self.out_group];
             for block in co / CO_BLOCK..end.div_ceil(CO_BLOCK) {
                 let weights = &self.call.weights[(group * blocks + block) * panel..][..panel];
@@ -474,38 +548,95 @@ impl Job<'_> {
                 for x in 0..FREQ {
                     let weights = &weights[x * cis * CO_BLOCK..][..cis * CO_BLOCK];
                     let to = (held * FREQ + x) * vector;
+                    let ahead = if x + 1 < FREQ { vector } else { self.in_group - x * vector };
                     // SAFETY: panels, inputs and products have room for all channels of the block; debug assertions
                     // check every access.
                     unsafe {
                         if I::REGISTERS >= 32 {
                             match T {
-                                1 => {
-                                    product::<I, 16, 1>(isa, input, x * vector, vector, weights, products, to)
-                                }
-                                2 => {
-                                    product::<I, 8, 2>(isa, input, x * vector, vector, weights, products, to)
-                                }
-                                3 => {
-                                    product::<I, 8, 3>(isa, input, x * vector, vector, weights, products, to)
-                                }
-                                _ => {
-                                    product::<I, 4, 4>(isa, input, x * vector, vector, weights, products, to)
-                                }
+                                1 => product::<I, 16, 1>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
+                                2 => product::<I, 8, 2>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
+                                3 => product::<I, 8, 3>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
+                                _ => product::<I, 4, 4>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
                             }
                         } else {
                             match T {
-                                1 => {
-                                    product::<I, 8, 1>(isa, input, x * vector, vector, weights, products, to)
-                                }
-                                2 => {
-                                    product::<I, 4, 2>(isa, input, x * vector, vector, weights, products, to)
-                                }
-                                3 => {
-                                    product::<I, 4, 3>(isa, input, x * vector, vector, weights, products, to)
-                                }
-                                _ => {
-                                    product::<I, 2, 4>(isa, input, x * vector, vector, weights, products, to)
-                                }
+                                1 => product::<I, 8, 1>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
+                                2 => product::<I, 4, 2>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
+                                3 => product::<I, 4, 3>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
+                                _ => product::<I, 2, 4>(
+                                    isa,
+                                    input,
+                                    x * vector,
+                                    vector,
+                                    ahead,
+                                    weights,
+                                    products,
+                                    to,
+                                ),
                             }
                         }
                     }
@@ -524,7 +655,7 @@ impl Job<'_> {
         t: usize,
         chunks: &[Chunk; 4],
     ) -> [f64; 2] {
-        let size = self.call.shape.output();
+        let size = self.cut.output;
         let [planes, outs] = self.cut.depth;
         let (products, tile) = (&*self.products, &mut *self.tile);
         let row = FREQ * I::LANES;
@@ -535,6 +666,8 @@ impl Job<'_> {
         let whole = chunks.iter().all(|c| {
             c.is_some_and(|[z, y, x]| z + outs <= size[0] && y + OUT <= size[1] && x + I::LANES <= size[2])
         });
+        // The next channel's outputs, to be in the cache when their turn comes.
+        let ahead = size.iter().product::<usize>();
         let mut wide = [isa.zero64(); 2];
         let (mut sum, mut squares, mut centre) = (isa.splat(0.0), isa.splat(0.0), isa.splat(0.0));
         // SAFETY: as in `transform_input`; this job alone writes these tiles of this channel.
@@ -602,6 +735,7 @@ impl Job<'_> {
                             let [z0, y0, x0] = chunks[c].unwrap_or_default();
                             let at = channel + ((z0 + z) * size[1] + y0 + y) * size[2] + x0;
                             isa.store(self.out.range(at, I::LANES), 0, v[c]);
+                            isa.prefetch_write(self.out.address(at + ahead));
                         }
                         if z == 0 && y == 0 {
                             centre = m[0];
@@ -643,7 +777,7 @@ impl Job<'_> {
 }
 
 /// `products[co] = sum over ci of weights[ci][co] * input[ci]` for one frequency and [`CO_BLOCK`] output channels,
-/// `C` channels times `R` vectors in registers at a time.
+/// `C` channels times `R` vectors in registers at a time. The next frequency starts `ahead`.
 ///
 /// # Safety
 /// `input[at + ci * FREQ * vector ..]` has `R` vectors for every input channel, `products[to + co * FREQ * vector ..]` for
@@ -654,6 +788,7 @@ unsafe fn product<I: Isa, const C: usize, const R: usize>(
     input: &[f32],
     at: usize,
     vector: usize,
+    ahead: usize,
     weights: &[f32],
     products: &mut [f32],
     to: usize,
@@ -666,6 +801,9 @@ unsafe fn product<I: Isa, const C: usize, const R: usize>(
             for r in 0..R {
                 // SAFETY: the caller's promise.
                 x[r] = unsafe { isa.load(input, from + r * I::LANES) };
+                if lane == 0 {
+                    isa.prefetch(input, from + ahead + r * I::LANES);
+                }
             }
             for c in 0..C {
                 // SAFETY: `lane + c < CO_BLOCK`.

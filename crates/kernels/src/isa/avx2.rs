@@ -1,5 +1,10 @@
 //! AVX2 with fused multiply-add: 8 lanes, 16 registers.
 
+#![allow(
+    clippy::wildcard_imports,
+    reason = "an instruction set is imported whole; the lint is silent in test builds"
+)]
+
 use std::arch::x86_64::*;
 
 use super::Isa;
@@ -190,5 +195,10 @@ impl Isa for Avx2 {
     fn prefetch(self, from: &[f32], at: usize) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_write(self, address: *const f32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
     }
 }

@@ -1,5 +1,10 @@
 //! NEON of aarch64: 4 lanes, 32 registers.
 
+#![allow(
+    clippy::wildcard_imports,
+    reason = "an instruction set is imported whole; the lint is silent in test builds"
+)]
+
 use std::arch::aarch64::*;
 
 use super::Isa;
@@ -161,4 +166,6 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn prefetch(self, _from: &[f32], _at: usize) {}
+    #[inline(always)]
+    fn prefetch_write(self, _address: *const f32) {}
 }

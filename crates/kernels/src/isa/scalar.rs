@@ -110,4 +110,6 @@ impl Isa for Scalar {
     }
     #[inline(always)]
     fn prefetch(self, _from: &[f32], _at: usize) {}
+    #[inline(always)]
+    fn prefetch_write(self, _address: *const f32) {}
 }

@@ -1,31 +1,32 @@
 //! What the kernel tests share: numbers, comparison, and the list of instruction sets.
 
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::print_stderr, reason = "a test names what it could not test")]
 
 use glioseg_kernels::{Cpu, Level};
 
 /// A small deterministic generator, roughly uniform in -1..1.
-pub struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66)
     }
 
-    pub fn one(&mut self) -> f32 {
+    pub(crate) fn one(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    pub fn many(&mut self, n: usize) -> Vec<f32> {
+    pub(crate) fn many(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.one()).collect()
     }
 }
 
 /// All instruction sets of this machine; the others are named, not silently passed.
-pub fn cpus() -> Vec<Cpu> {
+pub(crate) fn cpus() -> Vec<Cpu> {
     let cpus = Cpu::available();
     for level in Level::ALL {
         if !cpus.iter().any(|cpu| cpu.level() == level) {
@@ -36,7 +37,7 @@ pub fn cpus() -> Vec<Cpu> {
 }
 
 /// Relative L2 error of `got` against `want`.
-pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
+pub(crate) fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|x| x * x).sum::<f64>().sqrt();
     let error = norm(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)));
@@ -45,7 +46,7 @@ pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
 
 /// Fails with the count and the first positions if the relative L2 error exceeds `tolerance`, or a value is not finite,
 /// or one is further off than 100 times the tolerance of the largest.
-pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
+pub(crate) fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");
     let error = relative_l2(got, want);
     let largest = want.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));

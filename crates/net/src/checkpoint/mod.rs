@@ -3,6 +3,12 @@
 //! [`Checkpoint::open`] looks at the content, not the name: PyTorch's zip archive (nnU-Net v2's `.pth`, v1's
 //! `.model`), PyTorch's older container, or safetensors. Opening reads names, shapes and metadata; values are read
 //! when they are asked for.
+//!
+//! # Our own format
+//! A safetensors file: every tensor once, as f32, under nnU-Net's name, and in the header's `__metadata__` the entry
+//! `glioseg` with [`Metadata`] as JSON text. One file, so that weights and metadata cannot come apart. Where that
+//! entry is missing because another program wrote the file, the same JSON is taken from the file of that name ending
+//! in `.json`, if there is one: `checkpoint_final.json` for `checkpoint_final.safetensors`.
 
 mod globals;
 mod pickle;

@@ -1,9 +1,4 @@
-//! Our own checkpoints: a safetensors file whose header also holds the metadata.
-//!
-//! Tensors have the names nnU-Net gives them, each once, as f32. The header's `__metadata__` has the entry
-//! `glioseg`: [`Metadata`] as JSON. One file, so weights and metadata cannot come apart; it is written beside its
-//! final name and renamed. A safetensors file without that entry (made by another program) may have the same JSON
-//! beside it, `checkpoint_final.json` for `checkpoint_final.safetensors`.
+//! Our own checkpoints; the parent module describes the format.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

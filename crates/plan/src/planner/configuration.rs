@@ -87,7 +87,7 @@ pub(super) fn plan_configuration(
     name: &str,
     spacing_mm: &[f64],
     median_shape: &[f64],
-    median_json: Vec<Value>,
+    median_json: &[Value],
     dataset_voxels: f64,
     attempts: &mut Vec<Attempt>,
 ) -> Result<Found, PlanError> {
@@ -179,7 +179,7 @@ fn json(
     setting: &Setting<'_>,
     name: &str,
     spacing_mm: &[f64],
-    median_json: Vec<Value>,
+    median_json: &[Value],
     batch: u64,
     topology: &Topology,
     features: &[usize],

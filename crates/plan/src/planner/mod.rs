@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use target::Target;
 pub(crate) use topology::Topology;
 
-/// Below this share of a case in a patch of 3d_fullres, nnU-Net adds 3d_lowres.
+/// Below this share of a case in a patch of `3d_fullres`, nnU-Net adds `3d_lowres`.
 const LOWRES_SHARE: f64 = 0.25;
 
 /// The kinds of experiment planner.
@@ -77,7 +77,7 @@ pub struct PlanOptions {
     pub planner: Planner,
     /// GB of GPU memory to plan for, instead of [`Planner::gpu_memory_gb`].
     pub gpu_memory_gb: Option<f64>,
-    /// Spacing of 3d_fullres in mm, z, y, x (not transposed), instead of the median.
+    /// Spacing of `3d_fullres` in mm, z, y, x (not transposed), instead of the median.
     pub overwrite_target_spacing_mm: Option<[f64; 3]>,
     /// Name of the plans, instead of [`Planner::plans_name`].
     pub plans_name: Option<String>,
@@ -110,10 +110,10 @@ pub struct Attempt {
 pub struct Planned {
     /// `plans.json`, its keys in nnU-Net's order.
     pub json: Value,
-    /// Every patch that was tried, in order; the last one of a configuration is the planned one (of 3d_lowres: of each
+    /// Every patch that was tried, in order; the last one of a configuration is the planned one (of `3d_lowres`: of each
     /// spacing that was tried).
     pub attempts: Vec<Attempt>,
-    /// What the user should know, such as why there is no 3d_lowres.
+    /// What the user should know, such as why there is no `3d_lowres`.
     pub notes: Vec<String>,
 }
 
@@ -153,13 +153,13 @@ pub fn plan(
     let shape = target.median_shape;
     let voxels: f64 = shape.iter().product();
     let three_d = if shape[0] > 1.0 { Some(plan_3d(&setting, &target, cases, &mut planned)?) } else { None };
-    let sizes = shape[1..].iter().map(|&s| Value::from(s)).collect();
+    let sizes: Vec<Value> = shape[1..].iter().map(|&s| Value::from(s)).collect();
     let mut two_d = plan_configuration(
         &setting,
         "2d",
         &target.spacing_mm[1..],
         &shape[1..],
-        sizes,
+        &sizes,
         voxels * cases,
         &mut planned.attempts,
     )?;
@@ -245,7 +245,7 @@ struct ThreeD {
     lowres: Option<Map<String, Value>>,
 }
 
-/// 3d_fullres, and 3d_lowres where a patch would see too little of a case.
+/// `3d_fullres`, and `3d_lowres` where a patch would see too little of a case.
 fn plan_3d(
     setting: &Setting<'_>,
     target: &Target,
@@ -255,13 +255,13 @@ fn plan_3d(
     const STEP: f64 = 1.03;
     let (spacing, shape) = (target.spacing_mm, target.median_shape);
     let voxels: f64 = shape.iter().product();
-    let sizes = shape.iter().map(|&s| Value::from(s)).collect();
+    let sizes: Vec<Value> = shape.iter().map(|&s| Value::from(s)).collect();
     let mut fullres = plan_configuration(
         setting,
         "3d_fullres",
         &spacing,
         &shape,
-        sizes,
+        &sizes,
         voxels * cases,
         &mut planned.attempts,
     )?;
@@ -276,13 +276,13 @@ fn plan_3d(
         let low_shape = [0, 1, 2].map(|a| spacing[a] / low_spacing[a] * shape[a]);
         low_voxels = low_shape.iter().product();
         let whole = low_shape.map(f64::round_ties_even);
-        let sizes = whole.iter().map(|&s| Value::from(s as u64)).collect();
+        let sizes: Vec<Value> = whole.iter().map(|&s| Value::from(s as u64)).collect();
         let found = plan_configuration(
             setting,
             "3d_lowres",
             &low_spacing,
             &whole,
-            sizes,
+            &sizes,
             low_voxels * cases,
             &mut planned.attempts,
         )?;

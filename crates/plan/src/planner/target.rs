@@ -13,7 +13,7 @@ pub(super) struct Target {
     pub transpose_forward: [usize; 3],
     /// Its inverse.
     pub transpose_backward: [usize; 3],
-    /// Spacing of 3d_fullres in mm, transposed.
+    /// Spacing of `3d_fullres` in mm, transposed.
     pub spacing_mm: [f64; 3],
     /// Median shape of the cases at that spacing, transposed; may be halves.
     pub median_shape: [f64; 3],
@@ -36,17 +36,18 @@ impl Target {
         transpose_forward.iter().enumerate().for_each(|(i, &a)| transpose_backward[a] = i);
 
         let cases = || fingerprint.spacings_mm.iter().zip(&fingerprint.shapes_after_crop);
-        let median_of = |f: &dyn Fn(&[f64; 3], &[usize; 3], usize) -> f64| {
-            transpose_forward.map(|a| median(cases().map(|(spacing, shape)| f(spacing, shape, a))))
+        let own_spacing = |a: usize| median(cases().map(|(own, _)| own[a]));
+        let own_shape = |a: usize| median(cases().map(|(_, shape)| shape[a] as f64));
+        // No image shrinks to nothing.
+        let resampled = |a: usize| {
+            let size = |own: &[f64; 3], shape: &[usize; 3]| own[a] / spacing[a] * shape[a] as f64;
+            median(cases().map(|(own, shape)| size(own, shape).round_ties_even().max(1.0)))
         };
         Target {
             spacing_mm: transpose_forward.map(|a| spacing[a]),
-            median_shape: median_of(&|own, shape, a| {
-                // No image shrinks to nothing.
-                (own[a] / spacing[a] * shape[a] as f64).round_ties_even().max(1.0)
-            }),
-            original_spacing_mm: median_of(&|own, _, a| own[a]),
-            original_shape: median_of(&|_, shape, a| shape[a] as f64),
+            median_shape: transpose_forward.map(resampled),
+            original_spacing_mm: transpose_forward.map(own_spacing),
+            original_shape: transpose_forward.map(own_shape),
             transpose_forward,
             transpose_backward,
         }
@@ -85,6 +86,7 @@ fn percentile(values: impl Iterator<Item = f64>, percent: f64) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the arithmetic is numpy's, to the last bit")]
 mod tests {
     use super::*;
 

@@ -119,7 +119,8 @@ pub struct SharpenParams {
 impl Sharpen {
     /// Draws the parameters.
     pub fn sample(&self, layout: &Layout, rng: &mut PatchRng) -> SharpenParams {
-        let strengths = rng.per_channel(layout.channels, self.p_channel, |rng| self.strength.sample(rng) as f32);
+        let strengths =
+            rng.per_channel(layout.channels, self.p_channel, |rng| self.strength.sample(rng) as f32);
         SharpenParams { strengths }
     }
 }

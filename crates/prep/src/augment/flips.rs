@@ -1,5 +1,6 @@
 //! Rearrangements of voxels: mirroring, quarter turns, exchanged axes. Image and segmentation alike.
 
+use super::math::vectorised;
 use super::random::PatchRng;
 use super::{Layout, Patch};
 
@@ -38,12 +39,18 @@ impl MirrorParams {
             return;
         }
         let voxels = patch.voxels();
-        patch.data.chunks_exact_mut(voxels).for_each(|c| flip(c, patch.shape, self.flip));
-        patch.seg.chunks_exact_mut(voxels).for_each(|c| flip(c, patch.shape, self.flip));
+        vectorised(
+            #[inline(always)]
+            || {
+                patch.data.chunks_exact_mut(voxels).for_each(|c| flip(c, patch.shape, self.flip));
+                patch.seg.chunks_exact_mut(voxels).for_each(|c| flip(c, patch.shape, self.flip));
+            },
+        );
     }
 }
 
 /// Swaps every row with its mirror image, once.
+#[inline(always)]
 fn flip<T: Copy>(channel: &mut [T], [nz, ny, nx]: [usize; 3], flip: [bool; 3]) {
     let rows = nz * ny;
     for row in 0..rows {

@@ -247,7 +247,7 @@ fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
     [0, 1, 2].map(|i| [0, 1, 2].map(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
 }
 
-fn crop_channels<T: Copy>(
+pub(super) fn crop_channels<T: Copy>(
     values: &[T],
     from: [usize; 3],
     start: [isize; 3],

@@ -1,0 +1,258 @@
+//! `glioseg evaluate`: predictions against references, by every rule in use.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use glioseg_eval::statistics::{Bootstrap, Summary};
+use glioseg_eval::{
+    CaseScores, CaseStatus, CohortScores, Convention, EvalError, EvaluateOptions, LabelScheme, LabelSource,
+    NnUnetSummary, Rule, ScoreOptions, evaluate_cohort,
+};
+use glioseg_plan::Dataset;
+
+use super::table::{number, table};
+use super::{Outcome, Problem, print};
+use crate::ui::Ui;
+
+/// Scores a folder of predictions against a folder of references and writes every number by every rule.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  glioseg evaluate --ref labelsTs --pred predicted --dataset dataset.json -o scores\n\n\
+    Rules: nnunet, brats2021, brats2023 (-ssa, -men, -ped, -met), brats2026, extra (surface Dice at a tolerance, average \
+    surface distance,\nvolumes, lesion counts). Numbers of different rules are not comparable.\n\n\
+    Writes summary.json (nnU-Net's layout), cases.csv, statistics.csv, scores.json (for rank, compare and reports), \
+    brats2026_seg.csv\nand winner_results.csv.\n\n\
+    Exit code: 0 all cases scored, 1 some case could not be scored, 2 could not start."
+)]
+pub(crate) struct Evaluate {
+    /// Folder of reference label maps: CASE.nii.gz, or CASE/CASE-seg.nii.gz as BraTS has them
+    #[arg(long = "ref", value_name = "DIR")]
+    pub(crate) reference: PathBuf,
+    /// Folder of predicted label maps, of the same case names
+    #[arg(long = "pred", value_name = "DIR")]
+    pub(crate) prediction: PathBuf,
+    /// Folder for the tables; made if it is not there
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Rules, separated by commas, or `all`
+    #[arg(long, value_name = "RULES", default_value = "all")]
+    pub(crate) rules: String,
+    /// Says what the labels mean [default: dataset.json beside the predictions or references, else a guess]
+    #[arg(long, value_name = "dataset.json", help_heading = "Labels")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// Label convention of the references: 1-2-4, 1-2-3, 1-2-3-4 or nnunet; or plain labels such as 1,2
+    #[arg(long, value_name = "CONVENTION", conflicts_with = "dataset", help_heading = "Labels")]
+    pub(crate) labels: Option<String>,
+    /// Label convention of the predictions, where it is another one
+    #[arg(long, value_name = "CONVENTION", help_heading = "Labels")]
+    pub(crate) pred_labels: Option<String>,
+    /// Do not check whether labels are what they are said to be
+    #[arg(long, help_heading = "Labels")]
+    pub(crate) trust_labels: bool,
+    /// Only reference files whose name ends in this, before .nii.gz; it is not part of the case's name
+    #[arg(long, value_name = "SUFFIX", allow_hyphen_values = true, help_heading = "Files")]
+    pub(crate) ref_suffix: Option<String>,
+    /// The same for predictions
+    #[arg(long, value_name = "SUFFIX", allow_hyphen_values = true, help_heading = "Files")]
+    pub(crate) pred_suffix: Option<String>,
+    /// Distance in mm within which surfaces count as equal in the surface Dice (NSD)
+    #[arg(long, value_name = "MM", default_value_t = 1.0, value_parser = distance, help_heading = "Computation")]
+    pub(crate) tolerance: f64,
+    /// Bootstrap samples of the 95 % intervals
+    #[arg(long, value_name = "N", default_value_t = 2000, help_heading = "Computation")]
+    pub(crate) bootstrap: usize,
+    /// Seed of the bootstrap
+    #[arg(long, default_value_t = 0, help_heading = "Computation")]
+    pub(crate) seed: u64,
+    /// One line of JSON per metric on stdout, all of them, instead of a table
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+fn distance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v >= 0.0 && v.is_finite() => Ok(v),
+        _ => Err("a distance in mm, 0 or more".into()),
+    }
+}
+
+/// The message and the remedy of an error of scoring.
+pub(crate) fn problem(error: &EvalError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Problem::new(error.to_string(), hint),
+        None => anyhow::anyhow!("{error}"),
+    }
+}
+
+pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
+    let evaluate = EvaluateOptions {
+        rules: Rule::parse_list(&options.rules).map_err(|e| problem(&e))?,
+        labels: label_source(options, ui)?,
+        prediction_convention: options
+            .pred_labels
+            .as_deref()
+            .map(str::parse::<Convention>)
+            .transpose()
+            .map_err(|e| problem(&e))?,
+        trust_labels: options.trust_labels,
+        reference_suffix: options.ref_suffix.clone(),
+        prediction_suffix: options.pred_suffix.clone(),
+        score: ScoreOptions { tolerance_mm: options.tolerance },
+        bootstrap: Bootstrap { samples: options.bootstrap, seed: options.seed },
+    };
+    if evaluate.rules.is_empty() {
+        return Err(Problem::new(
+            "--rules names no rule",
+            "leave it out for all, or name one such as brats2021",
+        ));
+    }
+    std::fs::create_dir_all(&options.output)
+        .with_context(|| format!("cannot make the folder {}", options.output.display()))?;
+    let observer = |case: &CaseScores, number: usize, of: usize| show_case(case, number, of, ui);
+    let scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer)
+        .map_err(|e| problem(&e))?;
+    if scores.labels_guessed {
+        ui.warn(&format!("labels are taken to be those of {}; say so with --labels", scores.labels.name));
+    }
+    write(&scores, &options.output).map_err(|e| problem(&e))?;
+    show(&scores, options.json)?;
+    Ok(tell_the_rest(&scores, &options.output, ui))
+}
+
+/// What the labels mean: as told, else as a `dataset.json` nearby says, else a guess.
+fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
+    let known = |scheme| LabelSource::Known(Box::new(scheme));
+    if let Some(text) = &options.labels {
+        let plain: Option<Vec<u16>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
+        let scheme = match plain {
+            Some(labels) => LabelScheme::plain(&labels),
+            None => LabelScheme::brats(text.parse().map_err(|e| problem(&e))?),
+        };
+        return Ok(known(scheme));
+    }
+    let nearby = || {
+        let folders = [
+            Some(options.prediction.as_path()),
+            Some(options.reference.as_path()),
+            options.reference.parent(),
+        ];
+        folders.into_iter().flatten().map(|f| f.join("dataset.json")).find(|p| p.is_file())
+    };
+    let Some(path) = options.dataset.clone().or_else(nearby) else { return Ok(LabelSource::Guess) };
+    let dataset = Dataset::read(&path).map_err(|e| problem(&e.into()))?;
+    if options.dataset.is_none() {
+        ui.say(&format!("labels from {}", path.display()));
+    }
+    Ok(known(LabelScheme::dataset(&dataset.labels)))
+}
+
+fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {
+    for warning in &case.warnings {
+        ui.warn(&format!("{}: {warning}", case.case));
+    }
+    match case.status {
+        CaseStatus::Scored => ui.say(&format!("case {number}/{of} {}", case.case)),
+        CaseStatus::Missing => ui.warn(&format!("case {number}/{of} {}: there is no prediction", case.case)),
+        CaseStatus::Failed => {
+            let mut text = format!("case `{}`: {}", case.case, case.error.as_deref().unwrap_or("failed"));
+            if let Some(hint) = &case.hint {
+                text += &format!("\n  hint: {hint}");
+            }
+            ui.warn(&text);
+        }
+    }
+}
+
+fn write(scores: &CohortScores, output: &Path) -> Result<(), EvalError> {
+    if let Some(summary) = NnUnetSummary::of_cohort(scores) {
+        summary.write(&output.join("summary.json"))?;
+    }
+    scores.write_json(&output.join("scores.json"))?;
+    scores.write_cases(&output.join("cases.csv"))?;
+    scores.write_statistics(&output.join("statistics.csv"))?;
+    scores.write_brats2026(&output.join("brats2026_seg.csv"))?;
+    scores.write_winner(&output.join("winner_results.csv"))?;
+    Ok(())
+}
+
+fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
+    if json {
+        for statistic in &scores.statistics {
+            print(&serde_json::to_string(statistic)?)?;
+        }
+        return Ok(());
+    }
+    let head = ["rule", "region", "metric", "n", "mean", "95 % interval", "median", "quartiles"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for rule in &scores.rules {
+        for statistic in scores.statistics.iter().filter(|s| s.name.rule == rule.name()) {
+            if rule.shown().contains(&statistic.name.metric.as_str()) {
+                let name = &statistic.name;
+                let mut row = vec![name.rule.clone(), name.region.clone(), name.metric.clone()];
+                row.extend(cells(&statistic.summary));
+                rows.push(row);
+            }
+        }
+    }
+    for line in table(&rows, 3) {
+        print(&line)?;
+    }
+    Ok(())
+}
+
+fn cells(s: &Summary) -> [String; 5] {
+    [
+        s.n.to_string(),
+        number(s.mean),
+        format!("{} to {}", number(s.ci_low), number(s.ci_high)),
+        number(s.median),
+        format!("{} to {}", number(s.q1), number(s.q3)),
+    ]
+}
+
+/// Missing, extra and failed cases, and where the tables are.
+fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
+    let list = |names: &[&str]| {
+        let shown = names[..names.len().min(10)].join(", ");
+        if names.len() > 10 { format!("{shown} and {} more", names.len() - 10) } else { shown }
+    };
+    let [scored, missing, failed] = [CaseStatus::Scored, CaseStatus::Missing, CaseStatus::Failed]
+        .map(|status| scores.with_status(status));
+    if !missing.is_empty() {
+        let (counting, silent): (Vec<&Rule>, Vec<&Rule>) =
+            scores.rules.iter().partition(|rule| rule.missing(&scores.labels).is_some());
+        let names = |rules: &[&Rule]| rules.iter().map(|r| r.name()).collect::<Vec<_>>().join(", ");
+        let mut text = format!(
+            "no prediction for {} of {} cases: {}",
+            missing.len(),
+            scores.cases.len(),
+            list(&missing)
+        );
+        if !counting.is_empty() {
+            text += &format!("; they count as worst for {}", names(&counting));
+        }
+        if !silent.is_empty() {
+            text += &format!("; {} leave them out", names(&silent));
+        }
+        ui.warn(&text);
+    }
+    if !scores.extra.is_empty() {
+        let extra: Vec<&str> = scores.extra.iter().map(String::as_str).collect();
+        ui.warn(&format!(
+            "no reference for {} predictions, which are left out: {}",
+            extra.len(),
+            list(&extra)
+        ));
+    }
+    if !failed.is_empty() {
+        ui.warn(&format!("could not score {}: they are in no mean", list(&failed)));
+    }
+    ui.say(&format!(
+        "{} of {} cases scored; tables in {}",
+        scored.len(),
+        scores.cases.len(),
+        output.display()
+    ));
+    if failed.is_empty() { Outcome::Done } else { Outcome::SomeFailed }
+}

@@ -1,0 +1,252 @@
+//! Gradient of a convolution with respect to its input.
+//!
+//! With stride 1 it is a convolution of the output's gradient with the flipped kernel, channels exchanged, so it runs on
+//! the forward kernels, Winograd included. With a stride, inputs of equal remainder (a *phase*) see the same subset of taps:
+//! each phase is a small stride-1 convolution, written to a buffer and spread over the input's gradient.
+
+use rayon::prelude::*;
+
+use crate::buffer::{Buffer, Shared, zeroed_tensor};
+use crate::conv3d::direct::{Direct, pack_weights};
+use crate::conv3d::{Algorithm, ConvShape, PackedConv, conv3d};
+use crate::isa::Cpu;
+use crate::source::Source;
+
+/// Weights prepared for [`conv3d_backward_data`].
+#[derive(Debug)]
+pub struct PackedBackwardData {
+    cpu: Cpu,
+    channels: [usize; 2],
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    /// Stride 1.
+    Flipped(PackedConv),
+    /// Any other stride; phases without taps are left out.
+    Phases(Vec<Phase>),
+}
+
+/// Inputs whose position plus padding leaves `remainder` modulo the stride.
+#[derive(Debug)]
+struct Phase {
+    remainder: [usize; 3],
+    taps: [usize; 3],
+    weights: Buffer,
+}
+
+/// The stride-1 convolution that [`conv3d_backward_data`] of `shape` is.
+fn flipped_shape(shape: &ConvShape) -> ConvShape {
+    ConvShape {
+        batch: shape.batch,
+        in_channels: shape.out_channels,
+        out_channels: shape.in_channels,
+        input: shape.output(),
+        kernel: shape.kernel,
+        stride: [1; 3],
+        padding: std::array::from_fn(|a| {
+            assert!(shape.padding[a] < shape.kernel[a], "padding as large as the kernel in {shape:?}");
+            shape.kernel[a] - 1 - shape.padding[a]
+        }),
+    }
+}
+
+impl PackedBackwardData {
+    /// Prepares the forward weights, `[out, in, kd, kh, kw]`, for gradients of convolutions like `shape`.
+    ///
+    /// An `algorithm` that cannot compute the gradient, such as Winograd with a stride, stands for [`Algorithm::Auto`].
+    ///
+    /// # Panics
+    /// If the length of `weights` is not `shape`'s, or the padding reaches the kernel's size.
+    pub fn new(cpu: Cpu, shape: &ConvShape, weights: &[f32], algorithm: Algorithm) -> Self {
+        assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
+        let (ins, outs) = (shape.in_channels, shape.out_channels);
+        let [kd, kh, kw] = shape.kernel;
+        let weight = |co: usize, ci: usize, [a, b, c]: [usize; 3]| {
+            weights[(((co * ins + ci) * kd + a) * kh + b) * kw + c]
+        };
+        // Weights `[in, out, taps]` of the taps that `tap` maps a small kernel's taps to.
+        let gather = |size: [usize; 3], tap: &(dyn Fn([usize; 3]) -> [usize; 3] + Sync)| -> Vec<f32> {
+            let taps: Vec<[usize; 3]> = (0..size[0])
+                .flat_map(|a| (0..size[1]).flat_map(move |b| (0..size[2]).map(move |c| [a, b, c])))
+                .map(tap)
+                .collect();
+            (0..ins)
+                .into_par_iter()
+                .flat_map_iter(|ci| {
+                    let taps = &taps;
+                    (0..outs).flat_map(move |co| taps.iter().map(move |&t| weight(co, ci, t)))
+                })
+                .collect()
+        };
+        let form = if shape.stride == [1; 3] {
+            let flipped = gather(shape.kernel, &|t| std::array::from_fn(|a| shape.kernel[a] - 1 - t[a]));
+            let shape = flipped_shape(shape);
+            let algorithm = if algorithm.supports(&shape) { algorithm } else { Algorithm::Auto };
+            Form::Flipped(PackedConv::new(cpu, &shape, &flipped, algorithm))
+        } else {
+            let mut phases = Vec::new();
+            let [sd, sh, sw] = shape.stride;
+            for index in 0..sd * sh * sw {
+                let remainder = [index / (sh * sw), index / sw % sh, index % sw];
+                let taps: [usize; 3] = std::array::from_fn(|a| {
+                    shape.kernel[a].saturating_sub(remainder[a]).div_ceil(shape.stride[a])
+                });
+                if taps.contains(&0) {
+                    continue;
+                }
+                // Flipped, so that the small convolution reads forwards.
+                let tap = |t: [usize; 3]| -> [usize; 3] {
+                    std::array::from_fn(|a| remainder[a] + shape.stride[a] * (taps[a] - 1 - t[a]))
+                };
+                let small = gather(taps, &tap);
+                let weights = pack_weights(ins, outs, taps.iter().product(), &small);
+                phases.push(Phase { remainder, taps, weights });
+            }
+            Form::Phases(phases)
+        };
+        Self { cpu, channels: [ins, outs], kernel: shape.kernel, stride: shape.stride, form }
+    }
+}
+
+/// Gradient of the loss with respect to the input of `shape`'s convolution, after its prologue.
+///
+/// # Shapes
+/// `grad` is the gradient of the output, `[n, out, d, h, w]`; `result` is `[n, in, d, h, w]` and is overwritten. It does not
+/// depend on the number of threads.
+///
+/// # Panics
+/// If a length contradicts `shape`, or `weights` were prepared for another.
+pub fn conv3d_backward_data(
+    shape: &ConvShape,
+    grad: &[f32],
+    weights: &PackedBackwardData,
+    result: &mut [f32],
+) {
+    assert_eq!(
+        (weights.channels, weights.kernel, weights.stride),
+        ([shape.in_channels, shape.out_channels], shape.kernel, shape.stride),
+        "prepared weights against {shape:?}"
+    );
+    assert_eq!(grad.len(), shape.out_len(), "length of the output's gradient of {shape:?}");
+    assert_eq!(result.len(), shape.in_len(), "length of the input's gradient of {shape:?}");
+    let sources = [Source::plain(grad, shape.out_channels)];
+    let phases = match &weights.form {
+        Form::Flipped(packed) => {
+            let mut flipped = flipped_shape(shape);
+            // A last row that no output reads has no gradient; with stride 1 there is none.
+            flipped.batch = shape.batch;
+            assert_eq!(flipped.output(), shape.input, "the flipped convolution covers the input");
+            return conv3d(&flipped, &sources, packed, None, result, None);
+        }
+        Form::Phases(phases) => phases,
+    };
+    if phases.len() < shape.stride.iter().product() {
+        result.par_chunks_mut(crate::norm::CHUNK).for_each(|chunk| chunk.fill(0.0));
+    }
+    let mut buffer = Vec::new();
+    for phase in phases {
+        // Input i belongs to the phase if i + padding = stride * q + remainder; q starts at the first such i.
+        let axis = |a: usize| {
+            let (s, r, p) = (shape.stride[a], phase.remainder[a], shape.padding[a]);
+            let first = p.saturating_sub(r).div_ceil(s);
+            let from = s * first + r - p;
+            (first, from, shape.input[a].saturating_sub(from).div_ceil(s))
+        };
+        let axes = [axis(0), axis(1), axis(2)];
+        let count = axes.map(|(_, _, count)| count);
+        if count.contains(&0) {
+            continue;
+        }
+        let small = ConvShape {
+            batch: shape.batch,
+            in_channels: shape.out_channels,
+            out_channels: shape.in_channels,
+            input: shape.output(),
+            kernel: phase.taps,
+            stride: [1; 3],
+            padding: [0; 3],
+        };
+        let rows = shape.batch * shape.in_channels;
+        let voxels: usize = count.iter().product();
+        if buffer.len() < rows * voxels {
+            buffer = zeroed_tensor(rows * voxels);
+        }
+        let values = &mut buffer[..rows * voxels];
+        let call = Direct {
+            cpu: weights.cpu,
+            shape: &small,
+            output: count,
+            origin: std::array::from_fn(|a| axes[a].0 as isize - (phase.taps[a] as isize - 1)),
+            sources: &sources,
+            weights: &phase.weights,
+            bias: None,
+        };
+        call.run(values, None);
+        let shared = Shared::new(result);
+        let [_, ih, iw] = shape.input;
+        let [sd, sh, sw] = shape.stride;
+        values.par_chunks(count[2]).enumerate().for_each(|(i, values)| {
+            let (y, rest) = (i % count[1], i / count[1]);
+            let (z, row) = (rest % count[0], rest / count[0]);
+            let y = axes[1].1 + y * sh;
+            let z = axes[0].1 + z * sd;
+            let at = row * shape.in_voxels() + (z * ih + y) * iw + axes[2].1;
+            // SAFETY: every row of a phase is written once, and ends inside its row of the result.
+            let to = unsafe { shared.range(at, (count[2] - 1) * sw + 1) };
+            for (to, &v) in to.iter_mut().step_by(sw).zip(values) {
+                *to = v;
+            }
+        });
+    }
+}
+
+/// What [`conv3d_backward_data`] computes, tap by tap.
+///
+/// # Panics
+/// If a length contradicts `shape`.
+pub fn conv3d_backward_data_reference(shape: &ConvShape, grad: &[f32], weights: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0f64; shape.in_len()];
+    for_each_product(shape, |out, weight, input| {
+        sums[input] += f64::from(grad[out]) * f64::from(weights[weight]);
+    });
+    sums.into_iter().map(|s| s as f32).collect()
+}
+
+/// Calls `visit(output, weight, input)` with the indices of every product of a convolution.
+pub(crate) fn for_each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
+    let ([id, ih, iw], [kd, kh, kw], [od, oh, ow]) = (shape.input, shape.kernel, shape.output());
+    let inside = |o: usize, k: usize, axis: usize| {
+        (o * shape.stride[axis] + k).checked_sub(shape.padding[axis]).filter(|&i| i < shape.input[axis])
+    };
+    for n in 0..shape.batch {
+        for co in 0..shape.out_channels {
+            for z in 0..od {
+                for y in 0..oh {
+                    for x in 0..ow {
+                        let out = (((n * shape.out_channels + co) * od + z) * oh + y) * ow + x;
+                        for ci in 0..shape.in_channels {
+                            for a in 0..kd {
+                                let Some(iz) = inside(z, a, 0) else { continue };
+                                for b in 0..kh {
+                                    let Some(iy) = inside(y, b, 1) else { continue };
+                                    for c in 0..kw {
+                                        let Some(ix) = inside(x, c, 2) else { continue };
+                                        let weight =
+                                            (((co * shape.in_channels + ci) * kd + a) * kh + b) * kw + c;
+                                        let input =
+                                            (((n * shape.in_channels + ci) * id + iz) * ih + iy) * iw + ix;
+                                        visit(out, weight, input);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
