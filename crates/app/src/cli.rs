@@ -6,6 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_engine::infer::Part;
 use glioseg_engine::model::Folds;
 
+use crate::commands::compare::Compare;
+use crate::commands::evaluate::Evaluate;
+use crate::commands::rank::Rank;
+
 /// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
 #[derive(Debug, Parser)]
 #[command(name = "glioseg", version, about, max_term_width = 110, arg_required_else_help = true)]
@@ -25,6 +29,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Segment cases with a trained model
     Predict(Predict),
+    /// Score a folder of predictions against references, by every rule in use
+    Evaluate(Evaluate),
+    /// Rank several scored runs, and test whether the order is more than chance
+    Rank(Rank),
+    /// Compare two scored runs case by case, worst first
+    Compare(Compare),
     /// Say what is in an image, dataset, plan, model or checkpoint
     Info(Info),
     /// Measure speed and memory on this machine

@@ -22,6 +22,9 @@ fn main() -> ExitCode {
     let ui = ui::Ui::new(cli.quiet);
     let outcome = commands::set_threads(cli.threads).and_then(|()| match &cli.command {
         cli::Command::Predict(options) => commands::predict::run(options, &ui),
+        cli::Command::Evaluate(options) => commands::evaluate::run(options, &ui),
+        cli::Command::Rank(options) => commands::rank::run(options, &ui),
+        cli::Command::Compare(options) => commands::compare::run(options, &ui),
         cli::Command::Info(options) => commands::info::run(options),
         cli::Command::Bench(options) => commands::bench::run(options, &ui),
         cli::Command::Phantom(options) => commands::phantom::run(options, &ui),

@@ -1,10 +1,14 @@
 //! What the subcommands do.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod demo;
+pub(crate) mod evaluate;
 pub(crate) mod info;
 pub(crate) mod phantom;
 pub(crate) mod predict;
+pub(crate) mod rank;
+mod table;
 
 use std::io::Write as _;
 
