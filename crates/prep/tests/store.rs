@@ -1,7 +1,8 @@
 //! Boxes are read as they were written, also beyond the image; damaged files are refused with a reason.
 
 use glioseg_plan::{Fingerprint, PlanOptions, Plans, RawDataset, plan};
-use glioseg_prep::store::{PatchBox, StoredCase, case_path, prepare_dataset, stored_cases};
+use glioseg_prep::augment::{Cases as _, ClassSummary};
+use glioseg_prep::store::{PatchBox, StoredCase, StoredCases, case_path, prepare_dataset, stored_cases};
 use glioseg_volume::nifti::{write_labels, write_volume};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use proptest::prelude::*;
@@ -137,4 +138,17 @@ fn damage_is_named_with_a_remedy() {
     assert!(error.to_string().contains("it has 100 bytes"), "{error}");
     let error = StoredCase::open(&folder.path().join("none.case")).expect_err("not there");
     assert!(error.to_string().contains("none.case"), "{error}");
+}
+
+#[test]
+fn the_sampler_sees_what_is_stored() {
+    let all = stored_cases(STORE.path()).expect("readable");
+    let cases = StoredCases::named(&all, &["b", "a"]).expect("known names");
+    assert_eq!(StoredCases::named(&all, &["a", "c"]).expect_err("unknown"), "c");
+    assert_eq!((cases.count(), cases.name(0), cases.shape(1).expect("there")), (2, "b", SHAPE));
+    let classes = cases.classes(0).expect("there");
+    assert_eq!(classes, [ClassSummary { annotated: false, voxels: 198 }]);
+    let voxel = cases.class_voxel(0, 0, 5).expect("there");
+    let patch = cases.read_box(0, voxel.map(|v| v.cast_signed()), [1, 1, 1]).expect("there");
+    assert_eq!((patch.seg, patch.data.len()), (vec![1], 2));
 }

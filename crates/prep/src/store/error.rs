@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub enum StoreError {
     /// Dataset, plans or the files of a case.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(Box<PlanError>),
     /// Reading or writing a file.
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -22,7 +22,7 @@ pub enum StoreError {
         /// The case.
         case: String,
         /// Why.
-        source: PrepError,
+        source: Box<PrepError>,
     },
     /// A file that is no stored case, or a damaged one.
     #[error("{} is no usable prepared case: {reason}", path.display())]
@@ -42,8 +42,14 @@ pub enum StoreError {
         /// All cases.
         of: usize,
         /// What the system said, with the file.
-        source: VolumeError,
+        source: Box<VolumeError>,
     },
+}
+
+impl From<PlanError> for StoreError {
+    fn from(error: PlanError) -> Self {
+        StoreError::Plan(Box::new(error))
+    }
 }
 
 impl StoreError {
@@ -67,7 +73,11 @@ impl StoreError {
     /// The file or folder it is about, where the message does not name one.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            StoreError::Format { path, .. } | StoreError::Plan(PlanError::Case { path, .. }) => Some(path),
+            StoreError::Format { path, .. } => Some(path),
+            StoreError::Plan(error) => match &**error {
+                PlanError::Case { path, .. } => Some(path),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -6,11 +6,13 @@
 //! error that names the file, and the system's page cache serves both alike. Files are opened anew for every box, so
 //! thousands of cases need no open file each.
 
+mod cases;
 mod error;
 mod format;
 mod prepare;
 mod read;
 
+pub use cases::StoredCases;
 pub use error::StoreError;
 pub use format::{EXTENSION, StoredProperties};
 pub use prepare::{CaseDone, Outcome, PrepareSummary, case_path, prepare_dataset};

@@ -133,7 +133,7 @@ fn prepare_with(
         }
         if let Some((case, source)) = disk_full {
             let (finished, of) = (summary.cases.len(), dataset.cases.len());
-            return Err(StoreError::DiskFull { case, finished, of, source });
+            return Err(StoreError::DiskFull { case, finished, of, source: Box::new(source) });
         }
     }
     summary.warnings = warnings(&summary.cases, dataset, configuration);
@@ -172,7 +172,7 @@ impl Work<'_> {
         let dataset_labels = &self.dataset.description.labels;
         let prepared =
             preprocess_training_case(volume, &labels.data, dataset_labels, self.plans, self.configuration)
-                .map_err(|source| StoreError::Prep { case: case.name.clone(), source })?;
+                .map_err(|source| StoreError::Prep { case: case.name.clone(), source: Box::new(source) })?;
         drop(labels);
         let header = Header::of(&case.name, &self.hash, sources, &prepared);
         (self.write)(path, &header, &prepared)?;
