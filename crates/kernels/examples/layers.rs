@@ -1,6 +1,7 @@
 //! Times every convolution of nnU-Net's BraTS network: one JSON line per layer, then the sum.
 //!
-//! `cargo run --release -p glioseg-kernels --example layers -- [direct|auto] [repeats]`
+//! `cargo run --release -p glioseg-kernels --example layers -- [direct|winograd|auto] [repeats] [part of a layer's name, or
+//! in,out,size,kernel,stride]`
 //!
 //! GFLOP/s count the direct algorithm's operations, whatever algorithm runs; the peak is a loop of fused
 //! multiply-adds measured in the same run on all threads.
@@ -62,12 +63,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(other) => return Err(format!("unknown algorithm {other}").into()),
     };
     let repeats: usize = args.next().map_or(Ok(3), |r| r.parse())?;
-    let only = args.next();
+    let mut only = args.next();
     let cpu = Cpu::detect()?;
     let mut peak = measure_peak(cpu);
     let (mut total, mut total_cpu) = (0.0, 0.0);
     let mut flops = 0.0;
-    for layer in network() {
+    let numbers: Vec<usize> =
+        only.iter().flat_map(|o| o.split(',')).filter_map(|n| n.parse().ok()).collect();
+    let layers = if let [ci, co, size, kernel, stride] = numbers[..] {
+        only = None;
+        let shape = ConvShape::same(1, ci, co, [size; 3], [kernel; 3], [stride; 3]);
+        vec![Layer { shape, split: 0, times: 1 }]
+    } else {
+        network()
+    };
+    for layer in layers {
         let shape = &layer.shape;
         let name = format!(
             "conv3d_k{}s{}/c{}_c{}/{}",
