@@ -69,11 +69,10 @@ impl Patch {
     /// A box that may reach outside: there the image is 0, the segmentation -1.
     #[must_use]
     pub fn cut(&self, start: [isize; 3], size: [usize; 3]) -> Patch {
-        Patch {
-            shape: size,
-            data: crop_channels(&self.data, self.shape, start, size, 0.0),
-            seg: crop_channels(&self.seg, self.shape, start, size, -1),
-        }
+        let mut out = Patch { shape: size, data: Vec::new(), seg: Vec::new() };
+        crop_channels(&self.data, self.shape, start, size, 0.0, &mut out.data);
+        crop_channels(&self.seg, self.shape, start, size, -1, &mut out.seg);
+        out
     }
 }
 
@@ -179,8 +178,11 @@ pub(super) fn read_error(name: &str, error: CaseError) -> AugmentError {
 pub(super) mod tests {
     use super::*;
 
-    /// Cases in memory: label 1 in the first voxels, as many as told.
-    pub(in crate::augment) struct Memory(pub Vec<(Patch, Vec<(bool, Vec<[usize; 3]>)>)>);
+    /// Locations of a class, and whether it is everything annotated.
+    type Class = (bool, Vec<[usize; 3]>);
+
+    /// Cases in memory, with their classes.
+    pub(in crate::augment) struct Memory(pub Vec<(Patch, Vec<Class>)>);
 
     impl Cases for Memory {
         fn count(&self) -> usize {

@@ -182,16 +182,6 @@ impl SpatialParams {
         })
     }
 
-    fn cropped(&self, source: &Source<'_>) -> Patch {
-        let (from, start) = (source.patch, self.crop_start(source.full));
-        let start = [0, 1, 2].map(|a| start[a] - source.origin[a] as isize);
-        Patch {
-            shape: self.patch,
-            data: crop_channels(&from.data, from.shape, start, self.patch, 0.0),
-            seg: crop_channels(&from.seg, from.shape, start, self.patch, self.pad_label),
-        }
-    }
-
     /// The part of a source of `full` voxels that is read: first voxel and size per axis.
     pub fn source_box(&self, full: [usize; 3]) -> ([usize; 3], [usize; 3]) {
         let range = |low: isize, high: isize, n: usize| {
@@ -220,13 +210,33 @@ impl SpatialParams {
     ///
     /// # Panics
     /// If given displacements do not hold one number per voxel of the patch.
+    pub fn apply(&self, source: &Source<'_>) -> Patch {
+        let mut out = Patch { shape: self.patch, data: Vec::new(), seg: Vec::new() };
+        self.apply_into(source, &mut out);
+        out
+    }
+
+    /// Like [`SpatialParams::apply`], in the memory of an earlier patch.
+    ///
+    /// # Panics
+    /// If given displacements do not hold one number per voxel of the patch.
     ///
     /// # Source
     /// batchgeneratorsv2, `SpatialTransform`; batchgenerators, `augment_spatial_2`.
-    pub fn apply(&self, source: &Source<'_>) -> Patch {
+    pub fn apply_into(&self, source: &Source<'_>, out: &mut Patch) {
+        let from = source.patch;
+        out.shape = self.patch;
         if self.is_crop() {
-            return self.cropped(source);
+            let start = self.crop_start(source.full);
+            let start = [0, 1, 2].map(|a| start[a] - source.origin[a] as isize);
+            crop_channels(&from.data, from.shape, start, self.patch, 0.0, &mut out.data);
+            crop_channels(&from.seg, from.shape, start, self.patch, self.pad_label, &mut out.seg);
+            return;
         }
+        // Every voxel is written, so what is there may stay.
+        let voxels: usize = self.patch.iter().product();
+        out.data.resize(from.channels() * voxels, 0.0);
+        out.seg.resize(from.seg_channels() * voxels, 0);
         let offsets = match &self.displacement {
             Displacement::None => None,
             Displacement::Drawn(params) => Some(params.offsets(self.patch, self.planar)),
@@ -234,8 +244,8 @@ impl SpatialParams {
         };
         let coordinates = warp::Coordinates::new(self.matrix(), self.patch, source, offsets);
         match self.flavour {
-            SpatialFlavour::V2 => warp::linear(source, &coordinates, self.planar, self.pad_label),
-            SpatialFlavour::V1 => warp::cubic(source, &coordinates, self.pad_label),
+            SpatialFlavour::V2 => warp::linear(source, &coordinates, self.planar, self.pad_label, out),
+            SpatialFlavour::V1 => warp::cubic(source, &coordinates, self.pad_label, out),
         }
     }
 }
@@ -247,15 +257,18 @@ fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
     [0, 1, 2].map(|i| [0, 1, 2].map(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
 }
 
+/// The box of `shape` that begins at `start`, in place of what `out` holds.
 pub(super) fn crop_channels<T: Copy>(
     values: &[T],
     from: [usize; 3],
     start: [isize; 3],
     shape: [usize; 3],
     pad: T,
-) -> Vec<T> {
+    out: &mut Vec<T>,
+) {
     let channels = values.len() / from.iter().product::<usize>();
-    let mut out = Vec::with_capacity(channels * shape.iter().product::<usize>());
+    out.clear();
+    out.reserve_exact(channels * shape.iter().product::<usize>());
     let inside = |axis: usize, i: usize| {
         let at = start[axis] + i as isize;
         (0..from[axis] as isize).contains(&at).then_some(at as usize)
@@ -278,7 +291,6 @@ pub(super) fn crop_channels<T: Copy>(
             }
         }
     }
-    out
 }
 
 /// Voxels per axis of the enlarged patch that rotated and shrunk patches fit into.
