@@ -84,15 +84,7 @@ fn transposed_gradients_are_those_of_the_strided_convolution() {
     // <transposed(x), g> is linear in x and in w, so its derivatives are the gradients.
     let up =
         TransposedShape { batch: 2, in_channels: 3, out_channels: 4, input: [2, 3, 5], kernel: [1, 2, 2] };
-    let shape = ConvShape {
-        batch: 2,
-        in_channels: 4,
-        out_channels: 3,
-        input: up.output(),
-        kernel: up.kernel,
-        stride: up.kernel,
-        padding: [0; 3],
-    };
+    let shape = up.gradient_shape();
     let mut numbers = Numbers::new(3);
     let (x, w, g) = (numbers.many(up.in_len()), numbers.many(up.weight_len()), numbers.many(up.out_len()));
     let value = |x: &[f32], w: &[f32]| -> f64 {

@@ -366,7 +366,16 @@ impl Job<'_> {
             for ci in 0..shape.in_channels {
                 let (offsets, pitch) = self.pack(isa, ci, chunks.as_flattened(), from);
                 for (t, chunks) in chunks.iter().enumerate() {
-                    self.transform_rows::<I, T>(isa, ci, t, chunks, &offsets[4 * t..4 * t + 4], pitch, from, ring);
+                    self.transform_rows::<I, T>(
+                        isa,
+                        ci,
+                        t,
+                        chunks,
+                        &offsets[4 * t..4 * t + 4],
+                        pitch,
+                        from,
+                        ring,
+                    );
                 }
             }
             let mut co = self.co;
@@ -397,7 +406,13 @@ impl Job<'_> {
     /// values start in a row, and the length of a row.
     /// Neighbouring chunks of one row are packed together.
     #[inline(always)]
-    fn pack<I: Isa>(&mut self, isa: I, ci: usize, chunks: &[Chunk], from: usize) -> ([usize; MAX_CHUNKS], usize) {
+    fn pack<I: Isa>(
+        &mut self,
+        isa: I,
+        ci: usize,
+        chunks: &[Chunk],
+        from: usize,
+    ) -> ([usize; MAX_CHUNKS], usize) {
         let shape = self.call.shape;
         let [id, ih, iw] = shape.input;
         let [pd, ph, pw] = shape.padding;
@@ -501,14 +516,17 @@ impl Job<'_> {
                 let to = ((ci * deep + plane) * T + t) * I::LANES;
                 for x in 0..FREQ {
                     let at = z * FREQ * row + x * I::LANES;
-                    let f = forward(isa, [
-                        isa.load(tile, at),
-                        isa.load(tile, at + row),
-                        isa.load(tile, at + 2 * row),
-                        isa.load(tile, at + 3 * row),
-                        isa.load(tile, at + 4 * row),
-                        isa.load(tile, at + 5 * row),
-                    ]);
+                    let f = forward(
+                        isa,
+                        [
+                            isa.load(tile, at),
+                            isa.load(tile, at + row),
+                            isa.load(tile, at + 2 * row),
+                            isa.load(tile, at + 3 * row),
+                            isa.load(tile, at + 4 * row),
+                            isa.load(tile, at + 5 * row),
+                        ],
+                    );
                     for (y, &f) in f.iter().enumerate() {
                         isa.store(self.planes, (y * FREQ + x) * self.group + to, f);
                     }
@@ -537,21 +555,28 @@ impl Job<'_> {
                             let from = group * self.group + at;
                             for t in 0..T {
                                 let from = from + t * I::LANES;
-                                let f = forward(isa, [
-                                    isa.load(self.planes, from + ring[0]),
-                                    isa.load(self.planes, from + ring[1]),
-                                    isa.load(self.planes, from + ring[2]),
-                                    isa.load(self.planes, from + ring[3]),
-                                    isa.load(self.planes, from + ring[4]),
-                                    isa.load(self.planes, from + ring[5]),
-                                ]);
+                                let f = forward(
+                                    isa,
+                                    [
+                                        isa.load(self.planes, from + ring[0]),
+                                        isa.load(self.planes, from + ring[1]),
+                                        isa.load(self.planes, from + ring[2]),
+                                        isa.load(self.planes, from + ring[3]),
+                                        isa.load(self.planes, from + ring[4]),
+                                        isa.load(self.planes, from + ring[5]),
+                                    ],
+                                );
                                 for (z, &f) in f.iter().enumerate() {
                                     isa.store(self.input, at + z * vector + t * I::LANES, f);
                                 }
                             }
                         }
                     }
-                    let input = if deep == FREQ { &*self.input } else { &self.planes[group * self.group..][..self.group] };
+                    let input = if deep == FREQ {
+                        &*self.input
+                    } else {
+                        &self.planes[group * self.group..][..self.group]
+                    };
                     for block in co / CO_BLOCK..end.div_ceil(CO_BLOCK) {
                         let weights = &self.call.weights[(group * blocks + block) * panel..][..panel];
                         for z in 0..deep {
@@ -583,14 +608,17 @@ impl Job<'_> {
                                 continue;
                             }
                             let plane = CO_BLOCK * vector;
-                            let m = backward(isa, [
-                                isa.load(self.products, at),
-                                isa.load(self.products, at + plane),
-                                isa.load(self.products, at + 2 * plane),
-                                isa.load(self.products, at + 3 * plane),
-                                isa.load(self.products, at + 4 * plane),
-                                isa.load(self.products, at + 5 * plane),
-                            ]);
+                            let m = backward(
+                                isa,
+                                [
+                                    isa.load(self.products, at),
+                                    isa.load(self.products, at + plane),
+                                    isa.load(self.products, at + 2 * plane),
+                                    isa.load(self.products, at + 3 * plane),
+                                    isa.load(self.products, at + 4 * plane),
+                                    isa.load(self.products, at + 5 * plane),
+                                ],
+                            );
                             for (z, &m) in m.iter().enumerate() {
                                 isa.store(self.columns, to + z * FREQ * I::LANES, m);
                             }
@@ -604,14 +632,17 @@ impl Job<'_> {
                     let to = ((v * FREQ + y) * outs + z) * OUT * I::LANES;
                     // SAFETY: as above.
                     unsafe {
-                        let m = backward(isa, [
-                            isa.load(self.columns, at),
-                            isa.load(self.columns, at + I::LANES),
-                            isa.load(self.columns, at + 2 * I::LANES),
-                            isa.load(self.columns, at + 3 * I::LANES),
-                            isa.load(self.columns, at + 4 * I::LANES),
-                            isa.load(self.columns, at + 5 * I::LANES),
-                        ]);
+                        let m = backward(
+                            isa,
+                            [
+                                isa.load(self.columns, at),
+                                isa.load(self.columns, at + I::LANES),
+                                isa.load(self.columns, at + 2 * I::LANES),
+                                isa.load(self.columns, at + 3 * I::LANES),
+                                isa.load(self.columns, at + 4 * I::LANES),
+                                isa.load(self.columns, at + 5 * I::LANES),
+                            ],
+                        );
                         for (x, &m) in m.iter().enumerate() {
                             isa.store(self.back, to + x * I::LANES, m);
                         }
@@ -644,14 +675,17 @@ impl Job<'_> {
                 let row = outs * OUT * I::LANES;
                 for (x, column) in columns.iter_mut().enumerate() {
                     let at = (v * FREQ * outs + z) * OUT * I::LANES + x * I::LANES;
-                    *column = backward(isa, [
-                        isa.load(back, at),
-                        isa.load(back, at + row),
-                        isa.load(back, at + 2 * row),
-                        isa.load(back, at + 3 * row),
-                        isa.load(back, at + 4 * row),
-                        isa.load(back, at + 5 * row),
-                    ]);
+                    *column = backward(
+                        isa,
+                        [
+                            isa.load(back, at),
+                            isa.load(back, at + row),
+                            isa.load(back, at + 2 * row),
+                            isa.load(back, at + 3 * row),
+                            isa.load(back, at + 4 * row),
+                            isa.load(back, at + 5 * row),
+                        ],
+                    );
                 }
                 for y in 0..OUT {
                     let m = [
