@@ -8,3 +8,4 @@
 pub(crate) mod data;
 pub(crate) mod norm;
 pub(crate) mod weights;
+mod winograd;

@@ -22,8 +22,8 @@ use crate::source::{Plane, Source, plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Outputs per tile and axis, and frequencies.
-const OUT: usize = 4;
-const FREQ: usize = 6;
+pub(crate) const OUT: usize = 4;
+pub(crate) const FREQ: usize = 6;
 /// Output channels per packed block of weights.
 const CO_BLOCK: usize = 16;
 /// Output channels whose products are held at once.
@@ -32,11 +32,11 @@ const CO_HELD: usize = 64;
 /// Chunks of the most vectors of tiles held.
 const MAX_CHUNKS: usize = 16;
 
-const A: f64 = 2.0 / 3.0;
-const B: f64 = 3.0 / 2.0;
+pub(crate) const A: f64 = 2.0 / 3.0;
+pub(crate) const B: f64 = 3.0 / 2.0;
 
 /// Whether this algorithm computes `shape`.
-pub(super) fn supports(shape: &ConvShape) -> bool {
+pub(crate) fn supports(shape: &ConvShape) -> bool {
     shape.stride == [1; 3] && shape.kernel[1..] == [3, 3] && (shape.kernel[0] == 3 || shape.kernel[0] == 1)
 }
 
@@ -61,7 +61,7 @@ fn weight_frequencies(g: [f64; 3]) -> [f64; FREQ] {
 
 /// Frequencies of six inputs.
 #[inline(always)]
-fn forward<I: Isa>(isa: I, d: [I::F32; FREQ]) -> [I::F32; FREQ] {
+pub(crate) fn forward<I: Isa>(isa: I, d: [I::F32; FREQ]) -> [I::F32; FREQ] {
     let s = isa.splat((A * A + B * B) as f32);
     let (a, b) = (isa.splat(A as f32), isa.splat(B as f32));
     let (a2, b2) = (isa.splat((A * A) as f32), isa.splat((B * B) as f32));
