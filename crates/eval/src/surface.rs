@@ -197,7 +197,7 @@ fn search_near(
 
 /// Steps in memory and squared distances of all voxels that are nearer than any beyond the reach, nearest first.
 fn offsets_within_reach(wide: [usize; 3], spacing: [f64; 3]) -> Vec<(isize, f64)> {
-    let reach = REACH as isize;
+    let reach = REACH.cast_signed();
     let smallest = spacing.iter().copied().fold(f64::INFINITY, f64::min);
     let limit = ((REACH + 1) as f64 * smallest).powi(2);
     let mut offsets = Vec::with_capacity((2 * REACH + 1).pow(3));
@@ -208,7 +208,7 @@ fn offsets_within_reach(wide: [usize; 3], spacing: [f64; 3]) -> Vec<(isize, f64)
                 let distance =
                     squared([dz as f64 * spacing[0], dy as f64 * spacing[1], dx as f64 * spacing[2]]);
                 if distance < limit {
-                    offsets.push(((dz * wide[1] as isize + dy) * wide[2] as isize + dx, distance));
+                    offsets.push(((dz * wide[1].cast_signed() + dy) * wide[2].cast_signed() + dx, distance));
                 }
             }
         }
