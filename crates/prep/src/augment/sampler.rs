@@ -232,6 +232,7 @@ pub(super) mod tests {
         // get_bbox of nnU-Net 2.8.1 for shapes (140, 60, 100), loaded (205, 205, 20), patch (128, 128, 20).
         let range = corner_range([140, 60, 100], [205, 205, 20], [128, 128, 20]);
         assert_eq!(range, [(-39, -26), (-73, -72), (0, 80)]);
+        assert_eq!(corner_range([16, 30, 9], [17, 18, 19], [12, 13, 12]), [(-3, 2), (-3, 15), (-5, -5)]);
         // A slice of a 2d configuration is any slice.
         assert_eq!(corner_range([7, 60, 60], [1, 40, 40], [1, 32, 32])[0], (0, 6));
     }

@@ -326,6 +326,81 @@ pub fn enlarged_patch(patch: [usize; 3], rotation: f64, smallest_scale: f64, pla
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn source(shape: [usize; 3]) -> Patch {
+        let n: usize = shape.iter().product();
+        let data = (0..2 * n).map(|i| (i * 7919 % 1009) as f32 * 0.01).collect();
+        Patch::new(shape, data, (0..n).map(|i| (i / 5 % 11 % 4) as i16 - 1).collect()).expect("fits")
+    }
+
+    fn affine(patch: [usize; 3], planar: bool, angles: [f64; 3], scales: [f64; 3]) -> SpatialParams {
+        SpatialParams {
+            planar,
+            angles: Some(angles),
+            scales: Some(scales),
+            ..SpatialParams::crop(patch, SpatialFlavour::V2)
+        }
+    }
+
+    #[test]
+    fn the_identity_is_the_crop() {
+        let p = source([14, 13, 12]);
+        for flavour in [SpatialFlavour::V2, SpatialFlavour::V1] {
+            let crop = SpatialParams::crop([8, 7, 10], flavour);
+            let identity = SpatialParams { angles: Some([0.0; 3]), scales: Some([1.0; 3]), ..crop.clone() };
+            let (crop, same) = (crop.apply(&Source::whole(&p)), identity.apply(&Source::whole(&p)));
+            assert_eq!(crop.seg, same.seg);
+            let worst = crop.data.iter().zip(&same.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{flavour:?} differs by {worst}");
+        }
+    }
+
+    #[test]
+    fn planar_transforms_treat_slices_apart() {
+        let p = source([3, 14, 15]);
+        let angles = [0.0, 0.0, 0.7];
+        let whole = affine([3, 9, 8], true, angles, [1.0, 1.3, 0.8]).apply(&Source::whole(&p));
+        for z in 0..3 {
+            let slice = p.cut([z, 0, 0], [1, 14, 15]);
+            let alone = affine([1, 9, 8], true, angles, [1.0, 1.3, 0.8]).apply(&Source::whole(&slice));
+            assert_eq!(whole.cut([z, 0, 0], [1, 9, 8]), alone);
+        }
+    }
+
+    #[test]
+    fn given_displacements_of_nothing_are_nothing() {
+        let p = source([10, 10, 10]);
+        let still = Displacement::Given([0, 1, 2].map(|_| vec![0.0; 6 * 6 * 6]));
+        let params = SpatialParams { displacement: still, ..affine([6; 3], false, [0.1; 3], [1.1; 3]) };
+        let without = affine([6; 3], false, [0.1; 3], [1.1; 3]).apply(&Source::whole(&p));
+        let with = params.apply(&Source::whole(&p));
+        assert_eq!(without.seg, with.seg);
+        assert!(without.data.iter().zip(&with.data).all(|(a, b)| (a - b).abs() < 1e-4));
+    }
+
+    proptest! {
+        #[test]
+        fn the_box_that_is_read_is_enough(
+            planar in any::<bool>(),
+            crop in any::<bool>(),
+            size in [1usize..12, 3usize..12, 3usize..12],
+            full in [1usize..16, 3usize..16, 3usize..16],
+            angles in [-3.2f64..3.2, -3.2f64..3.2, -3.2f64..3.2],
+            scales in [0.6f64..1.5, 0.6f64..1.5, 0.6f64..1.5],
+        ) {
+            let depth = if planar { size[0] } else { full[0] };
+            let p = source([depth, full[1], full[2]]);
+            let mut params = affine(size, planar, angles, [if planar { 1.0 } else { scales[0] }, scales[1], scales[2]]);
+            if crop {
+                params = SpatialParams::crop(size, SpatialFlavour::V2);
+            }
+            let (origin, read) = params.source_box(p.shape);
+            let part = p.cut(origin.map(|o| o as isize), read);
+            let from_part = params.apply(&Source { patch: &part, origin, full: p.shape });
+            prop_assert!(params.apply(&Source::whole(&p)) == from_part);
+        }
+    }
 
     #[test]
     fn enlarged_patches_are_nnunets() {
