@@ -40,9 +40,24 @@ pub(crate) fn supports(shape: &ConvShape) -> bool {
     shape.stride == [1; 3] && shape.kernel[1..] == [3, 3] && (shape.kernel[0] == 3 || shape.kernel[0] == 1)
 }
 
-/// Whether it is faster than the direct algorithm: enough channels to pay for the transforms, wide enough to fill tiles.
+/// Transformed weights of a layer larger than this are not worth their memory: 256 MiB.
+const MAX_PACKED_LEN: usize = 64 << 20;
+
+/// Whether it is faster than the direct algorithm; the numbers come from measurements.
+///
+/// The transforms cost as much as the products of about ten channels, so there must be more than that on either side. Each
+/// weight becomes eight (or four, of a flat kernel) and is used once per few vectors of tiles, so a volume below 2000 voxels
+/// only waits for them. Tiles and vectors that stick out of the volume are computed for nothing.
 pub(super) fn pays(shape: &ConvShape) -> bool {
-    supports(shape) && shape.in_channels >= 16 && shape.out_channels >= 16 && shape.output()[2] >= 12
+    if !supports(shape) || shape.in_channels < 16 || shape.out_channels < 16 {
+        return false;
+    }
+    let [d, h, w] = shape.output();
+    let deep = if shape.kernel[0] == 3 { OUT } else { 1 };
+    let padded = d.next_multiple_of(deep) * h.next_multiple_of(OUT) * w.next_multiple_of(16);
+    let packed =
+        GROUPS * self::deep(shape.kernel) * shape.in_channels * shape.out_channels.next_multiple_of(CO_BLOCK);
+    d * h * w >= 2000 && padded <= 3 * d * h * w && packed <= MAX_PACKED_LEN
 }
 
 /// The six frequencies of three taps.
