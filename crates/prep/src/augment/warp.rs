@@ -131,6 +131,7 @@ impl RowTaps {
     }
 
     #[inline(always)]
+    #[expect(clippy::needless_bitwise_bool, reason = "without branches the loop vectorises")]
     fn fill(&mut self, shape: [usize; 3], origin: [usize; 3], planar: bool) {
         for a in 0..3 {
             let origin = origin[a] as i32;
@@ -181,25 +182,23 @@ impl RowTaps {
 }
 
 /// Samples as batchgeneratorsv2: image linear with zeros outside, label with the largest score, `pad` outside.
-pub(super) fn linear(source: &Source<'_>, coordinates: &Coordinates, planar: bool, pad: i16) -> Patch {
-    let (from, shape) = (source.patch, coordinates.patch);
-    let voxels = shape.iter().product::<usize>();
-    let mut out = Patch {
-        shape,
-        data: vec![0.0; from.channels() * voxels],
-        seg: vec![0; from.seg_channels() * voxels],
-    };
+pub(super) fn linear(
+    source: &Source<'_>,
+    coordinates: &Coordinates,
+    planar: bool,
+    pad: i16,
+    out: &mut Patch,
+) {
     vectorised(
         #[inline(always)]
         || {
             if planar {
-                linear_rows::<true>(source, coordinates, pad, &mut out);
+                linear_rows::<true>(source, coordinates, pad, out);
             } else {
-                linear_rows::<false>(source, coordinates, pad, &mut out);
+                linear_rows::<false>(source, coordinates, pad, out);
             }
         },
     );
-    out
 }
 
 #[inline(always)]
@@ -395,15 +394,10 @@ fn best_label(labels: [i16; 8], weights: [f32; 8], nearest: impl FnOnce() -> i16
 }
 
 /// Samples as batchgenerators: image by cubic spline, 0 outside; label with the largest linear score, `pad` outside.
-pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16) -> Patch {
-    let (from, shape) = (source.patch, coordinates.patch);
+pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16, out: &mut Patch) {
+    let from = source.patch;
     assert_eq!(from.shape, source.full, "a spline needs the whole enlarged patch");
-    let (voxels, nx) = (shape.iter().product::<usize>(), shape[2]);
-    let mut out = Patch {
-        shape,
-        data: vec![0.0; from.channels() * voxels],
-        seg: vec![pad; from.seg_channels() * voxels],
-    };
+    let (voxels, nx) = (out.voxels(), out.shape[2]);
     let mut coefficients = Vec::new();
     vectorised(
         #[inline(always)]
@@ -428,7 +422,6 @@ pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16) ->
             }
         },
     );
-    out
 }
 
 /// The label with the largest linear score at a coordinate; `pad` outside.
