@@ -120,7 +120,11 @@ mod tests {
         let mut residual = NetworkSpec::residual(3, 2, &stages, &[1, 2, 3]);
         residual.conv_bias = false;
         for spec in [NetworkSpec::plain(3, 2, &stages), grouped, bare, residual] {
-            assert_eq!(spec.num_parameters(), Unet::new(&spec, &Device::flex())?.num_parameters(), "{spec:?}");
+            assert_eq!(
+                spec.num_parameters(),
+                Unet::new(&spec, &Device::flex())?.num_parameters(),
+                "{spec:?}"
+            );
         }
         Ok(())
     }

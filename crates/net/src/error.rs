@@ -14,6 +14,9 @@ pub enum NetError {
         /// The contradiction.
         what: String,
     },
+    /// Our kernels cannot start.
+    #[error(transparent)]
+    Kernels(#[from] glioseg_kernels::KernelError),
     /// An input does not fit the network.
     #[error(
         "an input of {channels} channels and {} x {} x {} voxels does not fit the network, which takes \
@@ -150,6 +153,7 @@ impl NetError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             NetError::Spec { .. } => "check `architecture` in plans.json".into(),
+            NetError::Kernels(error) => return error.hint(),
             NetError::Input { divisor, .. } => {
                 format!("pad the input to multiples of {} x {} x {} voxels", divisor[0], divisor[1], divisor[2])
             }

@@ -17,6 +17,7 @@
 //! Everything that computes goes through [`ops`]. What nnU-Net's files hold beside tensors comes back as plain data;
 //! reading one never runs code from it.
 
+mod bridge;
 pub mod checkpoint;
 mod cost;
 mod error;
@@ -26,6 +27,10 @@ mod spec;
 mod unet;
 mod weights;
 
+pub use bridge::{
+    Kernels, LayerTime, Packed, kernels, packed_bytes, profile_layers, release_memory, set_kernels,
+    set_packed_budget, take_layer_times,
+};
 pub use burn::module::Module;
 pub use burn::tensor::{Device, Tensor, TensorData};
 pub use checkpoint::Checkpoint;

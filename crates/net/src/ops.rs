@@ -3,13 +3,19 @@
 //! The one decision here: normalisation and activation do not make a pass over memory of their own. A
 //! [`Features`] holds what the convolution wrote and, still pending, one factor and offset per sample and channel
 //! and the slope of the activation; whoever reads it next applies them. All functions take their operands by
-//! value, so that a tensor is freed at its last use. The bodies below use Burn's own operations, work on every
-//! device and are differentiable; they apply the pending part first.
+//! value, so that a tensor is freed, or its memory used again, at its last use.
+//!
+//! On Burn's CPU device they run on our kernels ([`crate::Kernels`]). The other bodies use Burn's own operations,
+//! work on every device and are differentiable; they apply the pending part first.
+
+use std::sync::Arc;
 
 use burn::module::{Module, Param, RunningState};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
-use burn::tensor::{Distribution, Tensor, activation, module};
+use burn::tensor::{Device, Distribution, Tensor, TensorData, activation, module};
+use glioseg_kernels::{ChannelStats, Moments, ScaleShift};
 
+use crate::bridge::{self, Due, Geometry, NormSource, Packed, Path};
 use crate::spec::{NormKind, NormSpec};
 
 /// Weight of the newest batch in running statistics (PyTorch's default).
@@ -19,7 +25,17 @@ const BATCH_NORM_MOMENTUM: f64 = 0.1;
 #[derive(Debug, Clone)]
 pub struct Features {
     raw: Tensor<5>,
-    pending: Option<Pending>,
+    step: Step,
+}
+
+/// The last step of [`Features`].
+#[derive(Debug, Clone)]
+enum Step {
+    Done,
+    /// For Burn's operations.
+    Pending(Pending),
+    /// For our kernels.
+    Due(Due),
 }
 
 /// What is still to be done to every value `v` of sample `n` and channel `c`:
@@ -37,14 +53,18 @@ pub struct Pending {
 impl From<Tensor<5>> for Features {
     /// Nothing is pending.
     fn from(raw: Tensor<5>) -> Self {
-        Self { raw, pending: None }
+        Self { raw, step: Step::Done }
     }
 }
 
 impl Features {
     /// `raw` with a pending step.
     pub fn new(raw: Tensor<5>, pending: Pending) -> Self {
-        Self { raw, pending: Some(pending) }
+        Self { raw, step: Step::Pending(pending) }
+    }
+
+    fn due(raw: Tensor<5>, due: Due) -> Self {
+        Self { raw, step: Step::Due(due) }
     }
 
     /// Channels.
@@ -58,19 +78,37 @@ impl Features {
         [z, y, x]
     }
 
-    /// The stored values and the pending step.
-    pub fn into_parts(self) -> (Tensor<5>, Option<Pending>) {
-        (self.raw, self.pending)
-    }
-
     /// The values with the pending step done.
     pub fn materialize(self) -> Tensor<5> {
-        let Self { raw, pending } = self;
-        let Some(Pending { scale, shift, slope }) = pending else { return raw };
-        let [n, c] = scale.dims();
-        let y = raw.mul(scale.reshape([n, c, 1, 1, 1])).add(shift.reshape([n, c, 1, 1, 1]));
-        leaky_relu(y, slope)
+        let Self { raw, step } = self;
+        match step {
+            Step::Done => raw,
+            Step::Pending(Pending { scale, shift, slope }) => {
+                let [n, c] = scale.dims();
+                let y = raw.mul(scale.reshape([n, c, 1, 1, 1])).add(shift.reshape([n, c, 1, 1, 1]));
+                leaky_relu(y, slope)
+            }
+            Step::Due(due) => {
+                let path = bridge::device_path(&raw).expect("a step for our kernels is made on their device");
+                bridge::materialize(path, (raw, Some(due)))
+            }
+        }
     }
+
+    /// As our kernels take it.
+    fn into_input(self) -> bridge::Input {
+        match self.step {
+            Step::Due(due) => (self.raw, Some(due)),
+            Step::Done | Step::Pending(_) => (self.materialize(), None),
+        }
+    }
+}
+
+/// The path on our kernels that all these tensors can take.
+fn path<'a>(features: impl IntoIterator<Item = &'a Features>, weight: Option<&Tensor<5>>) -> Option<Path> {
+    let mut tensors = features.into_iter().map(|f| &f.raw).chain(weight);
+    let first = bridge::path(tensors.next()?)?;
+    tensors.all(|t| bridge::path(t) == Some(first)).then_some(first)
 }
 
 /// Leaky ReLU, where slope 1 is the identity.
@@ -79,20 +117,47 @@ pub fn leaky_relu(x: Tensor<5>, slope: f32) -> Tensor<5> {
     if slope == 1.0 { x } else { activation::leaky_relu(x, f64::from(slope)) }
 }
 
+/// A convolution's parameters, and what a device has prepared of them.
+#[derive(Debug, Clone)]
+pub struct Weights<'a> {
+    /// `[co, ci, kz, ky, kx]`, or `[ci, co, kz, ky, kx]` of a transposed convolution.
+    pub weight: Tensor<5>,
+    /// `[co]`.
+    pub bias: Option<Tensor<1>>,
+    /// Belongs to this layer alone.
+    pub packed: &'a Packed,
+}
+
 /// Convolution of the channel-wise concatenation of `inputs` with zero padding.
 ///
 /// # Shapes
-/// Inputs `[n, ci, z, y, x]` (channels add up), weight `[co, ci, kz, ky, kx]`, bias `[co]`.
+/// Inputs `[n, ci, z, y, x]` (channels add up), result `[n, co, ...]`.
 pub fn conv3d<const N: usize>(
     inputs: [Features; N],
-    weight: Tensor<5>,
-    bias: Option<Tensor<1>>,
+    weights: Weights<'_>,
     stride: [usize; 3],
     padding: [usize; 3],
 ) -> Tensor<5> {
+    conv3d_stats(inputs, weights, stride, padding, false).0
+}
+
+/// [`conv3d`], and the sums of the result per channel if `want_stats` and our kernels compute it.
+fn conv3d_stats<const N: usize>(
+    inputs: [Features; N],
+    Weights { weight, bias, packed }: Weights<'_>,
+    stride: [usize; 3],
+    padding: [usize; 3],
+    want_stats: bool,
+) -> (Tensor<5>, Option<ChannelStats>) {
+    if let Some(path) = path(&inputs, Some(&weight))
+        && N <= 2
+    {
+        let inputs = inputs.into_iter().map(Features::into_input).collect();
+        return bridge::conv(path, inputs, weight, bias, Geometry { stride, padding }, packed, want_stats);
+    }
     let mut parts: Vec<Tensor<5>> = inputs.into_iter().map(Features::materialize).collect();
     let x = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) };
-    module::conv3d(x, weight, bias, ConvOptions::new(stride, padding, [1; 3], 1))
+    (module::conv3d(x, weight, bias, ConvOptions::new(stride, padding, [1; 3], 1)), None)
 }
 
 /// What follows the convolution in a block.
@@ -114,25 +179,43 @@ pub struct After<'a> {
 /// convolution's result.
 pub fn conv_block<const N: usize>(
     inputs: [Features; N],
-    weight: Tensor<5>,
-    bias: Option<Tensor<1>>,
+    weights: Weights<'_>,
     stride: [usize; 3],
     padding: [usize; 3],
     after: After<'_>,
 ) -> Features {
-    let raw = dropout(conv3d(inputs, weight, bias, stride, padding), after.dropout);
+    let training = weights.weight.device().is_autodiff();
+    let dropping = after.dropout > 0.0 && training;
+    let want_stats =
+        after.norm.is_some_and(|n| n.reads_statistics(training)) && !after.nonlin_first && !dropping;
+    let (raw, stats) = conv3d_stats(inputs, weights, stride, padding, want_stats);
+    let raw = dropout(raw, after.dropout);
     match (after.norm, after.slope) {
         (Some(norm), Some(slope)) if after.nonlin_first => normalize(leaky_relu(raw, slope), norm, None),
-        (Some(norm), slope) => normalize(raw, norm, slope),
-        (None, slope) => leaky_relu(raw, slope.unwrap_or(1.0)).into(),
+        (Some(norm), slope) => normalize_stats(raw, stats, norm, slope),
+        (None, slope) => activate(raw, slope.unwrap_or(1.0)),
     }
+}
+
+/// Leaky ReLU without normalisation, which stays pending for our kernels outside training.
+fn activate(raw: Tensor<5>, slope: f32) -> Features {
+    if slope < 1.0 && bridge::path(&raw) == Some(Path::Plain) {
+        let [n, c, ..] = raw.dims();
+        let affine = Arc::new(ScaleShift { scale: vec![1.0; n * c], shift: vec![0.0; n * c] });
+        return Features::due(raw, Due { affine, slope, source: None, parameters: [None, None] });
+    }
+    leaky_relu(raw, slope).into()
 }
 
 /// Transposed convolution whose stride is its kernel size, so that outputs do not overlap.
 ///
 /// # Shapes
-/// Input `[n, ci, z, y, x]`, weight `[ci, co, kz, ky, kx]`, bias `[co]`, result `[n, co, z kz, y ky, x kx]`.
-pub fn conv_transpose3d(input: Features, weight: Tensor<5>, bias: Option<Tensor<1>>) -> Tensor<5> {
+/// Input `[n, ci, z, y, x]`, result `[n, co, z kz, y ky, x kx]`.
+pub fn conv_transpose3d(input: Features, weights: Weights<'_>) -> Tensor<5> {
+    let Weights { weight, bias, packed } = weights;
+    if let Some(path) = path([&input], Some(&weight)) {
+        return bridge::conv_transpose(path, input.into_input(), weight, bias, packed);
+    }
     let [_, _, kz, ky, kx] = weight.dims();
     let options = ConvTransposeOptions::new([kz, ky, kx], [0; 3], [0; 3], [1; 3], 1);
     module::conv_transpose3d(input.materialize(), weight, bias, options)
@@ -140,11 +223,23 @@ pub fn conv_transpose3d(input: Features, weight: Tensor<5>, bias: Option<Tensor<
 
 /// Normalisation, then leaky ReLU where `slope` is given.
 ///
-/// Both stay pending, except on a device that records gradients: there the mean is subtracted first, since the
-/// gradient of the shorter form `v * scale + shift` is a difference of large sums.
+/// Both stay pending, except for Burn's operations on a device that records gradients: there the mean is subtracted
+/// first, since the gradient of the shorter form `v * scale + shift` is a difference of large sums.
 pub fn normalize(raw: Tensor<5>, norm: &Norm, slope: Option<f32>) -> Features {
+    normalize_stats(raw, None, norm, slope)
+}
+
+/// [`normalize`] with the sums of `raw`, if they are known.
+fn normalize_stats(raw: Tensor<5>, stats: Option<ChannelStats>, norm: &Norm, slope: Option<f32>) -> Features {
     let [n, c, ..] = raw.dims();
     let slope = slope.unwrap_or(1.0);
+    // The kernels' leaky ReLU is a maximum.
+    if let Some(path) = bridge::path(&raw)
+        && slope <= 1.0
+    {
+        let due = norm.due(path, &raw, stats, slope);
+        return Features::due(raw, due);
+    }
     let (mean, var) = norm.mean_and_var(&raw);
     let mut scale = var.add_scalar(norm.spec.eps).sqrt().recip();
     if let Some(gamma) = &norm.gamma {
@@ -171,6 +266,11 @@ pub fn normalize(raw: Tensor<5>, norm: &Norm, slope: Option<f32>) -> Features {
 
 /// `leaky_relu(main + skip)`: the end of a residual block.
 pub fn add_act(main: Features, skip: Features, slope: f32) -> Features {
+    if let Some(path) = path([&main, &skip], None)
+        && slope <= 1.0
+    {
+        return bridge::add_act(path, main.into_input(), skip.into_input(), slope).into();
+    }
     leaky_relu(main.materialize().add(skip.materialize()), slope).into()
 }
 
@@ -182,6 +282,9 @@ pub fn avg_pool(input: Features, kernel: [usize; 3]) -> Tensor<5> {
     let [n, c, z, y, x] = input.raw.dims();
     let [kz, ky, kx] = kernel;
     assert!(z % kz == 0 && y % ky == 0 && x % kx == 0, "average pool {kernel:?} of {:?}", [z, y, x]);
+    if let Some(path) = path([&input], None) {
+        return bridge::avg_pool(path, input.into_input(), kernel);
+    }
     let (z, y, x) = (z / kz, y / ky, x / kx);
     let mut t = input.materialize();
     if kz > 1 {
@@ -262,26 +365,80 @@ impl Norm {
 
     /// Mean and biased variance per channel: of this batch in training, else the running ones.
     fn batch_statistics(&self, raw: &Tensor<5>) -> (Tensor<1>, Tensor<1>) {
-        let (Some(running_mean), Some(running_var)) = (&self.running_mean, &self.running_var) else {
-            unreachable!("a batch norm has running statistics")
-        };
         let device = raw.device();
         if !device.is_autodiff() {
-            return (running_mean.value().to_device(&device), running_var.value().to_device(&device));
+            let [mean, var] = self.running();
+            return (mean.value().to_device(&device), var.value().to_device(&device));
         }
         let [n, c, z, y, x] = raw.dims();
         let (mean, var) = mean_and_var(raw.clone().swap_dims(0, 1).reshape([1, c, n * z, y * x]));
         let (mean, var) = (mean.reshape([c]), var.reshape([c]));
-        let count = (n * z * y * x) as f64;
-        let unbiased = count / (count - 1.0).max(1.0);
-        let blend = |state: &RunningState<Tensor<1>>, new: Tensor<1>| {
-            let old = state.value_sync().to_device(&device).mul_scalar(1.0 - BATCH_NORM_MOMENTUM);
-            state.update(old.add(new.mul_scalar(BATCH_NORM_MOMENTUM)).detach());
-        };
-        blend(running_mean, mean.clone().detach());
-        blend(running_var, var.clone().detach().mul_scalar(unbiased));
+        self.update_running(mean.clone().detach(), var.clone().detach(), n * z * y * x, &device);
         (mean, var)
     }
+
+    /// Running mean and variance of a batch norm.
+    fn running(&self) -> [&RunningState<Tensor<1>>; 2] {
+        let (Some(mean), Some(var)) = (&self.running_mean, &self.running_var) else {
+            unreachable!("a batch norm has running statistics")
+        };
+        [mean, var]
+    }
+
+    /// Blends mean and biased variance of a batch of `count` values per channel into the running ones.
+    fn update_running(&self, mean: Tensor<1>, var: Tensor<1>, count: usize, device: &Device) {
+        let unbiased = count as f64 / (count as f64 - 1.0).max(1.0);
+        for (state, new) in self.running().into_iter().zip([mean, var.mul_scalar(unbiased)]) {
+            let old = state.value_sync().to_device(device).mul_scalar(1.0 - BATCH_NORM_MOMENTUM);
+            state.update(old.add(new.mul_scalar(BATCH_NORM_MOMENTUM)).detach());
+        }
+    }
+
+    /// Whether the layer needs statistics of its input rather than those it has kept.
+    fn reads_statistics(&self, training: bool) -> bool {
+        self.spec.kind != NormKind::Batch || training
+    }
+
+    /// Factor and offset per sample and channel for our kernels, from the sums of `raw`.
+    fn due(&self, path: Path, raw: &Tensor<5>, stats: Option<ChannelStats>, slope: f32) -> Due {
+        let [n, c, ..] = raw.dims();
+        let training = path != Path::Plain;
+        let kind = match self.spec.kind {
+            NormKind::Instance => glioseg_kernels::NormKind::Instance,
+            NormKind::Group(groups) => glioseg_kernels::NormKind::Group(groups),
+            NormKind::Batch => glioseg_kernels::NormKind::Batch,
+        };
+        let moments = if self.spec.kind == NormKind::Batch && !training {
+            let [mean, var] = self.running().map(|s| host(s.value()).into_iter().map(f64::from).collect());
+            Moments { mean, var, count: 1 }
+        } else {
+            Moments::new(&stats.unwrap_or_else(|| bridge::statistics(raw)), kind)
+        };
+        if self.spec.kind == NormKind::Batch && training {
+            let device = raw.device();
+            let vector = |values: &[f64]| {
+                let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+                Tensor::from_data(TensorData::new(values, [c]), &device)
+            };
+            self.update_running(vector(&moments.mean), vector(&moments.var), moments.count, &device);
+        }
+        let parameters = [&self.gamma, &self.beta].map(|p| p.as_ref().map(Param::val));
+        let [gamma, beta] = [1.0, 0.0].map(|value| vec![value; c]);
+        let gamma = parameters[0].clone().map_or(gamma, host);
+        let beta = parameters[1].clone().map_or(beta, host);
+        let eps = self.spec.eps;
+        let affine = Arc::new(ScaleShift::new(&moments, kind, n, &gamma, &beta, eps));
+        if !training {
+            return Due { affine, slope, source: None, parameters: [None, None] };
+        }
+        let source = Some(Arc::new(NormSource { kind, eps, moments, gamma, beta }));
+        Due { affine, slope, source, parameters }
+    }
+}
+
+/// The values of a small tensor.
+fn host(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
 }
 
 /// Mean and biased variance over the last two axes.
@@ -296,8 +453,6 @@ fn mean_and_var(x: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
-
     use super::*;
 
     fn values(tensor: Tensor<5>) -> Vec<f32> {

@@ -7,8 +7,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::NetError;
+use crate::bridge::{self, Packed};
 use crate::init::Init;
-use crate::ops::{self, Features, Norm};
+use crate::ops::{self, Features, Norm, Weights};
 use crate::spec::{BlockKind, NetworkSpec, NormSpec, StageSpec};
 
 /// A convolution with padding that keeps the size at stride 1.
@@ -20,6 +21,8 @@ pub(crate) struct Conv {
     stride: [usize; 3],
     #[module(skip)]
     padding: [usize; 3],
+    #[module(skip)]
+    packed: Packed,
 }
 
 impl Conv {
@@ -36,12 +39,17 @@ impl Conv {
             bias: bias.then(|| init.zeros(outputs)),
             stride,
             padding: kernel.map(|k| (k - 1) / 2),
+            packed: Packed::default(),
         }
     }
 
-    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Tensor<5> {
+    fn weights(&self) -> Weights<'_> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::conv3d(inputs, self.weight.val(), bias, self.stride, self.padding)
+        Weights { weight: self.weight.val(), bias, packed: &self.packed }
+    }
+
+    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Tensor<5> {
+        ops::conv3d(inputs, self.weights(), self.stride, self.padding)
     }
 }
 
@@ -50,11 +58,14 @@ impl Conv {
 pub(crate) struct UpConv {
     pub(crate) weight: Param<Tensor<5>>,
     pub(crate) bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    packed: Packed,
 }
 
 impl UpConv {
     fn forward(&self, input: Features) -> Features {
-        ops::conv_transpose3d(input, self.weight.val(), self.bias.as_ref().map(Param::val)).into()
+        let bias = self.bias.as_ref().map(Param::val);
+        ops::conv_transpose3d(input, Weights { weight: self.weight.val(), bias, packed: &self.packed }).into()
     }
 }
 
@@ -73,14 +84,13 @@ pub(crate) struct ConvBlock {
 
 impl ConvBlock {
     fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
-        let Conv { weight, bias, stride, padding } = &self.conv;
         let after = ops::After {
             dropout: self.dropout,
             norm: self.norm.as_ref(),
             slope: self.slope,
             nonlin_first: self.nonlin_first,
         };
-        ops::conv_block(inputs, weight.val(), bias.as_ref().map(Param::val), *stride, *padding, after)
+        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, after)
     }
 }
 
@@ -169,7 +179,8 @@ impl Unet {
     /// A network with nnU-Net's initial weights from seed 0; nothing is drawn for weights that are loaded first.
     ///
     /// # Errors
-    /// [`NetError::Spec`] if the description contradicts itself.
+    /// [`NetError::Spec`] if the description contradicts itself, [`NetError::Kernels`] if the environment asks for an
+    /// instruction set that does not exist here.
     pub fn new(spec: &NetworkSpec, device: &Device) -> Result<Self, NetError> {
         Self::seeded(spec, 0, device)
     }
@@ -177,13 +188,14 @@ impl Unet {
     /// As [`Self::new`] with another seed.
     ///
     /// # Errors
-    /// [`NetError::Spec`] if the description contradicts itself.
+    /// As [`Self::new`].
     ///
     /// # Source
     /// `InitWeights_He(1e-2)` on every convolution, biases 0; in residual blocks the second normalisation starts
     /// as 0 (`init_last_bn_before_add_to_0`), so that each block starts as its skip connection.
     pub fn seeded(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self, NetError> {
         spec.validate()?;
+        bridge::check(bridge::kernels())?;
         let mut init = Init::new(seed, device);
         let mut builder = Builder { spec, init: &mut init };
         let mut channels = spec.in_channels;
@@ -205,6 +217,7 @@ impl Unet {
             let up = UpConv {
                 weight: builder.init.he([channels, step.up_features, kz, ky, kx]),
                 bias: spec.up_bias.then(|| builder.init.zeros(step.up_features)),
+                packed: Packed::default(),
             };
             channels = step.up_features + spec.encoder[level].features;
             let mut convs = Vec::with_capacity(step.convs.len());
@@ -259,6 +272,7 @@ impl Unet {
         if let Err(error) = self.spec.check_input(channels, [z, y, width]) {
             panic!("{error}");
         }
+        bridge::memory::start();
         let mut x = Features::from(x);
         if let Some(stem) = &self.stem {
             x = stem.forward([x]);
