@@ -78,6 +78,9 @@ pub(crate) struct Predict {
     /// Precision of the sums over tiles and folds: half gives nnU-Net's own numbers, single does not round
     #[arg(long, value_enum, default_value = "half", help_heading = "Computation")]
     pub(crate) accumulation: Accumulation,
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
+    pub(crate) kernels: Kernels,
     /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
@@ -116,6 +119,27 @@ pub(crate) enum Accumulation {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernels {
+    /// glioseg's own kernels, the fastest algorithm for each layer
+    Auto,
+    /// glioseg's own kernels, every convolution tap by tap: slower, a little more exact
+    Direct,
+    /// The operations of the tensor library: slow, to compare with
+    Burn,
+}
+
+impl Kernels {
+    /// Makes it the choice of the whole process.
+    pub(crate) fn choose(self) -> Result<(), glioseg_net::NetError> {
+        glioseg_net::set_kernels(match self {
+            Self::Auto => glioseg_net::Kernels::Auto,
+            Self::Direct => glioseg_net::Kernels::Direct,
+            Self::Burn => glioseg_net::Kernels::Fallback,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
     /// The processor, on all its cores
     Cpu,
@@ -151,6 +175,9 @@ pub(crate) struct BenchNetwork {
     /// Voxels of the input along every axis [default: 128, or the plan's patch]
     #[arg(long, value_name = "VOXELS")]
     pub(crate) size: Option<usize>,
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kernels: Kernels,
     /// Timed passes after one to warm up; the median counts
     #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,

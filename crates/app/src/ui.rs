@@ -13,7 +13,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Debug)]
 pub(crate) struct Ui {
     quiet: bool,
-    terminal: bool,
     bar: ProgressBar,
 }
 
@@ -21,12 +20,7 @@ impl Ui {
     pub(crate) fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { quiet, terminal, bar: ProgressBar::with_draw_target(None, target) }
-    }
-
-    /// Whether stderr is a terminal, where a progress bar is drawn.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.terminal
+        Self { quiet, bar: ProgressBar::with_draw_target(None, target) }
     }
 
     /// A line of the log; not with `--quiet`.

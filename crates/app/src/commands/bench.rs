@@ -23,6 +23,7 @@ fn network(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
     if options.runs == 0 {
         return Err(Problem::new("--runs is 0", "time at least one pass"));
     }
+    options.kernels.choose()?;
     let (spec, size) = spec_of(options)?;
     let device = Device::flex();
     let network = Unet::new(&spec, &device)?;
@@ -47,6 +48,7 @@ fn network(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
         "net": options.net,
         "size": size,
         "parameters": network.num_parameters(),
+        "kernels": glioseg_net::kernels().word(),
         "threads": rayon::current_num_threads(),
         "seconds": (seconds * 1000.0).round() / 1000.0,
         "runs": rounded,

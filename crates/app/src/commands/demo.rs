@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::evaluate::{self, Evaluate};
 use super::phantom::write_cohort;
 use super::{Outcome, Problem, predict};
-use crate::cli::{Accumulation, Checkpoint, Demo, Device, Layout, Predict};
+use crate::cli::{Accumulation, Checkpoint, Demo, Device, Kernels, Layout, Predict};
 use crate::ui::Ui;
 
 /// nnU-Net's result folder of a small network, file by file.
@@ -44,6 +44,7 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         step: 0.5,
         no_mirroring: false,
         accumulation: Accumulation::Half,
+        kernels: Kernels::Auto,
         save_probabilities: false,
         continue_: false,
         part: None,

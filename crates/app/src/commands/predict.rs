@@ -11,6 +11,7 @@ use crate::cli::{self, Checkpoint, Device, Predict};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
+    options.kernels.choose()?;
     let predict = PredictOptions {
         folds: options.folds.clone().unwrap_or_default(),
         checkpoint: match options.checkpoint {
@@ -63,9 +64,10 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
                 let mirroring = if predict.mirroring { "on" } else { "off" };
                 let threads = rayon::current_num_threads();
                 ui.say(&format!(
-                    "{cases} cases{} | device {} | {threads} threads | step {} | mirroring {mirroring}",
+                    "{cases} cases{} | device {} | kernels {} | {threads} threads | step {} | mirroring {mirroring}",
                     if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
                     predict.device_name,
+                    glioseg_net::kernels().word(),
                     predict.step,
                 ));
                 seen.of = cases;

@@ -249,6 +249,7 @@ fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions
         mirroring: options.mirroring,
         accumulation: options.accumulation.name().into(),
         device: options.device_name.clone(),
+        kernels: glioseg_net::kernels().word().into(),
         threads: rayon::current_num_threads(),
     };
     // Cases of an earlier run stay in the record if this run only adds to it.

@@ -72,6 +72,8 @@ pub struct Settings {
     pub accumulation: String,
     /// What computed.
     pub device: String,
+    /// How convolutions were computed.
+    pub kernels: String,
     /// Threads that computed.
     pub threads: usize,
 }
@@ -165,6 +167,7 @@ mod tests {
                 mirroring: true,
                 accumulation: "half".into(),
                 device: "cpu".into(),
+                kernels: "auto".into(),
                 threads: 1,
             },
             cases: vec![],

@@ -1,0 +1,220 @@
+//! Bad input: a message that names file and remedy, nothing lost, the batch goes on.
+
+mod support;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use glioseg_volume::phantom::{PhantomOptions, phantom};
+use glioseg_volume::{Volume, nifti};
+use support::{model, numbered, predict, record, run, small_phantom, write_case};
+
+/// A case whose channel 1 is spoilt by `spoil`, in its own folder.
+fn spoilt(root: &Path, case: &str, spoil: impl FnOnce(&Path)) {
+    let files = numbered(root, case);
+    write_case(&files, 11);
+    spoil(&files[1]);
+}
+
+fn unzipped(path: &Path) -> Vec<u8> {
+    let volume = nifti::read_volume(path).expect("readable before");
+    let plain = path.with_extension("");
+    nifti::write_volume(&plain, &volume).expect("written");
+    let bytes = fs::read(&plain).expect("readable");
+    fs::remove_file(&plain).expect("removed");
+    bytes
+}
+
+/// Puts `bytes` in the place of a compressed file, compressed again.
+fn zip_again(path: &Path, bytes: &[u8]) {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(bytes).expect("memory");
+    fs::write(path, gz.finish().expect("memory")).expect("written");
+}
+
+#[test]
+fn bad_cases_are_named_with_a_remedy_and_the_good_one_is_done() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "good"), 11);
+    spoilt(&input, "truncated", |p| {
+        let bytes = fs::read(p).expect("readable");
+        fs::write(p, &bytes[..bytes.len() / 2]).expect("written");
+    });
+    spoilt(&input, "corrupt", |p| {
+        let mut bytes = fs::read(p).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 64].fill(0xa5);
+        fs::write(p, bytes).expect("written");
+    });
+    spoilt(&input, "empty", |p| fs::write(p, b"").expect("written"));
+    spoilt(&input, "magic", |p| zip_again(p, &[b'x'; 4000]));
+    spoilt(&input, "dims", |p| {
+        let mut bytes = unzipped(p);
+        for axis in 0..3 {
+            bytes[42 + 2 * axis..44 + 2 * axis].copy_from_slice(&i16::MAX.to_le_bytes());
+        }
+        zip_again(p, &bytes);
+    });
+    spoilt(&input, "nan", |p| {
+        let mut volume = nifti::read_volume(p).expect("readable");
+        volume.data[1234] = f32::NAN;
+        nifti::write_volume(p, &volume).expect("written");
+    });
+    spoilt(&input, "grid", |p| {
+        let options = PhantomOptions { shape: [40; 3], spacing_mm: [3.0; 3], ..PhantomOptions::default() };
+        let other = phantom(&options).expect("a phantom").channels;
+        let channel = Volume::new(1, other.channel(1).to_vec(), other.geometry.clone()).expect("a channel");
+        nifti::write_volume(p, &channel).expect("written");
+    });
+    spoilt(&input, "singular", |p| {
+        let mut bytes = unzipped(p);
+        bytes[252..254].copy_from_slice(&0i16.to_le_bytes());
+        bytes[254..256].copy_from_slice(&1i16.to_le_bytes());
+        bytes[280..328].fill(0);
+        zip_again(p, &bytes);
+    });
+    spoilt(&input, "missing", |p| fs::remove_file(p).expect("removed"));
+    spoilt(&input, "twice", |p| {
+        fs::copy(p, p.with_file_name("twice_t1c.nii.gz")).expect("copied");
+    });
+
+    let (code, stdout, stderr) = predict(&input, &out, &[]);
+    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(stdout.lines().count(), 1, "only the good case: {stdout}");
+    assert!(out.join("good.nii.gz").is_file());
+    let record = record(&out);
+    let failed: Vec<&serde_json::Value> =
+        record["cases"].as_array().expect("cases").iter().filter(|c| c["status"] == "failed").collect();
+    assert_eq!(failed.len(), 10, "{failed:#?}");
+    for (case, message, hint) in [
+        ("truncated", "truncated_0001.nii.gz is damaged: its gzip stream", "copy or download it again"),
+        ("corrupt", "corrupt_0001.nii.gz is damaged: its gzip stream", "copy or download it again"),
+        ("empty", "empty_0001.nii.gz is empty (0 bytes)", "copy or download the file again"),
+        ("magic", "magic_0001.nii.gz is not a NIfTI file", "give a NIfTI-1 or NIfTI-2 file"),
+        ("dims", "dims_0001.nii.gz", "damaged"),
+        ("nan", "nan_0001.nii.gz holds 1 voxels of", "replace NaN"),
+        ("grid", "44 x 42 x 40 voxels of 4 x 4 x 4 mm (z, y, x), but", "resample the second onto the first"),
+        ("grid", "40 x 40 x 40 voxels of 3 x 3 x 3 mm", "share one grid"),
+        ("singular", "affine is singular", "sform or qform"),
+        ("missing", "case `missing` has no file for channel `t1ce`; found: `t1`, `t2`, `flair`", "t1ce"),
+        ("twice", "two files for channel `t1ce`", "keep one of the two"),
+    ] {
+        let entry = failed.iter().find(|c| c["case"] == case).unwrap_or_else(|| panic!("no entry for {case}"));
+        let (error, remedy) = (entry["error"].as_str().unwrap_or(""), entry["hint"].as_str().unwrap_or(""));
+        assert!(error.contains(message), "{case}: {error}");
+        assert!(remedy.contains(hint), "{case}: {remedy}");
+        assert!(stderr.contains(error), "{case} is told on stderr too: {stderr}");
+        assert!(!out.join(format!("{case}.nii.gz")).exists(), "{case}");
+    }
+}
+
+/// A copy of the model that may be changed.
+fn model_copy(to: &Path) -> PathBuf {
+    fs::create_dir_all(to.join("fold_0")).expect("a folder");
+    for file in ["plans.json", "dataset.json", "fold_0/checkpoint_final.pth"] {
+        fs::copy(model().join(file), to.join(file)).expect("copied");
+    }
+    to.into()
+}
+
+/// Exit code and stderr of a prediction of one good case with `model`.
+fn start(model: &Path, input: &Path, out: &Path, more: &[&str]) -> (i32, String) {
+    let [model, input, out] = [model, input, out].map(|p| p.display().to_string());
+    let mut arguments = vec!["predict", "-m", &model, "-i", &input, "-o", &out, "--no-mirroring"];
+    arguments.extend(more);
+    let (code, stdout, stderr) = run(&arguments);
+    assert_eq!(stdout, "", "no data on stdout");
+    (code, stderr)
+}
+
+#[test]
+fn a_model_that_cannot_be_used_is_said_before_any_work() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "good"), 2);
+    let expect = |model: &Path, more: &[&str], words: &[&str]| {
+        let (code, stderr) = start(model, &input, &out, more);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains("\n  hint: "), "{stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "no `{word}` in: {stderr}");
+        }
+    };
+    let copy = model_copy(&dir.path().join("m"));
+    let checkpoint = copy.join("fold_0/checkpoint_final.pth");
+    expect(&copy, &["-f", "3"], &["the model has no fold 3 with a checkpoint_final; it has fold 0", "--folds"]);
+    expect(&copy, &["--checkpoint", "best"], &["no fold with a checkpoint_best", "--checkpoint final"]);
+    expect(&dir.path().join("nowhere"), &[], &["nowhere is not a model folder: there is no such folder"]);
+
+    let plans = fs::read_to_string(copy.join("plans.json")).expect("plans");
+    let other = plans.replacen("24", "48", 1);
+    assert_ne!(plans, other);
+    let mut value: serde_json::Value = serde_json::from_str(&plans).expect("JSON");
+    value["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] =
+        serde_json::json!([8, 16, 48, 32]);
+    fs::write(copy.join("plans.json"), value.to_string()).expect("written");
+    expect(&copy, &[], &["checkpoint_final.pth", "encoder.stages.2.0.convs.0.conv.weight", "24", "48"]);
+    fs::write(copy.join("plans.json"), plans).expect("written");
+
+    fs::write(&checkpoint, b"this is no archive").expect("written");
+    expect(&copy, &[], &["checkpoint_final.pth"]);
+    let mut zip = zip::ZipWriter::new(fs::File::create(&checkpoint).expect("a file"));
+    zip.start_file("archive/data.pkl", zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored))
+        .expect("an entry");
+    zip.write_all(b"\x80\x02cposix\nsystem\nX\x07\x00\x00\x00echo hi\x85R.").expect("written");
+    zip.finish().expect("an archive");
+    expect(&copy, &[], &["checkpoint_final.pth", "posix.system"]);
+}
+
+#[test]
+fn an_output_that_cannot_be_is_said_before_any_work() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let input = dir.path().join("in");
+    fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "good"), 2);
+    let (code, stderr) = start(&model(), &input, &input.join("results/new"), &[]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("lies inside the input") && stderr.contains("beside the input"), "{stderr}");
+    assert!(!input.join("results").exists(), "nothing is made");
+    let file = dir.path().join("file");
+    fs::write(&file, b"").expect("written");
+    let (code, stderr) = start(&model(), &input, &file, &[]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("cannot write") && stderr.contains("choose an output folder"), "{stderr}");
+}
+
+#[test]
+fn an_input_without_cases_says_which_names_are_expected() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    fs::create_dir(&input).expect("a folder");
+    let volume = small_phantom(1);
+    nifti::write_volume(&input.join("scan.nii.gz"), &volume).expect("written");
+    let (code, stderr) = start(&model(), &input, &out, &[]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("no cases found (1 image files seen, for example scan.nii.gz)"), "{stderr}");
+    assert!(stderr.contains("CASE_0000.nii.gz") && stderr.contains("CASE-t1c.nii.gz"), "{stderr}");
+}
+
+#[test]
+fn one_file_with_all_channels_is_a_case_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    fs::create_dir(&input).expect("a folder");
+    nifti::write_volume(&input.join("all_0000.nii.gz"), &small_phantom(2)).expect("written");
+    write_case(&numbered(&input, "four"), 2);
+    let (code, _, stderr) = predict(&input, &out, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(fs::read(out.join("all.nii.gz")).expect("one"), fs::read(out.join("four.nii.gz")).expect("other"));
+}
+
+#[test]
+fn a_wrong_option_lists_the_valid_ones() {
+    let (code, _, stderr) = run(&["predict", "-m", "a", "-i", "b", "-o", "c", "--kernels", "fast"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("auto") && stderr.contains("direct") && stderr.contains("burn"), "{stderr}");
+}

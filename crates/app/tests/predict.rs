@@ -1,0 +1,184 @@
+//! `glioseg predict` from files to files.
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use glioseg_volume::nifti;
+use support::{glioseg, model, numbered, predict, record, run, write_case};
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn a_case_is_segmented_on_the_grid_of_its_images_and_recorded() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "one"), 3);
+    let (code, stdout, stderr) = predict(&input, &out, &["--save-probabilities"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("one\twhole tumor="), "{stdout}");
+    assert_eq!(stdout.lines().count(), 1, "stdout holds a line per case: {stdout}");
+    assert!(stderr.contains("channel t1ce   <- *0001"), "the match is printed: {stderr}");
+    let image = nifti::read_info(&input.join("one_0000.nii.gz")).expect("an image").geometry;
+    let labels = nifti::read_labels(&out.join("one.nii.gz")).expect("labels");
+    assert_eq!(labels.geometry, image);
+    let record = record(&out);
+    assert_eq!(record["cases"][0]["status"], "done");
+    assert_eq!(record["models"][0]["folds"]["0"].as_str().map(str::len), Some(64), "a hash");
+    let whole = labels.data.iter().filter(|&&l| l > 0).count() as f64 * image.voxel_ml();
+    let recorded = record["cases"][0]["volume_ml"]["whole tumor"].as_f64().expect("a volume");
+    assert!((whole - recorded).abs() < 1e-6, "{whole} {recorded}");
+    assert!(whole > 1.0, "the model finds the phantom's tumour");
+    assert!(out.join("one.npz").is_file());
+}
+
+#[test]
+fn threads_runs_and_names_do_not_change_a_byte() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (numbers, brats) = (dir.path().join("numbers"), dir.path().join("brats/one"));
+    std::fs::create_dir_all(&numbers).expect("a folder");
+    std::fs::create_dir_all(&brats).expect("a folder");
+    write_case(&numbered(&numbers, "one"), 5);
+    write_case(&["t1n", "T1Gd", "t2w", "t2f"].map(|c| brats.join(format!("one-{c}.nii.gz"))), 5);
+    let mut results = Vec::new();
+    for (i, (input, more)) in [
+        (&numbers, vec!["--threads", "1", "--save-probabilities"]),
+        (&numbers, vec!["--threads", "2", "--save-probabilities"]),
+        (&numbers, vec!["--threads", "3", "--save-probabilities"]),
+        (&dir.path().join("brats"), vec!["--save-probabilities"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = dir.path().join(format!("out{i}"));
+        let (code, _, stderr) = predict(input, &out, &more);
+        assert_eq!(code, 0, "{stderr}");
+        results.push((bytes(&out.join("one.nii.gz")), bytes(&out.join("one.npz"))));
+    }
+    assert!(results.iter().all(|r| *r == results[0]), "other bytes");
+}
+
+#[test]
+fn continue_after_a_kill_predicts_only_what_is_missing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out, whole) = (dir.path().join("in"), dir.path().join("out"), dir.path().join("whole"));
+    std::fs::create_dir(&input).expect("a folder");
+    let cases = ["a", "b", "c", "d"];
+    for (i, case) in cases.iter().enumerate() {
+        write_case(&numbered(&input, case), i as u64);
+    }
+    let text = |p: &Path| p.display().to_string();
+    let (m, i, o) = (text(&model()), text(&input), text(&out));
+    let arguments = ["predict", "-m", &m, "-i", &i, "-o", &o, "--no-mirroring", "-q"];
+    let mut child = glioseg(&arguments).stdout(std::process::Stdio::null()).spawn().expect("the program starts");
+    let start = Instant::now();
+    while !out.join("a.nii.gz").exists() && start.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    let finished: Vec<&str> = cases.into_iter().filter(|c| out.join(format!("{c}.nii.gz")).exists()).collect();
+    assert!(finished.contains(&"a"), "{finished:?}");
+    for case in &finished {
+        nifti::read_labels(&out.join(format!("{case}.nii.gz"))).expect("no half file under a result's name");
+    }
+    let stamp = |case: &str| std::fs::metadata(out.join(format!("{case}.nii.gz"))).and_then(|m| m.modified()).ok();
+    let before: Vec<_> = finished.iter().map(|c| stamp(c)).collect();
+    let (code, stdout, stderr) = predict(&input, &out, &["--continue"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains(&format!("({} more are finished)", finished.len())), "{stderr}");
+    assert_eq!(stdout.lines().count(), cases.len() - finished.len());
+    assert_eq!(before, finished.iter().map(|c| stamp(c)).collect::<Vec<_>>(), "finished cases are left alone");
+    let (code, _, _) = predict(&input, &whole, &[]);
+    assert_eq!(code, 0);
+    for case in cases {
+        let name = format!("{case}.nii.gz");
+        assert_eq!(bytes(&out.join(&name)), bytes(&whole.join(&name)), "{case}");
+    }
+}
+
+#[test]
+fn parts_share_the_cases_and_keep_their_own_records() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::create_dir(&input).expect("a folder");
+    for (i, case) in ["a", "b", "c"].iter().enumerate() {
+        write_case(&numbered(&input, case), i as u64);
+    }
+    let (code, first, _) = predict(&input, &out, &["--part", "1/2", "--json"]);
+    assert_eq!(code, 0);
+    let (code, second, _) = predict(&input, &out, &["--part", "2/2", "--json"]);
+    assert_eq!(code, 0);
+    let names = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON")["case"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    assert_eq!((names(&first), names(&second)), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));
+    assert!(out.join("predict_part1of2.json").is_file() && out.join("predict_part2of2.json").is_file());
+}
+
+#[test]
+fn two_models_are_averaged_and_one_model_twice_is_that_model() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, once, twice) = (dir.path().join("in"), dir.path().join("once"), dir.path().join("twice"));
+    std::fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "one"), 7);
+    let (code, _, _) = predict(&input, &once, &["--save-probabilities"]);
+    assert_eq!(code, 0);
+    let model = model().display().to_string();
+    let (code, _, stderr) = predict(&input, &twice, &["--save-probabilities", "-m", &model]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(bytes(&once.join("one.nii.gz")), bytes(&twice.join("one.nii.gz")));
+    assert_eq!(record(&twice)["models"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn every_choice_of_kernels_gives_the_same_labels_but_for_a_few_voxels() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let input = dir.path().join("in");
+    std::fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "one"), 9);
+    let labels: Vec<Vec<u16>> = ["auto", "direct", "burn"]
+        .iter()
+        .map(|kernels| {
+            let out = dir.path().join(kernels);
+            let (code, _, stderr) = predict(&input, &out, &["--kernels", kernels]);
+            assert_eq!(code, 0, "{stderr}");
+            assert_eq!(record(&out)["settings"]["kernels"], *kernels);
+            nifti::read_labels(&out.join("one.nii.gz")).expect("labels").data
+        })
+        .collect();
+    for other in &labels[1..] {
+        let different = other.iter().zip(&labels[0]).filter(|(a, b)| a != b).count();
+        assert!(different <= other.len() / 10_000, "{different} of {}", other.len());
+    }
+}
+
+#[test]
+fn info_tells_what_a_model_an_image_and_a_checkpoint_are() {
+    let dir = tempfile::tempdir().expect("a folder");
+    write_case(&numbered(dir.path(), "one"), 1);
+    let model = model();
+    for (path, expected) in [
+        (model.clone(), vec!["kind", "model", "enhancing tumor", "3d_fullres", "PlainConvUNet"]),
+        (model.join("plans.json"), vec!["plans", "nnUNetPlans", "40, 40, 40"]),
+        (model.join("dataset.json"), vec!["dataset description", "t1ce"]),
+        (model.join("fold_0/checkpoint_final.pth"), vec!["checkpoint", "nnUNetTrainer", "sha256"]),
+        (dir.path().join("one_0002.nii.gz"), vec!["image", "NIfTI-1, gzip", "44, 42, 40", "4.0, 4.0, 4.0"]),
+    ] {
+        let path = path.display().to_string();
+        let (code, stdout, stderr) = run(&["info", &path]);
+        assert_eq!(code, 0, "{path}: {stderr}");
+        for word in expected {
+            assert!(stdout.contains(word), "{path}: no `{word}` in\n{stdout}");
+        }
+        let (_, json, _) = run(&["info", &path, "--json"]);
+        let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(value["path"], path.as_str());
+    }
+}
