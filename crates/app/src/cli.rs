@@ -48,8 +48,10 @@ pub(crate) enum Command {
 
 /// Segments every case of the input with every fold of a model and writes one label map per case.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n\n\
-    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start.")]
+#[command(
+    after_help = "Example:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n\n\
+    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start."
+)]
 pub(crate) struct Predict {
     /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
@@ -147,7 +149,9 @@ pub(crate) enum Device {
 
 /// Says in words what a path holds: an image, a dataset, plans, a model folder or a checkpoint.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth")]
+#[command(
+    after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
+)]
 pub(crate) struct Info {
     /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors)
     pub(crate) path: PathBuf,
@@ -236,8 +240,8 @@ mod tests {
     #[test]
     fn predict_takes_several_models_files_and_folds() {
         let cli = Cli::try_parse_from([
-            "glioseg", "predict", "-m", "a", "-m", "b", "-i", "x_t1.nii", "x_t2.nii", "-o", "out", "-f", "0,2",
-            "--part", "2/3",
+            "glioseg", "predict", "-m", "a", "-m", "b", "-i", "x_t1.nii", "x_t2.nii", "-o", "out", "-f",
+            "0,2", "--part", "2/3",
         ])
         .expect("valid");
         let Command::Predict(p) = cli.command else { panic!("predict") };

@@ -42,9 +42,11 @@ impl Ui {
 
     /// Shows a bar of `total` network passes for a case.
     pub(crate) fn start(&self, label: String, total: u64) {
-        let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} passes, {elapsed} elapsed, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> ");
+        let style = ProgressStyle::with_template(
+            "{msg} [{bar:30}] {pos}/{len} passes, {elapsed} elapsed, {eta} left",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
         self.bar.set_style(style);
         self.bar.reset();
         self.bar.set_length(total);

@@ -102,7 +102,8 @@ fn bad_cases_are_named_with_a_remedy_and_the_good_one_is_done() {
         ("missing", "case `missing` has no file for channel `t1ce`; found: `t1`, `t2`, `flair`", "t1ce"),
         ("twice", "two files for channel `t1ce`", "keep one of the two"),
     ] {
-        let entry = failed.iter().find(|c| c["case"] == case).unwrap_or_else(|| panic!("no entry for {case}"));
+        let entry =
+            failed.iter().find(|c| c["case"] == case).unwrap_or_else(|| panic!("no entry for {case}"));
         let (error, remedy) = (entry["error"].as_str().unwrap_or(""), entry["hint"].as_str().unwrap_or(""));
         assert!(error.contains(message), "{case}: {error}");
         assert!(remedy.contains(hint), "{case}: {remedy}");
@@ -146,7 +147,11 @@ fn a_model_that_cannot_be_used_is_said_before_any_work() {
     };
     let copy = model_copy(&dir.path().join("m"));
     let checkpoint = copy.join("fold_0/checkpoint_final.pth");
-    expect(&copy, &["-f", "3"], &["the model has no fold 3 with a checkpoint_final; it has fold 0", "--folds"]);
+    expect(
+        &copy,
+        &["-f", "3"],
+        &["the model has no fold 3 with a checkpoint_final; it has fold 0", "--folds"],
+    );
     expect(&copy, &["--checkpoint", "best"], &["no fold with a checkpoint_best", "--checkpoint final"]);
     expect(&dir.path().join("nowhere"), &[], &["nowhere is not a model folder: there is no such folder"]);
 
@@ -163,8 +168,11 @@ fn a_model_that_cannot_be_used_is_said_before_any_work() {
     fs::write(&checkpoint, b"this is no archive").expect("written");
     expect(&copy, &[], &["checkpoint_final.pth"]);
     let mut zip = zip::ZipWriter::new(fs::File::create(&checkpoint).expect("a file"));
-    zip.start_file("archive/data.pkl", zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored))
-        .expect("an entry");
+    zip.start_file(
+        "archive/data.pkl",
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
+    )
+    .expect("an entry");
     zip.write_all(b"\x80\x02cposix\nsystem\nX\x07\x00\x00\x00echo hi\x85R.").expect("written");
     zip.finish().expect("an archive");
     expect(&copy, &[], &["checkpoint_final.pth", "posix.system"]);
@@ -209,7 +217,10 @@ fn one_file_with_all_channels_is_a_case_too() {
     write_case(&numbered(&input, "four"), 2);
     let (code, _, stderr) = predict(&input, &out, &[]);
     assert_eq!(code, 0, "{stderr}");
-    assert_eq!(fs::read(out.join("all.nii.gz")).expect("one"), fs::read(out.join("four.nii.gz")).expect("other"));
+    assert_eq!(
+        fs::read(out.join("all.nii.gz")).expect("one"),
+        fs::read(out.join("four.nii.gz")).expect("other")
+    );
 }
 
 #[test]

@@ -74,25 +74,32 @@ fn continue_after_a_kill_predicts_only_what_is_missing() {
     let text = |p: &Path| p.display().to_string();
     let (m, i, o) = (text(&model()), text(&input), text(&out));
     let arguments = ["predict", "-m", &m, "-i", &i, "-o", &o, "--no-mirroring", "-q"];
-    let mut child = glioseg(&arguments).stdout(std::process::Stdio::null()).spawn().expect("the program starts");
+    let mut child =
+        glioseg(&arguments).stdout(std::process::Stdio::null()).spawn().expect("the program starts");
     let start = Instant::now();
     while !out.join("a.nii.gz").exists() && start.elapsed() < Duration::from_secs(300) {
         std::thread::sleep(Duration::from_millis(2));
     }
     child.kill().expect("killed");
     child.wait().expect("ended");
-    let finished: Vec<&str> = cases.into_iter().filter(|c| out.join(format!("{c}.nii.gz")).exists()).collect();
+    let finished: Vec<&str> =
+        cases.into_iter().filter(|c| out.join(format!("{c}.nii.gz")).exists()).collect();
     assert!(finished.contains(&"a"), "{finished:?}");
     for case in &finished {
         nifti::read_labels(&out.join(format!("{case}.nii.gz"))).expect("no half file under a result's name");
     }
-    let stamp = |case: &str| std::fs::metadata(out.join(format!("{case}.nii.gz"))).and_then(|m| m.modified()).ok();
+    let stamp =
+        |case: &str| std::fs::metadata(out.join(format!("{case}.nii.gz"))).and_then(|m| m.modified()).ok();
     let before: Vec<_> = finished.iter().map(|c| stamp(c)).collect();
     let (code, stdout, stderr) = predict(&input, &out, &["--continue"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains(&format!("({} more are finished)", finished.len())), "{stderr}");
     assert_eq!(stdout.lines().count(), cases.len() - finished.len());
-    assert_eq!(before, finished.iter().map(|c| stamp(c)).collect::<Vec<_>>(), "finished cases are left alone");
+    assert_eq!(
+        before,
+        finished.iter().map(|c| stamp(c)).collect::<Vec<_>>(),
+        "finished cases are left alone"
+    );
     let (code, _, _) = predict(&input, &whole, &[]);
     assert_eq!(code, 0);
     for case in cases {
@@ -115,7 +122,12 @@ fn parts_share_the_cases_and_keep_their_own_records() {
     assert_eq!(code, 0);
     let names = |text: &str| -> Vec<String> {
         text.lines()
-            .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON")["case"].as_str().expect("a name").to_owned())
+            .map(|l| {
+                serde_json::from_str::<serde_json::Value>(l).expect("JSON")["case"]
+                    .as_str()
+                    .expect("a name")
+                    .to_owned()
+            })
             .collect()
     };
     assert_eq!((names(&first), names(&second)), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));

@@ -123,14 +123,17 @@ impl CaseError {
             }
             Self::Unreadable { .. } => "check the path and its permissions".into(),
             Self::NoCases { channels, .. } => {
-                let numbered: Vec<String> = (0..channels.len()).map(|i| format!("CASE_{i:04}.nii.gz")).collect();
+                let numbered: Vec<String> =
+                    (0..channels.len()).map(|i| format!("CASE_{i:04}.nii.gz")).collect();
                 format!(
                     "expected {} or BraTS names such as CASE_t1ce.nii.gz or CASE-t1c.nii.gz for the channels {}",
                     numbered.join(" "),
                     channels.join(", ")
                 )
             }
-            Self::FileEnding { .. } => "convert the images to .nii.gz; `file_ending` in dataset.json may then be changed".into(),
+            Self::FileEnding { .. } => {
+                "convert the images to .nii.gz; `file_ending` in dataset.json may then be changed".into()
+            }
         })
     }
 
@@ -159,7 +162,9 @@ pub fn canonical_channel(name: &str) -> String {
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     match plain.as_str() {
         "t1" | "t1n" | "t1w" | "t1native" | "t1pre" => "t1n".into(),
-        "t1ce" | "t1c" | "t1gd" | "t1cegd" | "t1post" | "t1km" | "ce" | "t1wce" | "t1contrast" => "t1c".into(),
+        "t1ce" | "t1c" | "t1gd" | "t1cegd" | "t1post" | "t1km" | "ce" | "t1wce" | "t1contrast" => {
+            "t1c".into()
+        }
         "t2" | "t2w" => "t2w".into(),
         "flair" | "t2f" | "t2flair" | "fla" => "t2f".into(),
         _ => plain,
@@ -221,8 +226,9 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, CaseError> {
 
 /// Every image file of the inputs: files themselves, files of folders, and files of the folders in them.
 fn image_files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, CaseError> {
-    let is_image =
-        |p: &Path| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| image_stem(n).is_some()) && p.is_file();
+    let is_image = |p: &Path| {
+        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| image_stem(n).is_some()) && p.is_file()
+    };
     let mut files = Vec::new();
     for input in inputs {
         if input.is_dir() {
@@ -236,7 +242,10 @@ fn image_files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, CaseError> {
         } else if input.exists() {
             files.push(input.clone());
         } else {
-            return Err(CaseError::Unreadable { reason: "no such file or folder".into(), path: input.clone() });
+            return Err(CaseError::Unreadable {
+                reason: "no such file or folder".into(),
+                path: input.clone(),
+            });
         }
     }
     files.sort();
@@ -274,7 +283,8 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
                 bad.entry(case).or_insert(error);
             }
             Part::Channel { case, index, suffix } => {
-                let slot = &mut slots.entry(case.clone()).or_insert_with(|| vec![None; channels.len()])[index];
+                let slot =
+                    &mut slots.entry(case.clone()).or_insert_with(|| vec![None; channels.len()])[index];
                 if let Some(first) = slot {
                     let error = CaseError::TwoFiles {
                         case: case.clone(),
@@ -305,7 +315,8 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     }
     found.bad = bad.into_iter().collect();
     if found.cases.is_empty() && found.bad.is_empty() {
-        let example = files.first().and_then(|f| f.file_name()).map(|n| format!(", for example {}", n.display()));
+        let example =
+            files.first().and_then(|f| f.file_name()).map(|n| format!(", for example {}", n.display()));
         return Err(CaseError::NoCases {
             path: inputs.first().cloned().unwrap_or_default(),
             seen: files.len(),
@@ -449,10 +460,7 @@ mod tests {
     #[test]
     fn two_files_for_one_channel_are_both_named() {
         let dir = tempfile::tempdir().expect("a folder");
-        touch(
-            dir.path(),
-            &["a_t1.nii.gz", "a_t1ce.nii.gz", "a_t1c.nii.gz", "a_t2.nii.gz", "a_flair.nii.gz"],
-        );
+        touch(dir.path(), &["a_t1.nii.gz", "a_t1ce.nii.gz", "a_t1c.nii.gz", "a_t2.nii.gz", "a_flair.nii.gz"]);
         let found = find_cases(&[dir.path().into()], &brats(), ".nii.gz").expect("cases");
         let message = found.bad[0].1.to_string();
         assert!(message.starts_with("case `a` has two files for channel `T1ce`: "), "{message}");

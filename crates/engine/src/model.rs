@@ -58,7 +58,10 @@ impl CheckpointChoice {
 
     /// The file in a fold's folder: our own safetensors before nnU-Net's `.pth`.
     fn find(self, fold: &Path) -> Option<PathBuf> {
-        ["safetensors", "pth"].into_iter().map(|e| fold.join(format!("{}.{e}", self.stem()))).find(|p| p.is_file())
+        ["safetensors", "pth"]
+            .into_iter()
+            .map(|e| fold.join(format!("{}.{e}", self.stem())))
+            .find(|p| p.is_file())
     }
 }
 
@@ -144,7 +147,8 @@ impl Model {
         let first = Checkpoint::open(&folds[0].checkpoint)?;
         // The checkpoint knows its configuration; the folder's name TRAINER__PLANS__CONFIGURATION says it too.
         let named = path.canonicalize().unwrap_or_else(|_| path.into());
-        let named = named.file_name().and_then(|n| n.to_str()).and_then(|n| n.split("__").nth(2)).map(str::to_owned);
+        let named =
+            named.file_name().and_then(|n| n.to_str()).and_then(|n| n.split("__").nth(2)).map(str::to_owned);
         let name = match first.metadata().configuration.clone().or(named) {
             Some(name) => name,
             None => plans.configuration_names().first().cloned().unwrap_or_default(),
@@ -163,7 +167,8 @@ impl Model {
             dataset.labels.num_outputs(),
         )?;
         let slices = usize::from(configuration.patch_size.len() == 2);
-        let mirror_axes = first.metadata().mirror_axes.iter().flatten().map(|a| a + slices).filter(|&a| a < 3).collect();
+        let mirror_axes =
+            first.metadata().mirror_axes.iter().flatten().map(|a| a + slices).filter(|&a| a < 3).collect();
         Ok(Self {
             path: path.into(),
             dataset,
@@ -250,7 +255,8 @@ mod tests {
     #[test]
     fn a_fold_that_is_not_there_is_an_error_that_lists_the_others() {
         let dir = folder(&["fold_0/checkpoint_final.pth", "fold_3/checkpoint_final.pth", "fold_1/other.pth"]);
-        let error = choose_folds(dir.path(), &Folds::These(vec![0, 1]), CheckpointChoice::Final).expect_err("no fold 1");
+        let error = choose_folds(dir.path(), &Folds::These(vec![0, 1]), CheckpointChoice::Final)
+            .expect_err("no fold 1");
         assert_eq!(error.to_string(), "the model has no fold 1 with a checkpoint_final; it has folds 0, 3");
         let error = choose_folds(dir.path(), &Folds::Found, CheckpointChoice::Best).expect_err("no best");
         assert_eq!(error.to_string(), "the model has no fold with a checkpoint_best; it has no folds");

@@ -55,7 +55,10 @@ fn compare(dataset: &str, mirroring: bool) {
         let ours = nifti::read_labels(&out.path().join(format!("{case}.nii.gz"))).expect("ours");
         let theirs = nifti::read_labels(&reference.join(format!("{case}.nii.gz"))).expect("theirs");
         let grid = theirs.geometry.same_grid(&ours.geometry);
-        assert!(grid.shape && grid.spacing && grid.origin && grid.direction, "{dataset} {case}: another grid");
+        assert!(
+            grid.shape && grid.spacing && grid.origin && grid.direction,
+            "{dataset} {case}: another grid"
+        );
         let different = ours.data.iter().zip(&theirs.data).filter(|(a, b)| a != b).count();
         let allowed = ours.data.len() / 10_000;
         assert!(different <= allowed, "{dataset} {case}: {different} labels differ of {}", ours.data.len());

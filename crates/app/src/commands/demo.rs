@@ -17,7 +17,10 @@ use crate::ui::Ui;
 const MODEL: [(&str, &[u8]); 3] = [
     ("plans.json", include_bytes!("../../../../fixtures/phantom-model/plans.json")),
     ("dataset.json", include_bytes!("../../../../fixtures/phantom-model/dataset.json")),
-    ("fold_0/checkpoint_final.pth", include_bytes!("../../../../fixtures/phantom-model/fold_0/checkpoint_final.pth")),
+    (
+        "fold_0/checkpoint_final.pth",
+        include_bytes!("../../../../fixtures/phantom-model/fold_0/checkpoint_final.pth"),
+    ),
 ];
 /// Seed of the demo's phantoms; the model was trained on those of seed 0.
 const SEED: u64 = 1;
@@ -30,7 +33,11 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
     }
     let out = &options.out;
     let (model, cohort, predicted) = (out.join("model"), out.join("phantoms"), out.join("predicted"));
-    ui.say(&format!("1. a model and {} phantoms of {SIZE} x {SIZE} x {SIZE} voxels in {}", options.cases, out.display()));
+    ui.say(&format!(
+        "1. a model and {} phantoms of {SIZE} x {SIZE} x {SIZE} voxels in {}",
+        options.cases,
+        out.display()
+    ));
     write_model(&model)?;
     write_cohort(&cohort, options.cases, SEED, SIZE, Layout::Nnunet, ui)?;
     ui.say("2. prediction");

@@ -65,9 +65,11 @@ fn word(value: &Value) -> String {
         Value::Null => "-".into(),
         Value::String(s) => s.clone(),
         Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
-        Value::Object(map) => {
-            map.iter().map(|(k, v)| format!("{} {}", k.replace('_', " "), word(v))).collect::<Vec<_>>().join(" | ")
-        }
+        Value::Object(map) => map
+            .iter()
+            .map(|(k, v)| format!("{} {}", k.replace('_', " "), word(v)))
+            .collect::<Vec<_>>()
+            .join(" | "),
         other => other.to_string(),
     }
 }
@@ -94,7 +96,10 @@ fn image(path: &Path) -> anyhow::Result<Facts> {
     let rows = info.geometry.affine().rows();
     facts
         .add("format", format!("NIfTI-{}{}", info.version, if info.compressed { ", gzip" } else { "" }))
-        .add("voxel_type", format!("{:?}, {}-endian", info.dtype, if info.big_endian { "big" } else { "little" }))
+        .add(
+            "voxel_type",
+            format!("{:?}, {}-endian", info.dtype, if info.big_endian { "big" } else { "little" }),
+        )
         .add("channels", info.channels)
         .add("shape_zyx", json!([z, y, x]))
         .add("spacing_mm_zyx", json!(info.geometry.spacing))
@@ -143,7 +148,11 @@ fn json_file(path: &Path) -> anyhow::Result<Facts> {
         // Which of the two it was meant to be shows in its keys.
         Err(plans_error) => {
             let text = std::fs::read_to_string(path).unwrap_or_default();
-            Err(if text.contains("\"configurations\"") { plans_error.into() } else { dataset.err().map_or(plans_error.into(), Into::into) })
+            Err(if text.contains("\"configurations\"") {
+                plans_error.into()
+            } else {
+                dataset.err().map_or(plans_error.into(), Into::into)
+            })
         }
     }
 }
@@ -161,7 +170,10 @@ fn dataset_facts(kind: &str, path: &Path, dataset: &Dataset) -> Facts {
     facts
         .add("channels", channels)
         .add("labels", labels)
-        .add("training_of", if dataset.labels.has_regions() { "regions (sigmoid)" } else { "labels (softmax)" })
+        .add(
+            "training_of",
+            if dataset.labels.has_regions() { "regions (sigmoid)" } else { "labels (softmax)" },
+        )
         .add("outputs", json!(dataset.labels.output_names()))
         .add("ignore_label", json!(dataset.labels.ignore_label()))
         .add("file_ending", dataset.file_ending.clone())
@@ -202,7 +214,10 @@ fn folder(path: &Path) -> anyhow::Result<Facts> {
         for folder in ["imagesTr", "labelsTr", "imagesTs", "labelsTs"] {
             let files = files_ending(&path.join(folder), &dataset.file_ending);
             if let Some(files) = files {
-                facts.0.push((if folder.starts_with("images") { "image_files" } else { "label_files" }, json!(format!("{folder}: {files}"))));
+                facts.0.push((
+                    if folder.starts_with("images") { "image_files" } else { "label_files" },
+                    json!(format!("{folder}: {files}")),
+                ));
             }
         }
         return Ok(facts);
@@ -267,10 +282,18 @@ mod tests {
     #[test]
     fn words_are_aligned_and_lists_of_things_have_a_line_each() {
         let mut facts = Facts::new("model", Path::new("m"));
-        facts.add("mirror_axes", json!([0, 1])).add("folds", vec![json!({"fold": "0", "checkpoint": "a.pth"})]);
+        facts
+            .add("mirror_axes", json!([0, 1]))
+            .add("folds", vec![json!({"fold": "0", "checkpoint": "a.pth"})]);
         assert_eq!(
             facts.words(),
-            ["kind         model", "path         m", "mirror axes  0, 1", "folds:", "  fold 0 | checkpoint a.pth"]
+            [
+                "kind         model",
+                "path         m",
+                "mirror axes  0, 1",
+                "folds:",
+                "  fold 0 | checkpoint a.pth"
+            ]
         );
     }
 

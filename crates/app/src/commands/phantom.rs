@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use glioseg_volume::phantom::{CHANNELS, PhantomOptions, Phantom as Made, phantom};
+use glioseg_volume::phantom::{CHANNELS, Phantom as Made, PhantomOptions, phantom};
 use glioseg_volume::{LabelMap, Volume, nifti};
 use serde_json::json;
 

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use glioseg_engine::infer::{self, Accumulation, CaseRecord, CaseStatus, Event, PredictOptions, PredictSummary};
+use glioseg_engine::infer::{
+    self, Accumulation, CaseRecord, CaseStatus, Event, PredictOptions, PredictSummary,
+};
 use glioseg_engine::model::{CheckpointChoice, Model};
 
 use super::{Outcome, peak_memory, print};
@@ -46,7 +48,8 @@ struct Seen {
 }
 
 fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> anyhow::Result<PredictSummary> {
-    let seen = Mutex::new(Seen { start: Instant::now(), number: 0, of: 0, failed: Vec::new(), output: Ok(()) });
+    let seen =
+        Mutex::new(Seen { start: Instant::now(), number: 0, of: 0, failed: Vec::new(), output: Ok(()) });
     let observer = |event: Event<'_>| {
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
@@ -59,7 +62,11 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
                     ui.say(&format!("channel {:<6} <- {}", m.channel, files.join(", ")));
                 }
                 if !ignored.is_empty() {
-                    ui.say(&format!("{} other image files are left alone, such as {}", ignored.len(), ignored[0].display()));
+                    ui.say(&format!(
+                        "{} other image files are left alone, such as {}",
+                        ignored.len(),
+                        ignored[0].display()
+                    ));
                 }
                 let mirroring = if predict.mirroring { "on" } else { "off" };
                 let threads = rayon::current_num_threads();
@@ -146,7 +153,11 @@ fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
         record.case,
         volumes(record, " mL"),
         duration(record.duration()),
-        if left > 0 { format!(" | eta {}", duration(eta.max(Duration::from_secs(1)))) } else { String::new() }
+        if left > 0 {
+            format!(" | eta {}", duration(eta.max(Duration::from_secs(1))))
+        } else {
+            String::new()
+        }
     ));
 }
 

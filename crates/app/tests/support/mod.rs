@@ -7,26 +7,26 @@ use glioseg_volume::phantom::{PhantomOptions, phantom};
 use glioseg_volume::{Volume, nifti};
 
 /// The model that comes along: four channels, three regions, patch 40³.
-pub fn model() -> PathBuf {
+pub(crate) fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/phantom-model")
 }
 
 /// A run of the program.
-pub fn glioseg(arguments: &[&str]) -> Command {
+pub(crate) fn glioseg(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_glioseg"));
     command.args(arguments).env_remove("RAYON_NUM_THREADS");
     command
 }
 
 /// Exit code, stdout and stderr.
-pub fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = glioseg(arguments).output().expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("utf-8");
     (status.code().expect("an exit code"), text(stdout), text(stderr))
 }
 
 /// `predict` without mirroring of `input` to `out`, with further arguments.
-pub fn predict(input: &Path, out: &Path, more: &[&str]) -> (i32, String, String) {
+pub(crate) fn predict(input: &Path, out: &Path, more: &[&str]) -> (i32, String, String) {
     let (model, input, out) = (model(), input.display().to_string(), out.display().to_string());
     let model = model.display().to_string();
     let mut arguments = vec!["predict", "-m", &model, "-i", &input, "-o", &out, "--no-mirroring"];
@@ -35,18 +35,19 @@ pub fn predict(input: &Path, out: &Path, more: &[&str]) -> (i32, String, String)
 }
 
 /// Names that nnU-Net gives the channels of `case`.
-pub fn numbered(folder: &Path, case: &str) -> Vec<PathBuf> {
+pub(crate) fn numbered(folder: &Path, case: &str) -> Vec<PathBuf> {
     (0..4).map(|c| folder.join(format!("{case}_{c:04}.nii.gz"))).collect()
 }
 
 /// A phantom of 44 x 42 x 40 voxels of 4 mm.
-pub fn small_phantom(seed: u64) -> Volume {
-    let options = PhantomOptions { shape: [44, 42, 40], spacing_mm: [4.0; 3], seed, ..PhantomOptions::default() };
+pub(crate) fn small_phantom(seed: u64) -> Volume {
+    let options =
+        PhantomOptions { shape: [44, 42, 40], spacing_mm: [4.0; 3], seed, ..PhantomOptions::default() };
     phantom(&options).expect("a phantom").channels
 }
 
 /// Writes the channels of a phantom to `paths`.
-pub fn write_case(paths: &[PathBuf], seed: u64) {
+pub(crate) fn write_case(paths: &[PathBuf], seed: u64) {
     let volume = small_phantom(seed);
     for (c, path) in paths.iter().enumerate() {
         let channel = Volume::new(1, volume.channel(c).to_vec(), volume.geometry.clone()).expect("a channel");
@@ -55,7 +56,7 @@ pub fn write_case(paths: &[PathBuf], seed: u64) {
 }
 
 /// `predict.json` of an output folder.
-pub fn record(out: &Path) -> serde_json::Value {
+pub(crate) fn record(out: &Path) -> serde_json::Value {
     let text = std::fs::read(out.join("predict.json")).expect("a record");
     serde_json::from_slice(&text).expect("JSON")
 }

@@ -69,7 +69,9 @@ pub enum InferError {
         found: Vec<String>,
     },
     /// The second stage of a cascade needs the first stage's segmentation.
-    #[error("configuration `{configuration}` is the second stage of a cascade; it needs the segmentation of `{previous}`, which glioseg does not pass on")]
+    #[error(
+        "configuration `{configuration}` is the second stage of a cascade; it needs the segmentation of `{previous}`, which glioseg does not pass on"
+    )]
     Cascade {
         /// The model folder.
         path: PathBuf,
@@ -203,7 +205,9 @@ impl InferError {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Case(e) => e.path(),
-            Self::MissingFold { path, .. } | Self::Cascade { path, .. } | Self::Channels { path, .. } => Some(path),
+            Self::MissingFold { path, .. } | Self::Cascade { path, .. } | Self::Channels { path, .. } => {
+                Some(path)
+            }
             _ => None,
         }
     }

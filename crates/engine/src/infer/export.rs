@@ -45,7 +45,11 @@ impl Decision {
     /// # Source
     /// nnU-Net v2, `LabelManager.apply_inference_nonlin`, in `f32`.
     pub fn activate(&self, logits: &[&[f32]], probabilities: &mut [&mut [f32]]) {
-        assert_eq!((logits.len(), probabilities.len()), (self.outputs(), self.outputs()), "one slice per output");
+        assert_eq!(
+            (logits.len(), probabilities.len()),
+            (self.outputs(), self.outputs()),
+            "one slice per output"
+        );
         match self {
             Self::Regions(_) => {
                 for (out, logits) in probabilities.iter_mut().zip(logits) {
@@ -205,7 +209,8 @@ impl Logits<'_> {
         let done: Result<(), Infallible> =
             resample_slabs(&channels, self.shape, to, self.resampling.unwrap_or(&same), |range, slab| {
                 let voxels = range.len() * to[1] * to[2];
-                let mut pieces: Vec<Vec<&mut [T]>> = (0..voxels.div_ceil(CHUNK)).map(|_| Vec::new()).collect();
+                let mut pieces: Vec<Vec<&mut [T]>> =
+                    (0..voxels.div_ceil(CHUNK)).map(|_| Vec::new()).collect();
                 for array in &mut rest {
                     let (now, later) = std::mem::take(array).split_at_mut(voxels);
                     *array = later;
@@ -228,7 +233,9 @@ impl Logits<'_> {
     /// Labels on the image's grid, decided while resampling.
     pub(crate) fn segment(&self, decision: &Decision) -> Segmentation {
         let mut seg = vec![0u16; self.properties.shape_after_cropping.iter().product()];
-        self.for_each_piece(decision.outputs(), vec![&mut seg], |logits, seg| decision.decide(logits, false, seg[0]));
+        self.for_each_piece(decision.outputs(), vec![&mut seg], |logits, seg| {
+            decision.decide(logits, false, seg[0])
+        });
         Segmentation { labels: self.properties.restore(&seg, 0), probabilities: None }
     }
 

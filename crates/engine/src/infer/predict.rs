@@ -284,7 +284,9 @@ fn is_finished(out: &Path, case: &str, options: &PredictOptions) -> bool {
 
 fn check_models_agree(models: &[Model]) -> Result<(), InferError> {
     let first = &models[0];
-    let channels = |m: &Model| m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ");
+    let channels = |m: &Model| {
+        m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ")
+    };
     let labels = |m: &Model| {
         let meaning = |l: &Labels| {
             let regions: Vec<String> =
@@ -316,7 +318,8 @@ fn check_output(out: &Path, inputs: &[PathBuf]) -> Result<(), InferError> {
     let failed = |source| InferError::Output { path: out.into(), source };
     // The folder may not be there yet: its nearest existing parent decides where it lies.
     let absolute = std::path::absolute(out).map_err(failed)?;
-    let existing = absolute.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_else(|| absolute.clone());
+    let existing =
+        absolute.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_else(|| absolute.clone());
     let rest = absolute.ancestors().find(|a| a.exists()).and_then(|a| absolute.strip_prefix(a).ok());
     let target = rest.map_or_else(|| existing.clone(), |r| existing.join(r));
     for input in inputs.iter().filter(|i| i.is_dir()) {
@@ -434,7 +437,11 @@ fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<
     for (i, channel) in channels.iter().enumerate() {
         let values = volume.channel(i);
         if values.iter().all(|v| v.to_bits() == values[0].to_bits()) {
-            warnings.push(format!("channel `{channel}` is {} everywhere ({})", values[0], file_of[i].display()));
+            warnings.push(format!(
+                "channel `{channel}` is {} everywhere ({})",
+                values[0],
+                file_of[i].display()
+            ));
         }
     }
     Ok((volume, warnings))
@@ -463,12 +470,19 @@ fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
             continue;
         }
         // The image is copied only where a later model prepares it in another way.
-        let later = (i + 1..models.len()).any(|j| !models[..=i].iter().any(|m| prepares_alike(m, &models[j])));
+        let later =
+            (i + 1..models.len()).any(|j| !models[..=i].iter().any(|m| prepares_alike(m, &models[j])));
         let image = if later { volume.clone() } else { volume.take() };
         let image = image.expect("the image is kept until the last preparation");
         prepared.push(Arc::new(preprocess_case(image, &model.plans, &model.configuration)?));
     }
-    Ok(Ready { files: files.clone(), geometry, prepared, warnings, read_seconds: start.elapsed().as_secs_f64() })
+    Ok(Ready {
+        files: files.clone(),
+        geometry,
+        prepared,
+        warnings,
+        read_seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
 fn predict_cases(
@@ -522,7 +536,8 @@ fn predict_case(
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
         let logits = predict_logits(at, model, window, &prepared, networks, options.accumulation, observer)?;
         if options.save_probabilities || models.len() > 1 {
-            probabilities.add(with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.probabilities(d)));
+            probabilities
+                .add(with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.probabilities(d)));
         } else {
             only = Some(ToWrite::Logits { logits, prepared });
         }
@@ -550,13 +565,20 @@ fn predict_logits(
     let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
     let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, accumulation)?;
     networks.for_each_fold(at, model, |network| {
-        sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || observer(Event::Pass))
+        sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || {
+            observer(Event::Pass)
+        })
     })?;
     sum.finish()
 }
 
 /// One network pass; on the CPU nothing is copied on the way in or out.
-fn forward(network: &Unet, patch: Vec<f32>, shape: [usize; 5], device: &Device) -> Result<Vec<f32>, InferError> {
+fn forward(
+    network: &Unet,
+    patch: Vec<f32>,
+    shape: [usize; 5],
+    device: &Device,
+) -> Result<Vec<f32>, InferError> {
     let input = Tensor::<5>::from_data(TensorData::new(patch, shape), device);
     let logits = network.forward(input).into_data();
     let found = logits.num_elements();
@@ -573,7 +595,8 @@ fn with_logits<T>(
 ) -> T {
     let properties = &prepared.properties;
     let resampling = properties.probabilities_resampling(&model.configuration);
-    let logits = Logits { values, shape: prepared.shape, properties, resampling: resampling.as_ref(), precision };
+    let logits =
+        Logits { values, shape: prepared.shape, properties, resampling: resampling.as_ref(), precision };
     work(&logits, &Decision::new(&model.dataset.labels))
 }
 
@@ -586,7 +609,9 @@ fn write_case(
     let start = Instant::now();
     let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
     let segmentation = match result {
-        ToWrite::Logits { logits, prepared } => with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.segment(d)),
+        ToWrite::Logits { logits, prepared } => {
+            with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.segment(d))
+        }
         ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
     };
     let Segmentation { labels, probabilities } = segmentation;

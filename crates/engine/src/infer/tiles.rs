@@ -101,9 +101,13 @@ mod tests {
 
     #[test]
     fn tile_starts_equal_the_examples_of_nnunet() {
-        for (size, expected) in
-            [(140, vec![0, 12]), (171, vec![0, 43]), (137, vec![0, 9]), (240, vec![0, 56, 112]), (128, vec![0])]
-        {
+        for (size, expected) in [
+            (140, vec![0, 12]),
+            (171, vec![0, 43]),
+            (137, vec![0, 9]),
+            (240, vec![0, 56, 112]),
+            (128, vec![0]),
+        ] {
             assert_eq!(tile_starts(size, 128, 0.5).expect("valid"), expected, "size {size}");
         }
     }

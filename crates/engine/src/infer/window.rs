@@ -86,10 +86,18 @@ impl Sums {
     /// Calls `change` with the values `size` at a time: the number of the piece, its values as `f32`; what it makes of them is kept.
     ///
     /// `wanted` tells which pieces change at all.
-    fn change(&mut self, size: usize, wanted: impl Fn(usize) -> bool + Sync, change: impl Fn(usize, &mut [f32]) + Sync) {
+    fn change(
+        &mut self,
+        size: usize,
+        wanted: impl Fn(usize) -> bool + Sync,
+        change: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         match self {
             Self::Single(v) => {
-                v.par_chunks_mut(size).enumerate().filter(|(i, _)| wanted(*i)).for_each(|(i, v)| change(i, v));
+                v.par_chunks_mut(size)
+                    .enumerate()
+                    .filter(|(i, _)| wanted(*i))
+                    .for_each(|(i, v)| change(i, v));
             }
             Self::Half(v) => v.par_chunks_mut(size).enumerate().filter(|(i, _)| wanted(*i)).for_each_init(
                 || vec![0f32; size],
@@ -116,7 +124,9 @@ impl Sums {
             Self::Single(v) => v,
             Self::Half(v) => {
                 let mut out = vec![0f32; v.len()];
-                out.par_chunks_mut(BLOCK).zip(v.par_chunks(BLOCK)).for_each(|(out, v)| v.convert_to_f32_slice(out));
+                out.par_chunks_mut(BLOCK)
+                    .zip(v.par_chunks(BLOCK))
+                    .for_each(|(out, v)| v.convert_to_f32_slice(out));
                 out
             }
         }
@@ -218,7 +228,10 @@ impl LogitSum {
                 let patch = gather(image, tile, start, inside, axes);
                 let logits = network(patch, [1, image.channels, tile[0], tile[1], tile[2]])?;
                 if logits.len() != self.channels * voxels {
-                    return Err(InferError::LogitsShape { expected: self.channels * voxels, found: logits.len() });
+                    return Err(InferError::LogitsShape {
+                        expected: self.channels * voxels,
+                        found: logits.len(),
+                    });
                 }
                 match &mut mean {
                     None => mean = Some(logits),
@@ -274,22 +287,30 @@ impl LogitSum {
     fn end_fold(&mut self) {
         let plane = self.grid.shape[1] * self.grid.shape[2];
         let (weight, planes) = (&self.weight, self.grid.shape[0]);
-        self.sum.change(plane, |_| true, |i, sum| {
-            let mut weights = vec![0f32; plane];
-            weight.read(i % planes * plane, &mut weights);
-            sum.iter_mut().zip(&weights).for_each(|(s, w)| *s /= w);
-        });
+        self.sum.change(
+            plane,
+            |_| true,
+            |i, sum| {
+                let mut weights = vec![0f32; plane];
+                weight.read(i % planes * plane, &mut weights);
+                sum.iter_mut().zip(&weights).for_each(|(s, w)| *s /= w);
+            },
+        );
         self.folds += 1;
         if self.folds == 1 {
             self.total = std::mem::replace(&mut self.sum, Sums::zeros(self.precision, 0));
             return;
         }
         let fold = &self.sum;
-        self.total.change(plane, |_| true, |i, total| {
-            let mut mean = vec![0f32; plane];
-            fold.read(i * plane, &mut mean);
-            total.iter_mut().zip(&mean).for_each(|(t, m)| *t += m);
-        });
+        self.total.change(
+            plane,
+            |_| true,
+            |i, total| {
+                let mut mean = vec![0f32; plane];
+                fold.read(i * plane, &mut mean);
+                total.iter_mut().zip(&mean).for_each(|(t, m)| *t += m);
+            },
+        );
     }
 
     /// The mean logits of all folds, `[channels, z, y, x]`.
@@ -306,10 +327,13 @@ impl LogitSum {
             self.total.change(BLOCK, |_| true, |_, total| total.iter_mut().for_each(|t| *t /= folds));
         }
         let logits = self.total.into_f32();
-        let bad: usize =
-            logits.par_chunks(BLOCK).map(|c| c.iter().filter(|v| !v.is_finite()).count()).sum();
+        let bad: usize = logits.par_chunks(BLOCK).map(|c| c.iter().filter(|v| !v.is_finite()).count()).sum();
         if bad > 0 {
-            return Err(InferError::NonFiniteLogits { count: bad, total: logits.len(), precision: self.precision });
+            return Err(InferError::NonFiniteLogits {
+                count: bad,
+                total: logits.len(),
+                precision: self.precision,
+            });
         }
         Ok(logits)
     }
@@ -381,7 +405,9 @@ mod tests {
     use super::*;
 
     fn image(channels: usize, shape: [usize; 3]) -> Vec<f32> {
-        (0..channels * shape.iter().product::<usize>()).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 100.0).collect()
+        (0..channels * shape.iter().product::<usize>())
+            .map(|i| ((i * 2_654_435_761) % 1000) as f32 / 100.0)
+            .collect()
     }
 
     /// A network that answers with its input's first channel and its negative.
@@ -393,19 +419,20 @@ mod tests {
 
     #[test]
     fn a_network_that_echoes_gives_the_image_back() {
-        for (shape, tile) in
-            [([9, 14, 11], [4, 6, 8]), ([3, 5, 20], [4, 8, 8]), ([5, 5, 5], [5, 5, 5]), ([6, 9, 9], [1, 8, 6])]
-        {
+        for (shape, tile) in [
+            ([9, 14, 11], [4, 6, 8]),
+            ([3, 5, 20], [4, 8, 8]),
+            ([5, 5, 5], [5, 5, 5]),
+            ([6, 9, 9], [1, 8, 6]),
+        ] {
             for axes in [vec![], vec![2], vec![0, 1, 2]] {
                 let data = image(3, shape);
                 let options = WindowOptions { tile, step: 0.5, mirror_axes: axes };
                 let mut sum = LogitSum::new(2, shape, &options, Accumulation::Single).expect("valid");
                 let mut passes = 0;
-                sum.add(
-                    Image { data: &data, channels: 3, shape },
-                    &mut |p, s| Ok(echo(p, s)),
-                    &mut || passes += 1,
-                )
+                sum.add(Image { data: &data, channels: 3, shape }, &mut |p, s| Ok(echo(p, s)), &mut || {
+                    passes += 1
+                })
                 .expect("a prediction");
                 assert_eq!(passes, sum.passes());
                 let logits = sum.finish().expect("finite");
@@ -434,8 +461,11 @@ mod tests {
         )
         .expect("a prediction");
         let filled: Vec<usize> = (0..seen.len()).filter(|&i| seen[i] != 0.0).collect();
-        let expected: Vec<usize> =
-            [1, 2].iter().flat_map(|z| [1, 2].map(|y| (z * 4 + y) * 5)).flat_map(|r| [r + 1, r + 2]).collect();
+        let expected: Vec<usize> = [1, 2]
+            .iter()
+            .flat_map(|z| [1, 2].map(|y| (z * 4 + y) * 5))
+            .flat_map(|r| [r + 1, r + 2])
+            .collect();
         assert_eq!(filled, expected);
     }
 
@@ -453,8 +483,12 @@ mod tests {
         let options = WindowOptions { tile: [2; 3], step: 0.5, mirror_axes: vec![] };
         let mut sum = LogitSum::new(1, [2; 3], &options, Accumulation::Half).expect("valid");
         let data = [0.0; 8];
-        sum.add(Image { data: &data, channels: 1, shape: [2; 3] }, &mut |_, _| Ok(vec![f32::NAN; 8]), &mut || {})
-            .expect("a prediction");
+        sum.add(
+            Image { data: &data, channels: 1, shape: [2; 3] },
+            &mut |_, _| Ok(vec![f32::NAN; 8]),
+            &mut || {},
+        )
+        .expect("a prediction");
         assert!(matches!(sum.finish(), Err(InferError::NonFiniteLogits { count: 8, total: 8, .. })));
     }
 
@@ -488,7 +522,8 @@ mod tests {
         let options = WindowOptions { tile: shape, step: 0.5, mirror_axes: vec![] };
         let corner = |precision| {
             let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
-            sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &mut || {}).expect("a prediction");
+            sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &mut || {})
+                .expect("a prediction");
             *sum.finish().expect("finite").last().expect("a voxel")
         };
         assert!((corner(Accumulation::Single) - 0.7).abs() < 1e-6);

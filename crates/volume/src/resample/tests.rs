@@ -150,7 +150,8 @@ fn a_label_map_keeps_its_labels_at_any_order() {
         let options = ResampleOptions { order, order_z, separate_axis, flavour: Flavour::Scipy };
         let out = resample_labels(&labels, [6, 5, 4], [13, 9, 11], &options, LabelRule::Best);
         for label in [0, 1, 3] {
-            let share = |l: &[u8]| l.iter().map(|&v| f64::from(u8::from(v == label))).sum::<f64>() / l.len() as f64;
+            let share =
+                |l: &[u8]| l.iter().map(|&v| f64::from(u8::from(v == label))).sum::<f64>() / l.len() as f64;
             assert!((share(&out) - share(&labels)).abs() < 0.15, "{options:?} label {label}");
         }
         assert!(out.iter().all(|v| [0, 1, 3].contains(v)));
