@@ -11,10 +11,10 @@ use glioseg_volume::{Geometry, VolumeError};
 pub enum EvalError {
     /// An image could not be read or a file not written.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(Box<VolumeError>),
     /// A `dataset.json` or `summary.json` could not be read.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(Box<PlanError>),
     /// Reference and prediction lie on different grids.
     #[error(
         "prediction {} has {} but its reference {} has {}",
@@ -39,11 +39,11 @@ pub enum EvalError {
         /// The file.
         path: PathBuf,
         /// The strange labels.
-        unknown: Vec<u16>,
+        unknown: Box<[u16]>,
         /// Which labels were expected, and of what.
         scheme: String,
         /// The labels that are known.
-        known: Vec<u16>,
+        known: Box<[u16]>,
         /// The convention that the file seems to follow.
         guess: Option<String>,
     },
@@ -163,6 +163,18 @@ pub enum EvalError {
         /// What the writer said.
         source: csv::Error,
     },
+}
+
+impl From<VolumeError> for EvalError {
+    fn from(error: VolumeError) -> Self {
+        Self::Volume(Box::new(error))
+    }
+}
+
+impl From<PlanError> for EvalError {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(Box::new(error))
+    }
 }
 
 fn grid(geometry: &Geometry) -> String {

@@ -271,9 +271,9 @@ impl LabelScheme {
             .next();
         Err(EvalError::UnknownLabels {
             path: path.to_owned(),
-            unknown,
+            unknown: unknown.into(),
             scheme: self.name.clone(),
-            known: self.known.clone(),
+            known: self.known.clone().into(),
             guess,
         })
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::cohort::{CaseStatus, CohortScores, MetricName};
+use crate::cohort::{CaseStatus, CohortScores, MetricName, case_of};
 use crate::error::EvalError;
 use crate::rules::Rule;
 use crate::summary::NnUnetSummary;
@@ -92,8 +92,9 @@ fn of_cohort(scores: &CohortScores) -> BTreeMap<String, BTreeMap<MetricName, f64
 
 fn of_summary(summary: &NnUnetSummary) -> BTreeMap<String, BTreeMap<MetricName, f64>> {
     let case = |case: &crate::summary::NnUnetCase| {
+        // Paths of another system have other separators.
         let file = case.reference_file.rsplit(['/', '\\']).next().unwrap_or_default();
-        let name = file.strip_suffix(".nii.gz").or_else(|| file.strip_suffix(".nii")).unwrap_or(file);
+        let name = case_of(Path::new(file)).unwrap_or_else(|| file.to_owned());
         let numbers = case.metrics.iter().flat_map(|(class, values)| {
             values.iter().map(|(metric, value)| {
                 let name = MetricName {
@@ -104,7 +105,7 @@ fn of_summary(summary: &NnUnetSummary) -> BTreeMap<String, BTreeMap<MetricName, 
                 (name, value)
             })
         });
-        (name.to_owned(), numbers.collect())
+        (name, numbers.collect())
     };
     summary.cases.iter().map(case).collect()
 }

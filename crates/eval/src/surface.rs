@@ -106,32 +106,115 @@ impl SurfaceDistances {
 
 /// Squared distance in mm² from every voxel of `from` to the nearest of `to`, both indices into `[z, y, x]`.
 ///
-/// Few voxels in a large box are compared one by one; else a distance transform of the box is cheaper.
+/// Surfaces of a reference and a prediction mostly lie within a few voxels of each other, so that the neighbourhood is
+/// searched first, nearest voxels before farther ones. What is left is compared voxel by voxel if it is little, else a
+/// distance transform of the whole box is cheaper.
 pub(crate) fn nearest(from: &[usize], to: &[usize], shape: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
+    let mut found = vec![f64::INFINITY; from.len()];
+    if to.is_empty() {
+        return found;
+    }
     let voxels: usize = shape.iter().product();
-    if from.len().saturating_mul(to.len()) <= 12 * voxels {
-        let place = |&i: &usize| {
+    let few = |left: usize| left.saturating_mul(to.len()) <= 12 * voxels;
+    let mut left: Vec<usize> = (0..from.len()).collect();
+    if from.len() * to.len() > 4096 {
+        search_near(from, to, shape, spacing, &mut found, &mut left);
+    }
+    if left.is_empty() {
+        return found;
+    }
+    if few(left.len()) {
+        let place = |i: usize| {
             let zyx = [i / (shape[1] * shape[2]), i / shape[2] % shape[1], i % shape[2]];
             [0, 1, 2].map(|a| zyx[a] as f64)
         };
-        let targets: Vec<[f64; 3]> = to.iter().map(place).collect();
-        return from
-            .iter()
-            .map(|i| {
-                let p = place(i);
-                targets.iter().fold(f64::INFINITY, |least, q| {
-                    let [z, y, x] = [0, 1, 2].map(|a| (p[a] - q[a]) * spacing[a]);
-                    least.min(x * x + y * y + z * z)
-                })
-            })
-            .collect();
+        let targets: Vec<[f64; 3]> = to.iter().map(|&i| place(i)).collect();
+        for which in left {
+            let p = place(from[which]);
+            found[which] = targets.iter().fold(f64::INFINITY, |least, q| {
+                least.min(squared([0, 1, 2].map(|a| (p[a] - q[a]) * spacing[a])))
+            });
+        }
+        return found;
     }
     let mut seeds = vec![false; voxels];
     for &i in to {
         seeds[i] = true;
     }
     let distances = squared_distances(&seeds, shape, spacing);
-    from.iter().map(|&i| distances[i]).collect()
+    for which in left {
+        found[which] = distances[from[which]];
+    }
+    found
+}
+
+fn squared([z, y, x]: [f64; 3]) -> f64 {
+    x * x + y * y + z * z
+}
+
+/// Voxels looked at around each voxel, along every axis.
+const REACH: usize = 6;
+
+/// Finds the nearest voxels within reach; `left` keeps those of `from` that found none, or whose search was given up
+/// because the distance transform had become cheaper.
+fn search_near(
+    from: &[usize],
+    to: &[usize],
+    shape: [usize; 3],
+    spacing: [f64; 3],
+    found: &mut [f64],
+    left: &mut Vec<usize>,
+) {
+    // With a margin of the reach around it, a step never leaves the array.
+    let wide = shape.map(|n| n + 2 * REACH);
+    let index = |i: usize| {
+        let [z, y, x] = [i / (shape[1] * shape[2]), i / shape[2] % shape[1], i % shape[2]];
+        ((z + REACH) * wide[1] + y + REACH) * wide[2] + x + REACH
+    };
+    let mut seeds = vec![false; wide.iter().product()];
+    for &i in to {
+        seeds[index(i)] = true;
+    }
+    let starts: Vec<usize> = from.iter().map(|&i| index(i)).collect();
+    let offsets = offsets_within_reach(wide, spacing);
+    let voxels: usize = shape.iter().product();
+    let mut looks = 0;
+    for some in offsets.chunks(32) {
+        left.retain(|&which| {
+            let start = starts[which];
+            let hit = some.iter().find(|(step, _)| seeds[start.wrapping_add_signed(*step)]);
+            if let Some(&(_, distance)) = hit {
+                found[which] = distance;
+            }
+            hit.is_none()
+        });
+        looks += left.len() * some.len();
+        if left.is_empty() || looks > 2 * voxels {
+            break;
+        }
+    }
+}
+
+/// Steps in memory and squared distances of all voxels that are nearer than any beyond the reach, nearest first.
+fn offsets_within_reach(wide: [usize; 3], spacing: [f64; 3]) -> Vec<(isize, f64)> {
+    let reach = REACH.cast_signed();
+    let smallest = spacing.iter().copied().fold(f64::INFINITY, f64::min);
+    let limit = ((REACH + 1) as f64 * smallest).powi(2);
+    let mut offsets = Vec::with_capacity((2 * REACH + 1).pow(3));
+    for z in -reach..=reach {
+        for y in -reach..=reach {
+            for x in -reach..=reach {
+                let [dz, dy, dx] = [z, y, x];
+                let distance =
+                    squared([dz as f64 * spacing[0], dy as f64 * spacing[1], dx as f64 * spacing[2]]);
+                if distance < limit {
+                    offsets.push(((dz * wide[1].cast_signed() + dy) * wide[2].cast_signed() + dx, distance));
+                }
+            }
+        }
+    }
+    offsets.sort_by(|a, b| a.1.total_cmp(&b.1));
+    offsets
 }
 
 /// Percentile with linear interpolation; `q` is a fraction. Reorders `values`; NaN if there are none.
@@ -175,6 +258,20 @@ mod tests {
         })
     }
 
+    /// Some voxels in a long box, near and far.
+    fn sparse_pairs() -> impl Strategy<Value = (Vec<bool>, Vec<bool>, [usize; 3])> {
+        [8..20usize, 8..20usize, 20..40usize].prop_flat_map(|shape| {
+            let mask = move |density: f64| {
+                prop::collection::vec(prop::bool::weighted(density), shape.iter().product::<usize>())
+                    .prop_map(|mut mask| {
+                        mask[0] = true;
+                        mask
+                    })
+            };
+            (mask(0.05), prop_oneof![mask(0.0005), mask(0.02)], Just(shape))
+        })
+    }
+
     proptest! {
         #[test]
         fn distances_are_those_of_all_border_pairs((a, b, shape) in pairs(), thick in 0.5..3.0f64) {
@@ -205,8 +302,8 @@ mod tests {
         }
 
         #[test]
-        fn both_ways_of_measuring_agree((a, b, shape) in pairs()) {
-            let spacing = [1.5, 1.0, 0.9];
+        fn all_ways_of_measuring_agree((a, b, shape) in prop_oneof![pairs(), sparse_pairs()], thick in 0.3..3.0f64) {
+            let spacing = [thick, 1.0, 0.9];
             let (from, to) = (border(&a, shape), border(&b, shape));
             let direct = nearest(&from, &to, shape, spacing);
             let mut seeds = vec![false; a.len()];

@@ -66,7 +66,7 @@ impl Surfels {
     /// surface-distance, `compute_surface_dice_at_tolerance`.
     pub fn dice_at(&self, tolerance_mm: f64) -> f64 {
         let area = |list: &[(f64, f64)], limit: f64| {
-            list.iter().filter(|&&(distance, _)| distance <= limit).map(|&(_, area)| area).sum::<f64>()
+            list.iter().filter(|&&(distance, _)| distance <= limit).fold(0.0, |sum, &(_, area)| sum + area)
         };
         let close = area(&self.reference, tolerance_mm) + area(&self.prediction, tolerance_mm);
         close / (area(&self.reference, f64::INFINITY) + area(&self.prediction, f64::INFINITY))

@@ -166,12 +166,14 @@ impl CohortScores {
             let m = mean(&v);
             (v.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (v.len() as f64 - 1.0)).sqrt()
         };
-        let last: [(&str, &dyn Fn(Vec<f64>) -> f64); 3] = [
-            ("mean", &|v| mean(&v)),
-            ("std", &deviation),
-            ("median", &|mut v| crate::surface::percentile(&mut v, 0.5)),
+        let total = |name: &str, of: &dyn Fn(Vec<f64>) -> f64| {
+            (name.to_owned(), (0..width).map(|i| of(column(i))).collect::<Vec<f64>>())
+        };
+        let totals = [
+            total("mean", &|v| mean(&v)),
+            total("std", &deviation),
+            total("median", &|mut v| crate::surface::percentile(&mut v, 0.5)),
         ];
-        let totals = last.map(|(name, of)| (name.to_owned(), (0..width).map(|i| of(column(i))).collect()));
         let head = std::iter::once("subject_id".to_owned()).chain(
             self.labels.groups.iter().flat_map(|g| COLUMNS.map(|(name, _)| format!("{name}_{}", g.name))),
         );

@@ -83,9 +83,9 @@ fn region<'a>(scores: &'a [RegionScores], name: &str) -> &'a RegionScores {
     scores.iter().find(|r| r.region == name).unwrap_or_else(|| panic!("no region {name}"))
 }
 
-fn report(wrong: &[String], compared: usize) {
+fn report(wrong: &[String], compared: usize, at_least: usize) {
     assert!(wrong.is_empty(), "{} of {compared} values differ:\n{}", wrong.len(), wrong.join("\n"));
-    println!("{compared} values agree");
+    assert!(compared >= at_least, "only {compared} values were compared");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn brats_2021_and_2026_give_the_reference_numbers() {
             }
         }
     }
-    report(&wrong, compared);
+    report(&wrong, compared, 6221);
 }
 
 fn without_list(values: &Value) -> Value {
@@ -169,7 +169,7 @@ fn brats_2023_gives_the_numbers_of_its_script() {
             }
         }
     }
-    report(&wrong, compared);
+    report(&wrong, compared, 840);
 }
 
 #[test]

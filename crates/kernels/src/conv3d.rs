@@ -9,7 +9,7 @@ pub(crate) mod direct;
 pub(crate) mod pack;
 mod reference;
 mod shape;
-mod winograd;
+pub(crate) mod winograd;
 
 pub use reference::conv3d_reference;
 pub use shape::ConvShape;

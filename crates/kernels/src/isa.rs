@@ -219,6 +219,11 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
 
     /// Transposes 4×4 blocks: lanes `4q..4q+4` of the four inputs are row `q`'s 4×4 matrix. Its own inverse.
     fn transpose4(self, v: [Self::F32; 4]) -> [Self::F32; 4];
+    /// Stores each four lanes `4q..4q + 4` to `to[at + q * pitch..]`.
+    ///
+    /// # Safety
+    /// All of them lie inside `to`.
+    unsafe fn store_quads(self, to: &mut [f32], at: usize, pitch: usize, v: Self::F32);
     /// Even and odd elements of the `2 * LANES` elements `a, b`.
     fn deinterleave2(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
     /// The inverse of [`Isa::deinterleave2`].

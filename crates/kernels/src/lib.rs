@@ -31,7 +31,9 @@ mod transposed;
 
 pub use backward::data::{PackedBackwardData, conv3d_backward_data, conv3d_backward_data_reference};
 pub use backward::norm::{NormGradients, norm_backward, norm_backward_reference};
-pub use backward::weights::{bias_gradient, conv3d_backward_weights, conv3d_backward_weights_reference};
+pub use backward::weights::{
+    bias_gradient, conv3d_backward_weights, conv3d_backward_weights_by, conv3d_backward_weights_reference,
+};
 pub use buffer::zeroed_tensor;
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;

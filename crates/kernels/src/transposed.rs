@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use crate::buffer::{Buffer, Shared, with_scratch};
+use crate::conv3d::ConvShape;
 use crate::conv3d::pack::pack_row;
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::source::{Plane, Source, apply_prologue, check_sources, plane};
@@ -65,6 +66,20 @@ impl TransposedShape {
     /// Length of the weights, `[in, out, kd, kh, kw]`.
     pub fn weight_len(&self) -> usize {
         self.in_channels * self.out_channels * self.taps()
+    }
+
+    /// The convolution whose forward pass, with the same weights, is this one's data gradient, and whose weight gradient,
+    /// with input and output gradient exchanged, is this one's.
+    pub fn gradient_shape(&self) -> ConvShape {
+        ConvShape {
+            batch: self.batch,
+            in_channels: self.out_channels,
+            out_channels: self.in_channels,
+            input: self.output(),
+            kernel: self.kernel,
+            stride: self.kernel,
+            padding: [0; 3],
+        }
     }
 
     /// Floating point operations.

@@ -288,6 +288,9 @@ fn linked_cases(links: &Node<'_>, folder: &Path) -> Result<Vec<RawCase>, PlanErr
     };
     let mut cases = Vec::new();
     for (name, node) in links.entries()? {
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+            return Err(node.wrong("under the name of a case, which has no slash and no leading dot"));
+        }
         let images = node.get("images")?.list()?.iter().map(path).collect::<Result<Vec<_>, _>>()?;
         cases.push(RawCase { name: name.to_owned(), images, labels: path(&node.get("label")?)? });
     }

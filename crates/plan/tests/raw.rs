@@ -77,6 +77,11 @@ fn linked_files_may_lie_anywhere() {
     assert_eq!(dataset.case_names(), ["z", "a"]);
     assert_eq!(dataset.cases[0].images, [folder.path().join("x/1.nii.gz"), PathBuf::from("/data/2.nii.gz")]);
     assert_eq!(dataset.cases[1].labels, folder.path().join("$GLIOSEG_NO_SUCH_VARIABLE/l.nii.gz"));
+
+    description["dataset"] = json!({"../z": {"images": ["1.nii.gz"], "label": "l.nii.gz"}});
+    let folder = made(&description, &[]);
+    let error = RawDataset::open(folder.path()).expect_err("files would be written elsewhere");
+    assert!(error.to_string().contains("`dataset.../z` is {\"images\":[\"1.nii.gz\"]"), "{error}");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! One case from the grid of its image to the grid of the plan, and the way back.
 
 use crate::normalize::normalize;
+use crate::torch_labels::resample_torch_labels;
 use crate::{PrepError, resample_options};
 use glioseg_plan::{Configuration, Normalization, Plans};
 use glioseg_volume::Volume;
 use glioseg_volume::crop::{self, BoundingBox};
-use glioseg_volume::resample::{ResampleOptions, resample, resampled_shape};
+use glioseg_volume::resample::{
+    Flavour, LabelRule, ResampleOptions, resample, resample_labels, resampled_shape,
+};
 
 /// The most voxels a resampled channel may have: 2 GiB, an edge of 812.
 const MAX_VOXELS: usize = 1 << 29;
@@ -112,8 +115,26 @@ pub fn preprocess_case(
     plans: &Plans,
     configuration: &Configuration,
 ) -> Result<PreparedCase, PrepError> {
-    let Image { data, channels, shape, spacing_mm } = image.into();
+    Ok(prepare(image.into(), None, plans, configuration)?.0)
+}
+
+/// Preprocesses an image, and the label map where there is one, to the grid of the plan.
+///
+/// `labels` are `[z, y, x]` of the image; those that come back are of the prepared case, with −1 outside the non-zero
+/// region. Without labels none come back.
+pub(crate) fn prepare(
+    image: Image,
+    labels: Option<Vec<i16>>,
+    plans: &Plans,
+    configuration: &Configuration,
+) -> Result<(PreparedCase, Vec<i16>), PrepError> {
+    let Image { data, channels, shape, spacing_mm } = image;
     check(data.len(), channels, shape, spacing_mm, configuration)?;
+    if let Some(labels) = &labels
+        && labels.len() * channels != data.len()
+    {
+        return Err(PrepError::Length { len: labels.len(), channels: 1, shape });
+    }
 
     let forward = plans.transpose_forward();
     let data = crop::transpose(data, shape, forward);
@@ -143,7 +164,13 @@ pub fn preprocess_case(
     let masked = |c: usize| {
         configuration.normalization[c] == Normalization::ZScore && configuration.use_mask_for_norm[c]
     };
-    let mask = (0..channels).any(masked).then(|| crop::crop(mask, shape_before_cropping, bbox));
+    let mut mask = (labels.is_some() || (0..channels).any(masked))
+        .then(|| crop::crop(mask, shape_before_cropping, bbox));
+    let labels = labels.map(|labels| {
+        let labels = crop::transpose(labels, shape, forward);
+        crop::crop(labels, shape_before_cropping, bbox)
+    });
+    let labels = labels.zip(mask.as_mut()).map(|(labels, mask)| mark_outside(labels, mask));
     let mut data = crop::crop(data, shape_before_cropping, bbox);
     for (c, values) in data.chunks_exact_mut(shape_after_cropping.iter().product()).enumerate() {
         let mask = mask.as_deref().filter(|_| masked(c));
@@ -158,7 +185,46 @@ pub fn preprocess_case(
         }
         data = resampled;
     }
-    Ok(PreparedCase { data, channels, shape: new_shape, properties })
+    let labels = match labels {
+        None => Vec::new(),
+        Some(labels) => resample_to_plan(labels, &properties, configuration, new_shape)?,
+    };
+    Ok((PreparedCase { data, channels, shape: new_shape, properties }, labels))
+}
+
+/// Background outside the mask becomes −1; labelled voxels outside join the mask.
+///
+/// # Source
+/// nnU-Net v2, `crop_to_nonzero`; the mask of `_normalize` is where its result is not −1.
+fn mark_outside(mut labels: Vec<i16>, mask: &mut [bool]) -> Vec<i16> {
+    for (label, inside) in labels.iter_mut().zip(mask) {
+        if *label == 0 && !*inside {
+            *label = -1;
+        }
+        *inside = *label >= 0;
+    }
+    labels
+}
+
+fn resample_to_plan(
+    labels: Vec<i16>,
+    properties: &CaseProperties,
+    configuration: &Configuration,
+    new_shape: [usize; 3],
+) -> Result<Vec<i16>, PrepError> {
+    let shape = properties.shape_after_cropping;
+    if shape == new_shape {
+        return Ok(labels);
+    }
+    let resampling = &configuration.resampling_seg;
+    let options = resample_options(resampling, properties.spacing_transposed, properties.target_spacing);
+    match options {
+        None => Err(PrepError::LabelResampling { function: resampling.function.name() }),
+        Some(options) if options.flavour == Flavour::Torch => {
+            Ok(resample_torch_labels(&labels, shape, new_shape, resampling, &options))
+        }
+        Some(options) => Ok(resample_labels(&labels, shape, new_shape, &options, LabelRule::Best)),
+    }
 }
 
 fn check(

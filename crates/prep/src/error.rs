@@ -71,6 +71,18 @@ pub enum PrepError {
         /// Greatest value.
         max: f32,
     },
+    /// A label that the case store cannot hold.
+    #[error("the label map holds {label}, but labels go up to 32767")]
+    LabelTooLarge {
+        /// The label.
+        label: u16,
+    },
+    /// The plans resample the image, but not its label map.
+    #[error("the plans resample images, but leave label maps as they are ({function})")]
+    LabelResampling {
+        /// nnU-Net's function.
+        function: &'static str,
+    },
 }
 
 impl PrepError {
@@ -87,6 +99,10 @@ impl PrepError {
                 "the key foreground_intensity_properties_per_channel of plans.json must have an entry for every channel"
             }
             PrepError::NotRgb { .. } => "a model for colour images needs 8-bit colour images",
+            PrepError::LabelResampling { .. } => {
+                "set resampling_fn_seg to resample_data_or_seg_to_shape in plans.json"
+            }
+            PrepError::LabelTooLarge { .. } => "number the labels without gaps, from 0",
             PrepError::Length { .. } => return None,
         };
         Some(hint.to_owned())

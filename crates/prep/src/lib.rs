@@ -7,10 +7,16 @@
 
 pub mod augment;
 mod case;
+mod class_locations;
 mod error;
 mod normalize;
 mod resampling;
+pub mod store;
+mod torch_labels;
+mod training_case;
 
 pub use case::{CaseProperties, Image, PreparedCase, preprocess_case};
+pub use class_locations::{ClassLocations, class_locations};
 pub use error::PrepError;
 pub use resampling::resample_options;
+pub use training_case::{TrainingCase, preprocess_training_case};

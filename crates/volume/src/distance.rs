@@ -33,7 +33,7 @@ pub fn squared_distances(seeds: &[bool], shape: [usize; 3], spacing: [f64; 3]) -
     }
     let slice = height * width;
     out.par_chunks_mut(slice).zip(seeds.par_chunks(slice)).for_each_init(
-        || (Envelope::new(height), vec![0.0; slice]),
+        || (Envelope::new(height, spacing[1]), vec![0.0; slice]),
         |(envelope, columns), (out, seeds)| {
             if !seeds.contains(&true) {
                 return;
@@ -99,7 +99,7 @@ fn along_z(data: &mut [f64], shape: [usize; 3], spacing: f64) {
         rows[i % height].push(row);
     }
     rows.into_par_iter().for_each_init(
-        || (Envelope::new(depth), vec![0.0; depth * width]),
+        || (Envelope::new(depth, spacing), vec![0.0; depth * width]),
         |(envelope, columns), mut rows| {
             for (z, row) in rows.iter().enumerate() {
                 for (x, &value) in row.iter().enumerate() {
@@ -125,16 +125,22 @@ struct Envelope {
     height: Vec<f64>,
     /// Where each takes over from the one before, in voxels.
     from: Vec<f64>,
+    /// `0.5 / (distance * spacing²)`, so that the loop needs no division.
+    inverse: Vec<f64>,
 }
 
 impl Envelope {
-    fn new(length: usize) -> Self {
-        Self { vertex: vec![0; length], height: vec![0.0; length], from: vec![0.0; length] }
+    fn new(length: usize, spacing: f64) -> Self {
+        Self {
+            vertex: vec![0; length],
+            height: vec![0.0; length],
+            from: vec![0.0; length],
+            inverse: (0..length).map(|d| 0.5 / (d as f64 * spacing * spacing)).collect(),
+        }
     }
 
     /// Replaces `f(q)` by the minimum over `p` of `f(p) + ((q - p) * spacing)²`.
     fn transform(&mut self, line: &mut [f64], spacing: f64) {
-        let square = spacing * spacing;
         let mut count = 0;
         for (q, &f) in line.iter().enumerate() {
             if f.is_infinite() {
@@ -143,8 +149,8 @@ impl Envelope {
             let mut start = f64::NEG_INFINITY;
             while count > 0 {
                 let (p, g) = (self.vertex[count - 1], self.height[count - 1]);
-                // q*q - p*p without loss: indices are small whole numbers.
-                start = 0.5 * ((f - g) / (square * (q - p) as f64) + (q + p) as f64);
+                // Rounding moves the border by less than it takes to change a distance.
+                start = (f - g) * self.inverse[q - p] + 0.5 * (q + p) as f64;
                 if start > self.from[count - 1] {
                     break;
                 }

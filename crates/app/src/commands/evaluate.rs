@@ -187,7 +187,8 @@ fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for rule in &scores.rules {
         for statistic in scores.statistics.iter().filter(|s| s.name.rule == rule.name()) {
-            if rule.shown().contains(&statistic.name.metric.as_str()) {
+            // A region that no case has (such as a resection cavity) would be a row of dashes.
+            if statistic.summary.n > 0 && rule.shown().contains(&statistic.name.metric.as_str()) {
                 let name = &statistic.name;
                 let mut row = vec![name.rule.clone(), name.region.clone(), name.metric.clone()];
                 row.extend(cells(&statistic.summary));

@@ -57,6 +57,11 @@ fn add(
     Ok(())
 }
 
+/// The case of a label map's file name: without `.nii.gz` or `.nii` and `-seg` or `_seg`.
+pub(crate) fn case_of(path: &Path) -> Option<String> {
+    stem(path).and_then(|s| strip(&s, None, false))
+}
+
 /// The name without `.nii` or `.nii.gz`; `None` for other and for hidden files.
 fn stem(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;

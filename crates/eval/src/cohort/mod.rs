@@ -11,6 +11,7 @@ use glioseg_volume::nifti::read_labels;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use files::case_of;
 pub use files::find_cases;
 
 use crate::error::EvalError;

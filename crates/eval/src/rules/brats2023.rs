@@ -77,8 +77,9 @@ fn score_region(pair: &Pair, region: &Region, challenge: Challenge) -> RegionSco
     let counted: Vec<&Lesion> = lesions.iter().filter(|l| l.counted).collect();
     let found = counted.iter().filter(|l| l.matched).count();
     let units = (counted.len() + false_positives) as f64;
-    let dice_sum: f64 = counted.iter().map(|l| l.dice).sum();
-    let hd_sum: f64 = counted.iter().map(|l| l.hd95).sum();
+    // A fold, because an empty sum of floats is -0.
+    let dice_sum = counted.iter().fold(0.0, |sum, l| sum + l.dice);
+    let hd_sum = counted.iter().fold(0.0, |sum, l| sum + l.hd95);
     let nothing = counted.len() + false_positives == 0;
     let or_zero = |v: f64| if v.is_nan() { 0.0 } else { v };
     let values = [

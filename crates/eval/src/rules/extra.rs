@@ -11,7 +11,7 @@ use crate::surfel::Surfels;
 
 /// Per region:
 ///
-/// - `NSD`, the surface Dice at `tolerance_mm`, areas weighted as DeepMind's surface-distance does; NaN where both are empty.
+/// - `NSD`, the surface Dice at `tolerance_mm`, areas weighted as the `surface-distance` library does; NaN where both are empty.
 /// - `ASD`, the average symmetric surface distance in mm (medpy's `assd`); NaN where either is empty.
 /// - `volume_reference_mL`, `volume_prediction_mL`, `volume_difference_mL` (prediction minus reference).
 /// - `lesions_reference`, `lesions_prediction`, connected by faces, edges or corners.

@@ -110,6 +110,14 @@ impl PackedBackwardData {
         };
         Self { cpu, channels: [ins, outs], kernel: shape.kernel, stride: shape.stride, form }
     }
+
+    /// The algorithm the weights are prepared for.
+    pub fn algorithm(&self) -> Algorithm {
+        match &self.form {
+            Form::Flipped(packed) => packed.algorithm(),
+            Form::Phases(_) => Algorithm::Direct,
+        }
+    }
 }
 
 /// Gradient of the loss with respect to the input of `shape`'s convolution, after its prologue.

@@ -5,8 +5,10 @@
 //! relative L2 error of 256 channels is 3e-6, a third of what the usual 0, ±1, ±2 give, and the transforms stay as short
 //! because the points are reciprocal (their squares multiply to one).
 //!
-//! A job is a few vectors of tiles of one sample. It transforms the tiles of all input channels, multiplies frequency by
-//! frequency (a small matrix product each), and transforms back. Vectors hold one value of `LANES` tiles: a *chunk*
+//! A job is a few vectors of tiles of one sample. It transforms the tiles of all input channels along width and height, then
+//! takes one frequency of height and width after the other: transforms along depth, multiplies (a small matrix product per
+//! frequency), transforms back along depth and, row by row, along width; in the end along height. Transforming
+//! late and back early keeps what has to wait in the second-level cache small. Vectors hold one value of `LANES` tiles: a *chunk*
 //! is `LANES / 4` neighbouring tiles along the width, `LANES` outputs, and a vector of tiles is four chunks, wherever they
 //! lie, so that a 4×4 transposition turns four loads of contiguous values into the four values of all tiles.
 
@@ -20,27 +22,42 @@ use crate::source::{Plane, Source, plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Outputs per tile and axis, and frequencies.
-const OUT: usize = 4;
-const FREQ: usize = 6;
+pub(crate) const OUT: usize = 4;
+pub(crate) const FREQ: usize = 6;
 /// Output channels per packed block of weights.
 const CO_BLOCK: usize = 16;
 /// Output channels whose products are held at once.
-const CO_HELD: usize = 16;
+const CO_HELD: usize = 64;
 
 /// Chunks of the most vectors of tiles held.
 const MAX_CHUNKS: usize = 16;
 
-const A: f64 = 2.0 / 3.0;
-const B: f64 = 3.0 / 2.0;
+pub(crate) const A: f64 = 2.0 / 3.0;
+pub(crate) const B: f64 = 3.0 / 2.0;
 
 /// Whether this algorithm computes `shape`.
-pub(super) fn supports(shape: &ConvShape) -> bool {
+pub(crate) fn supports(shape: &ConvShape) -> bool {
     shape.stride == [1; 3] && shape.kernel[1..] == [3, 3] && (shape.kernel[0] == 3 || shape.kernel[0] == 1)
 }
 
-/// Whether it is faster than the direct algorithm: enough channels to pay for the transforms, wide enough to fill tiles.
+/// Transformed weights of a layer larger than this are not worth their memory: 256 MiB.
+const MAX_PACKED_LEN: usize = 64 << 20;
+
+/// Whether it is faster than the direct algorithm; the numbers come from measurements.
+///
+/// The transforms cost as much as the products of about ten channels, so there must be more than that on either side. Each
+/// weight becomes eight (or four, of a flat kernel) and is used once per few vectors of tiles, so a volume below 2000 voxels
+/// only waits for them. Tiles and vectors that stick out of the volume are computed for nothing.
 pub(super) fn pays(shape: &ConvShape) -> bool {
-    supports(shape) && shape.in_channels >= 16 && shape.out_channels >= 16 && shape.output()[2] >= 12
+    if !supports(shape) || shape.in_channels < 16 || shape.out_channels < 16 {
+        return false;
+    }
+    let [d, h, w] = shape.output();
+    let deep = if shape.kernel[0] == 3 { OUT } else { 1 };
+    let padded = d.next_multiple_of(deep) * h.next_multiple_of(OUT) * w.next_multiple_of(16);
+    let packed =
+        GROUPS * self::deep(shape.kernel) * shape.in_channels * shape.out_channels.next_multiple_of(CO_BLOCK);
+    d * h * w >= 2000 && padded <= 3 * d * h * w && packed <= MAX_PACKED_LEN
 }
 
 /// The six frequencies of three taps.
@@ -59,7 +76,7 @@ fn weight_frequencies(g: [f64; 3]) -> [f64; FREQ] {
 
 /// Frequencies of six inputs.
 #[inline(always)]
-fn forward<I: Isa>(isa: I, d: [I::F32; FREQ]) -> [I::F32; FREQ] {
+pub(crate) fn forward<I: Isa>(isa: I, d: [I::F32; FREQ]) -> [I::F32; FREQ] {
     let s = isa.splat((A * A + B * B) as f32);
     let (a, b) = (isa.splat(A as f32), isa.splat(B as f32));
     let (a2, b2) = (isa.splat((A * A) as f32), isa.splat((B * B) as f32));
@@ -91,18 +108,21 @@ fn backward<I: Isa>(isa: I, m: [I::F32; FREQ]) -> [I::F32; OUT] {
     ]
 }
 
-/// Groups of [`FREQ`] frequencies: along depth (one if the kernel is flat) times along height.
-fn groups(kernel: [usize; 3]) -> usize {
-    if kernel[0] == 3 { FREQ * FREQ } else { FREQ }
+/// Frequencies of height and width.
+const GROUPS: usize = FREQ * FREQ;
+
+/// Frequencies along depth: one if the kernel is flat.
+fn deep(kernel: [usize; 3]) -> usize {
+    if kernel[0] == 3 { FREQ } else { 1 }
 }
 
-/// Transformed weights, `[group][co / 16][6][ci][16]`, missing output channels zero.
+/// Transformed weights, `[height and width][co / 16][depth][ci][16]`, missing output channels zero.
 pub(super) fn pack_weights(shape: &ConvShape, weights: &[f32]) -> Buffer {
     let (ci, taps) = (shape.in_channels, shape.taps());
     let blocks = shape.out_channels.div_ceil(CO_BLOCK);
-    let groups = groups(shape.kernel);
-    let panel = FREQ * ci * CO_BLOCK;
-    let mut packed = Buffer::zeroed(groups * blocks * panel);
+    let deep = deep(shape.kernel);
+    let panel = deep * ci * CO_BLOCK;
+    let mut packed = Buffer::zeroed(GROUPS * blocks * panel);
     let shared = Shared::new(&mut packed);
     (0..shape.out_channels).into_par_iter().for_each(|co| {
         for c in 0..ci {
@@ -122,7 +142,7 @@ pub(super) fn pack_weights(shape: &ConvShape, weights: &[f32]) -> Buffer {
                     }
                 }
             }
-            for (z, plane) in planes.iter().take(groups / FREQ).enumerate() {
+            for (z, plane) in planes.iter().take(deep).enumerate() {
                 let mut rows = [[0.0; 3]; FREQ];
                 for x in 0..3 {
                     let f = weight_frequencies([plane[0][x], plane[1][x], plane[2][x]]);
@@ -132,7 +152,7 @@ pub(super) fn pack_weights(shape: &ConvShape, weights: &[f32]) -> Buffer {
                 }
                 for (y, row) in rows.iter().enumerate() {
                     for (x, f) in weight_frequencies(*row).into_iter().enumerate() {
-                        let at = ((z * FREQ + y) * blocks + co / CO_BLOCK) * panel + (x * ci + c) * CO_BLOCK;
+                        let at = ((y * FREQ + x) * blocks + co / CO_BLOCK) * panel + (z * ci + c) * CO_BLOCK;
                         // SAFETY: this output channel's lane of the panel, written by nobody else.
                         unsafe { shared.range(at + co % CO_BLOCK, 1)[0] = f as f32 }
                     }
@@ -232,23 +252,30 @@ impl Winograd<'_> {
         let mut partial = stats.as_ref().map(|_| Partial::new(shape.batch * shape.out_channels, places));
         let shared = Shared::new(out);
         let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
-        let group = cut.held * cut.lanes * FREQ;
-        let groups = groups(shape.kernel);
-        // Rows of one input channel, its frequencies, all channels' kept planes and frequencies, products.
-        let rows = cut.depth[0] * FREQ * 8 * cut.held * cut.lanes;
-        let tile = groups * FREQ * cut.lanes;
-        let kept = if cut.steps > 1 { 2 * FREQ * group * shape.in_channels } else { 0 };
+        let vector = cut.held * cut.lanes;
+        let [deep, outs] = cut.depth;
+        let held = CO_HELD.min(shape.out_channels.next_multiple_of(CO_BLOCK));
         // A little more than the values per group, so that groups do not fall onto the same cache sets.
-        let in_group = shape.in_channels * group + 16;
-        let out_group = CO_HELD.min(shape.out_channels.next_multiple_of(CO_BLOCK)) * group + 16;
+        let group = shape.in_channels * deep * vector + 16;
+        let lengths = [
+            deep * FREQ * 8 * vector,
+            deep * GROUPS * cut.lanes,
+            GROUPS * group,
+            group,
+            deep * CO_BLOCK * vector,
+            held * outs * FREQ * vector,
+            held * outs * FREQ * OUT * vector,
+        ];
         (0..shape.batch * places * parts).into_par_iter().for_each(|job| {
             let (rest, part) = (job / parts, job % parts);
             let (n, place) = (rest / places, rest % places);
-            with_scratch(rows + tile + kept + groups * (in_group + out_group), |scratch| {
-                let (rows, scratch) = scratch.split_at_mut(rows);
-                let (tile, scratch) = scratch.split_at_mut(tile);
-                let (kept, scratch) = scratch.split_at_mut(kept);
-                let (input, products) = scratch.split_at_mut(groups * in_group);
+            with_scratch(lengths.iter().sum(), |scratch| {
+                let (rows, scratch) = scratch.split_at_mut(lengths[0]);
+                let (tile, scratch) = scratch.split_at_mut(lengths[1]);
+                let (planes, scratch) = scratch.split_at_mut(lengths[2]);
+                let (input, scratch) = scratch.split_at_mut(lengths[3]);
+                let (products, scratch) = scratch.split_at_mut(lengths[4]);
+                let (columns, back) = scratch.split_at_mut(lengths[5]);
                 self.cpu.dispatch(Job {
                     call: self,
                     cut: &cut,
@@ -261,11 +288,12 @@ impl Winograd<'_> {
                     stats: shared_stats,
                     rows,
                     tile,
-                    kept,
+                    planes,
                     input,
                     products,
-                    in_group,
-                    out_group,
+                    columns,
+                    back,
+                    group,
                 });
             });
         });
@@ -287,20 +315,34 @@ struct Job<'a> {
     stats: Option<Shared<'a, [f64; 2]>>,
     /// Packed input rows of one channel.
     rows: &'a mut [f32],
-    /// Frequencies of one channel and vector of tiles, `[plane][6][6][LANES]`.
+    /// One channel and vector of tiles on its way, `[plane][y][x]`; all but `rows` are in vectors of `LANES`.
     tile: &'a mut [f32],
-    /// The last two planes of every channel and vector of tiles, `[ci][held][2][6][6][LANES]`.
-    kept: &'a mut [f32],
-    /// Frequencies of the input, `[group][ci][6][held * LANES]`.
+    /// Frequencies of height and width, `[y, x][ci][plane][held]`; planes are a ring.
+    planes: &'a mut [f32],
+    /// All frequencies of one `y, x`, `[ci][z][held]`.
     input: &'a mut [f32],
-    /// Products, `[group][co][6][held * LANES]`.
+    /// Products of one `y, x` and block of output channels, `[z][co][held]`.
     products: &'a mut [f32],
-    in_group: usize,
-    out_group: usize,
+    /// Transformed back along depth, for one `y`: `[co][held][plane][x]`.
+    columns: &'a mut [f32],
+    /// Transformed back along depth and width, `[co][held][y][plane][4]`.
+    back: &'a mut [f32],
+    /// Values per `y, x` in `planes`.
+    group: usize,
 }
 
 /// First output voxel of a chunk; `None` behind the last chunk.
 type Chunk = Option<[usize; 3]>;
+
+/// Whether two chunks are neighbours along the width.
+fn adjoin(a: Chunk, b: Chunk) -> bool {
+    matches!((a, b), (Some(a), Some(b)) if a[0] == b[0] && a[1] == b[1])
+}
+
+/// Vectors in a packed row: one per chunk, and one behind every run of neighbours for what the last tile reads on.
+fn row_pitch(chunks: &[Chunk]) -> usize {
+    chunks.len() + 1 + chunks.windows(2).filter(|w| !adjoin(w[0], w[1])).count()
+}
 
 impl Kernel for Job<'_> {
     type Out = ();
@@ -334,22 +376,31 @@ impl Job<'_> {
                 }
             }
             let from = if step == 0 { 0 } else { FREQ - OUT };
-            let last = step + 1 == steps;
+            // Where in the ring the first plane of this step is.
+            let ring = step * OUT % FREQ;
             for ci in 0..shape.in_channels {
-                let offsets = self.pack(isa, ci, chunks.as_flattened(), from);
+                let (offsets, pitch) = self.pack(isa, ci, chunks.as_flattened(), from);
                 for (t, chunks) in chunks.iter().enumerate() {
-                    self.transform_rows::<I, T>(isa, ci, chunks, &offsets[4 * t..4 * t + 4], from);
-                    self.transform_planes::<I, T>(isa, ci, t, from > 0, !last);
+                    self.transform_rows::<I, T>(
+                        isa,
+                        ci,
+                        t,
+                        chunks,
+                        &offsets[4 * t..4 * t + 4],
+                        pitch,
+                        from,
+                        ring,
+                    );
                 }
             }
             let mut co = self.co;
             while co < self.co_end {
                 let end = (co + CO_HELD).min(self.co_end);
-                self.multiply::<I, T>(isa, co, end);
+                self.multiply::<I, T>(isa, co, end, ring);
                 for c in co..end {
                     let mut sums = [0.0; 2];
                     for (t, chunks) in chunks.iter().enumerate() {
-                        let part = self.transform_output::<I, T>(isa, c, c - co, t, chunks);
+                        let part = self.transform_output::<I>(isa, c, (c - co) * T + t, chunks);
                         sums = [sums[0] + part[0], sums[1] + part[1]];
                     }
                     if let Some(stats) = self.stats {
@@ -367,25 +418,31 @@ impl Job<'_> {
     }
 
     /// Packs the rows that a job's tiles read of one channel, from plane `from` on, and returns where each chunk's
-    /// values start in a row.
+    /// values start in a row, and the length of a row.
     /// Neighbouring chunks of one row are packed together.
     #[inline(always)]
-    fn pack<I: Isa>(&mut self, isa: I, ci: usize, chunks: &[Chunk], from: usize) -> [usize; MAX_CHUNKS] {
+    fn pack<I: Isa>(
+        &mut self,
+        isa: I,
+        ci: usize,
+        chunks: &[Chunk],
+        from: usize,
+    ) -> ([usize; MAX_CHUNKS], usize) {
         let shape = self.call.shape;
         let [id, ih, iw] = shape.input;
         let [pd, ph, pw] = shape.padding;
         let Plane { data, prologue } = plane(self.call.sources, self.n, ci, id * ih * iw);
-        let pitch = 2 * chunks.len() * I::LANES;
+        let pitch = row_pitch(chunks) * I::LANES;
         let planes = self.cut.depth[0];
         let mut offsets = [0; MAX_CHUNKS];
         let (mut c, mut at) = (0, 0);
         while c < chunks.len() {
             let mut run = 1;
             while c + run < chunks.len() {
-                match (chunks[c], chunks[c + run]) {
-                    (Some(a), Some(b)) if a[0] == b[0] && a[1] == b[1] => run += 1,
-                    _ => break,
+                if !adjoin(chunks[c], chunks[c + run]) {
+                    break;
                 }
+                run += 1;
             }
             let len = run * I::LANES + 4;
             for i in 0..run {
@@ -414,18 +471,21 @@ impl Job<'_> {
             c += run;
             at += (run + 1) * I::LANES;
         }
-        offsets
+        (offsets, pitch)
     }
 
-    /// Frequencies along width and height of the packed planes from `from` on.
+    /// Frequencies along width and height of the packed planes from `from` on, into `planes`.
     #[inline(always)]
     fn transform_rows<I: Isa, const T: usize>(
         &mut self,
         isa: I,
         ci: usize,
+        t: usize,
         chunks: &[Chunk; 4],
         offsets: &[usize],
+        pitch: usize,
         from: usize,
+        ring: usize,
     ) {
         let [_, ih, iw] = self.call.shape.input;
         let [pd, ph, _] = self.call.shape.padding;
@@ -437,8 +497,9 @@ impl Job<'_> {
             ((z * ih + y) * iw + x).wrapping_sub((pd * ih + ph) * iw)
         });
         let (rows, tile) = (&*self.rows, &mut *self.tile);
-        let pitch = 8 * T * I::LANES;
-        // SAFETY: `rows` has six rows of `pitch` per plane, `tile` has 36 vectors per plane; debug assertions check.
+        let deep = self.cut.depth[0];
+        // SAFETY: `rows` has six rows of `pitch` per plane, `tile` 36 vectors per plane, `planes` one per `y, x`, channel,
+        // plane and held vector of tiles; debug assertions check every access.
         unsafe {
             for row in from * FREQ..self.cut.depth[0] * FREQ {
                 let at = row * pitch;
@@ -465,7 +526,9 @@ impl Job<'_> {
                 }
             }
             let row = FREQ * I::LANES;
-            for z in from..self.cut.depth[0] {
+            for z in from..deep {
+                let plane = if z + ring < FREQ { z + ring } else { z + ring - FREQ };
+                let to = ((ci * deep + plane) * T + t) * I::LANES;
                 for x in 0..FREQ {
                     let at = z * FREQ * row + x * I::LANES;
                     let f = forward(
@@ -480,164 +543,123 @@ impl Job<'_> {
                         ],
                     );
                     for (y, &f) in f.iter().enumerate() {
-                        isa.store(tile, at + y * row, f);
+                        isa.store(self.planes, (y * FREQ + x) * self.group + to, f);
                     }
                 }
             }
         }
     }
 
-    /// Frequencies along depth, into `input`. The first two planes come from `kept` if `resume`; the last two go there if
-    /// `keep`.
+    /// Products of all frequencies for output channels `co..end`, transformed back along depth and width into `back`.
     #[inline(always)]
-    fn transform_planes<I: Isa, const T: usize>(
-        &mut self,
-        isa: I,
-        ci: usize,
-        t: usize,
-        resume: bool,
-        keep: bool,
-    ) {
-        let tile = &*self.tile;
-        let plane = FREQ * FREQ * I::LANES;
-        let to = (ci * FREQ * T + t) * I::LANES;
-        let kept_at = (ci * T + t) * 2 * plane;
-        // SAFETY: `tile` has 36 vectors per plane, `kept` 72 per channel and held vector of tiles, `input` one per group,
-        // channel, frequency and held vector of tiles; debug assertions check every access.
-        unsafe {
-            for y in 0..FREQ {
-                for x in 0..FREQ {
-                    let at = (y * FREQ + x) * I::LANES;
-                    let to = to + x * T * I::LANES;
-                    if self.cut.depth[0] == 1 {
-                        isa.store(self.input, y * self.in_group + to, isa.load(tile, at));
-                        continue;
-                    }
-                    let (d0, d1) = if resume {
-                        (isa.load(self.kept, kept_at + at), isa.load(self.kept, kept_at + plane + at))
-                    } else {
-                        (isa.load(tile, at), isa.load(tile, at + plane))
-                    };
-                    let (d4, d5) = (isa.load(tile, at + 4 * plane), isa.load(tile, at + 5 * plane));
-                    if keep {
-                        isa.store(self.kept, kept_at + at, d4);
-                        isa.store(self.kept, kept_at + plane + at, d5);
-                    }
-                    let d = [d0, d1, isa.load(tile, at + 2 * plane), isa.load(tile, at + 3 * plane), d4, d5];
-                    for (z, &f) in forward(isa, d).iter().enumerate() {
-                        isa.store(self.input, (z * FREQ + y) * self.in_group + to, f);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Products of all frequencies for output channels `co..end`.
-    #[inline(always)]
-    fn multiply<I: Isa, const T: usize>(&mut self, isa: I, co: usize, end: usize) {
+    fn multiply<I: Isa, const T: usize>(&mut self, isa: I, co: usize, end: usize, ring: usize) {
         let cis = self.call.shape.in_channels;
         let blocks = self.call.shape.out_channels.div_ceil(CO_BLOCK);
-        let panel = FREQ * cis * CO_BLOCK;
+        let [deep, outs] = self.cut.depth;
+        let panel = deep * cis * CO_BLOCK;
         let vector = T * I::LANES;
-        for group in 0..groups(self.call.shape.kernel) {
-            let input = &self.input[group * self.in_group..];
-            let products = &mut self.products[group * self.out_group..][..self.out_group];
-            for block in co / CO_BLOCK..end.div_ceil(CO_BLOCK) {
-                let weights = &self.call.weights[(group * blocks + block) * panel..][..panel];
-                let held = block * CO_BLOCK - co;
-                for x in 0..FREQ {
-                    let weights = &weights[x * cis * CO_BLOCK..][..cis * CO_BLOCK];
-                    let to = (held * FREQ + x) * vector;
-                    let ahead = if x + 1 < FREQ { vector } else { self.in_group - x * vector };
-                    // SAFETY: panels, inputs and products have room for all channels of the block; debug assertions
-                    // check every access.
+        let ring: [usize; FREQ] = std::array::from_fn(|z| (z + ring) % FREQ * vector);
+        for y in 0..FREQ {
+            for x in 0..FREQ {
+                let group = y * FREQ + x;
+                // SAFETY: see the fields of `Job` for the sizes; debug assertions check every access.
+                unsafe {
+                    if deep == FREQ {
+                        for ci in 0..cis {
+                            let at = ci * FREQ * vector;
+                            let from = group * self.group + at;
+                            for t in 0..T {
+                                let from = from + t * I::LANES;
+                                let f = forward(
+                                    isa,
+                                    [
+                                        isa.load(self.planes, from + ring[0]),
+                                        isa.load(self.planes, from + ring[1]),
+                                        isa.load(self.planes, from + ring[2]),
+                                        isa.load(self.planes, from + ring[3]),
+                                        isa.load(self.planes, from + ring[4]),
+                                        isa.load(self.planes, from + ring[5]),
+                                    ],
+                                );
+                                for (z, &f) in f.iter().enumerate() {
+                                    isa.store(self.input, at + z * vector + t * I::LANES, f);
+                                }
+                            }
+                        }
+                    }
+                    let input = if deep == FREQ {
+                        &*self.input
+                    } else {
+                        &self.planes[group * self.group..][..self.group]
+                    };
+                    for block in co / CO_BLOCK..end.div_ceil(CO_BLOCK) {
+                        let weights = &self.call.weights[(group * blocks + block) * panel..][..panel];
+                        for z in 0..deep {
+                            let weights = &weights[z * cis * CO_BLOCK..][..cis * CO_BLOCK];
+                            let (at, step, to) = (z * vector, deep * vector, z * CO_BLOCK * vector);
+                            let products = &mut *self.products;
+                            if I::REGISTERS >= 32 {
+                                match T {
+                                    1 => product::<I, 16, 1>(isa, input, at, step, weights, products, to),
+                                    2 => product::<I, 8, 2>(isa, input, at, step, weights, products, to),
+                                    3 => product::<I, 8, 3>(isa, input, at, step, weights, products, to),
+                                    _ => product::<I, 4, 4>(isa, input, at, step, weights, products, to),
+                                }
+                            } else {
+                                match T {
+                                    1 => product::<I, 8, 1>(isa, input, at, step, weights, products, to),
+                                    2 => product::<I, 4, 2>(isa, input, at, step, weights, products, to),
+                                    3 => product::<I, 4, 3>(isa, input, at, step, weights, products, to),
+                                    _ => product::<I, 2, 4>(isa, input, at, step, weights, products, to),
+                                }
+                            }
+                        }
+                        let held = block * CO_BLOCK - co;
+                        for v in 0..CO_BLOCK * T {
+                            let at = v * I::LANES;
+                            let to = ((held * T + v) * outs * FREQ + x) * I::LANES;
+                            if deep == 1 {
+                                isa.store(self.columns, to, isa.load(self.products, at));
+                                continue;
+                            }
+                            let plane = CO_BLOCK * vector;
+                            let m = backward(
+                                isa,
+                                [
+                                    isa.load(self.products, at),
+                                    isa.load(self.products, at + plane),
+                                    isa.load(self.products, at + 2 * plane),
+                                    isa.load(self.products, at + 3 * plane),
+                                    isa.load(self.products, at + 4 * plane),
+                                    isa.load(self.products, at + 5 * plane),
+                                ],
+                            );
+                            for (z, &m) in m.iter().enumerate() {
+                                isa.store(self.columns, to + z * FREQ * I::LANES, m);
+                            }
+                        }
+                    }
+                }
+            }
+            for v in 0..(end - co) * T {
+                for z in 0..outs {
+                    let at = (v * outs + z) * FREQ * I::LANES;
+                    let to = ((v * FREQ + y) * outs + z) * OUT * I::LANES;
+                    // SAFETY: as above.
                     unsafe {
-                        if I::REGISTERS >= 32 {
-                            match T {
-                                1 => product::<I, 16, 1>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                                2 => product::<I, 8, 2>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                                3 => product::<I, 8, 3>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                                _ => product::<I, 4, 4>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                            }
-                        } else {
-                            match T {
-                                1 => product::<I, 8, 1>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                                2 => product::<I, 4, 2>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                                3 => product::<I, 4, 3>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                                _ => product::<I, 2, 4>(
-                                    isa,
-                                    input,
-                                    x * vector,
-                                    vector,
-                                    ahead,
-                                    weights,
-                                    products,
-                                    to,
-                                ),
-                            }
+                        let m = backward(
+                            isa,
+                            [
+                                isa.load(self.columns, at),
+                                isa.load(self.columns, at + I::LANES),
+                                isa.load(self.columns, at + 2 * I::LANES),
+                                isa.load(self.columns, at + 3 * I::LANES),
+                                isa.load(self.columns, at + 4 * I::LANES),
+                                isa.load(self.columns, at + 5 * I::LANES),
+                            ],
+                        );
+                        for (x, &m) in m.iter().enumerate() {
+                            isa.store(self.back, to + x * I::LANES, m);
                         }
                     }
                 }
@@ -645,22 +667,12 @@ impl Job<'_> {
         }
     }
 
-    /// Outputs of channel `co` for a vector of tiles; returns their sum and sum of squares if statistics are wanted.
+    /// Outputs of channel `co` for a vector of tiles, the `v`-th in `back`; returns their sum and sum of squares.
     #[inline(always)]
-    fn transform_output<I: Isa, const T: usize>(
-        &mut self,
-        isa: I,
-        co: usize,
-        held: usize,
-        t: usize,
-        chunks: &[Chunk; 4],
-    ) -> [f64; 2] {
+    fn transform_output<I: Isa>(&mut self, isa: I, co: usize, v: usize, chunks: &[Chunk; 4]) -> [f64; 2] {
         let size = self.cut.output;
-        let [planes, outs] = self.cut.depth;
-        let (products, tile) = (&*self.products, &mut *self.tile);
-        let row = FREQ * I::LANES;
-        let plane = FREQ * row;
-        let from = (held * FREQ * T + t) * I::LANES;
+        let outs = self.cut.depth[1];
+        let back = &*self.back;
         let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co]));
         let channel = (self.n * self.call.shape.out_channels + co) * size.iter().product::<usize>();
         let whole = chunks.iter().all(|c| {
@@ -670,65 +682,33 @@ impl Job<'_> {
         let ahead = size.iter().product::<usize>();
         let mut wide = [isa.zero64(); 2];
         let (mut sum, mut squares, mut centre) = (isa.splat(0.0), isa.splat(0.0), isa.splat(0.0));
-        // SAFETY: as in `transform_input`; this job alone writes these tiles of this channel.
+        // SAFETY: `back` has 24 vectors per plane, channel and vector of tiles, debug assertions check; this job alone writes
+        // these tiles of this channel.
         unsafe {
-            for y in 0..FREQ {
-                for x in 0..FREQ {
-                    let at = y * row + x * I::LANES;
-                    let load = from + x * T * I::LANES;
-                    if planes == 1 {
-                        isa.store(tile, at, isa.load(products, y * self.out_group + load));
-                        continue;
-                    }
-                    let m = backward(
-                        isa,
-                        [
-                            isa.load(products, y * self.out_group + load),
-                            isa.load(products, (FREQ + y) * self.out_group + load),
-                            isa.load(products, (2 * FREQ + y) * self.out_group + load),
-                            isa.load(products, (3 * FREQ + y) * self.out_group + load),
-                            isa.load(products, (4 * FREQ + y) * self.out_group + load),
-                            isa.load(products, (5 * FREQ + y) * self.out_group + load),
-                        ],
-                    );
-                    for (z, &m) in m.iter().enumerate() {
-                        isa.store(tile, z * plane + at, m);
-                    }
-                }
-            }
             for z in 0..outs {
-                for x in 0..FREQ {
-                    let at = z * plane + x * I::LANES;
-                    let m = backward(
+                let mut columns = [[isa.splat(0.0); OUT]; OUT];
+                let row = outs * OUT * I::LANES;
+                for (x, column) in columns.iter_mut().enumerate() {
+                    let at = (v * FREQ * outs + z) * OUT * I::LANES + x * I::LANES;
+                    *column = backward(
                         isa,
                         [
-                            isa.load(tile, at),
-                            isa.load(tile, at + row),
-                            isa.load(tile, at + 2 * row),
-                            isa.load(tile, at + 3 * row),
-                            isa.load(tile, at + 4 * row),
-                            isa.load(tile, at + 5 * row),
+                            isa.load(back, at),
+                            isa.load(back, at + row),
+                            isa.load(back, at + 2 * row),
+                            isa.load(back, at + 3 * row),
+                            isa.load(back, at + 4 * row),
+                            isa.load(back, at + 5 * row),
                         ],
                     );
-                    for (y, &m) in m.iter().enumerate() {
-                        isa.store(tile, at + y * row, m);
-                    }
                 }
                 for y in 0..OUT {
-                    let at = z * plane + y * row;
-                    let m = backward(
-                        isa,
-                        [
-                            isa.load(tile, at),
-                            isa.load(tile, at + I::LANES),
-                            isa.load(tile, at + 2 * I::LANES),
-                            isa.load(tile, at + 3 * I::LANES),
-                            isa.load(tile, at + 4 * I::LANES),
-                            isa.load(tile, at + 5 * I::LANES),
-                        ],
-                    );
-                    let m =
-                        [isa.add(m[0], bias), isa.add(m[1], bias), isa.add(m[2], bias), isa.add(m[3], bias)];
+                    let m = [
+                        isa.add(columns[0][y], bias),
+                        isa.add(columns[1][y], bias),
+                        isa.add(columns[2][y], bias),
+                        isa.add(columns[3][y], bias),
+                    ];
                     let v = isa.transpose4(m);
                     if whole {
                         for c in 0..4 {
@@ -777,18 +757,17 @@ impl Job<'_> {
 }
 
 /// `products[co] = sum over ci of weights[ci][co] * input[ci]` for one frequency and [`CO_BLOCK`] output channels,
-/// `C` channels times `R` vectors in registers at a time. The next frequency starts `ahead`.
+/// `C` channels times `R` vectors in registers at a time.
 ///
 /// # Safety
-/// `input[at + ci * FREQ * vector ..]` has `R` vectors for every input channel, `products[to + co * FREQ * vector ..]` for
-/// every output channel of the block; `weights` has [`CO_BLOCK`] per input channel.
+/// `input[at + ci * step ..]` has `R` vectors for every input channel, `products[to ..]` has `R` for every output channel of
+/// the block; `weights` has [`CO_BLOCK`] per input channel.
 #[inline(always)]
 unsafe fn product<I: Isa, const C: usize, const R: usize>(
     isa: I,
     input: &[f32],
     at: usize,
-    vector: usize,
-    ahead: usize,
+    step: usize,
     weights: &[f32],
     products: &mut [f32],
     to: usize,
@@ -797,13 +776,15 @@ unsafe fn product<I: Isa, const C: usize, const R: usize>(
         let mut acc = [[isa.splat(0.0); R]; C];
         let mut from = at;
         for w in weights.chunks_exact(CO_BLOCK) {
+            // The weights of the frequencies to come follow in memory. They are used once per job and step and come from
+            // afar, so each pass asks for its share of the next ones.
+            if lane == 0 {
+                isa.prefetch(w, weights.len());
+            }
             let mut x = [isa.splat(0.0); R];
             for r in 0..R {
                 // SAFETY: the caller's promise.
                 x[r] = unsafe { isa.load(input, from + r * I::LANES) };
-                if lane == 0 {
-                    isa.prefetch(input, from + ahead + r * I::LANES);
-                }
             }
             for c in 0..C {
                 // SAFETY: `lane + c < CO_BLOCK`.
@@ -812,12 +793,12 @@ unsafe fn product<I: Isa, const C: usize, const R: usize>(
                     acc[c][r] = isa.fma(w, x[r], acc[c][r]);
                 }
             }
-            from += FREQ * vector;
+            from += step;
         }
         for c in 0..C {
             for r in 0..R {
                 // SAFETY: the caller's promise.
-                unsafe { isa.store(products, to + (lane + c) * FREQ * vector + r * I::LANES, acc[c][r]) }
+                unsafe { isa.store(products, to + ((lane + c) * R + r) * I::LANES, acc[c][r]) }
             }
         }
     }

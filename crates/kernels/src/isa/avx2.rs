@@ -128,6 +128,16 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_quads(self, to: &mut [f32], at: usize, pitch: usize, v: __m256) {
+        debug_assert!(at + pitch + 4 <= to.len(), "quads at {at} by {pitch} in {}", to.len());
+        // SAFETY: as above.
+        unsafe {
+            let to = to.as_mut_ptr().add(at);
+            _mm_storeu_ps(to, _mm256_castps256_ps128(v));
+            _mm_storeu_ps(to.add(pitch), _mm256_extractf128_ps::<1>(v));
+        }
+    }
+    #[inline(always)]
     fn deinterleave2(self, a: __m256, b: __m256) -> (__m256, __m256) {
         // SAFETY: as above.
         unsafe {

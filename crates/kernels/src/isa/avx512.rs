@@ -124,6 +124,18 @@ impl Isa for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn store_quads(self, to: &mut [f32], at: usize, pitch: usize, v: __m512) {
+        debug_assert!(at + 3 * pitch + 4 <= to.len(), "quads at {at} by {pitch} in {}", to.len());
+        // SAFETY: as above.
+        unsafe {
+            let to = to.as_mut_ptr().add(at);
+            _mm_storeu_ps(to, _mm512_castps512_ps128(v));
+            _mm_storeu_ps(to.add(pitch), _mm512_extractf32x4_ps::<1>(v));
+            _mm_storeu_ps(to.add(2 * pitch), _mm512_extractf32x4_ps::<2>(v));
+            _mm_storeu_ps(to.add(3 * pitch), _mm512_extractf32x4_ps::<3>(v));
+        }
+    }
+    #[inline(always)]
     fn deinterleave2(self, a: __m512, b: __m512) -> (__m512, __m512) {
         // SAFETY: as above.
         unsafe {

@@ -127,6 +127,11 @@ impl Isa for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn store_quads(self, to: &mut [f32], at: usize, _pitch: usize, v: float32x4_t) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to, at, v) }
+    }
+    #[inline(always)]
     fn deinterleave2(self, a: float32x4_t, b: float32x4_t) -> (float32x4_t, float32x4_t) {
         // SAFETY: as above.
         unsafe { (vuzp1q_f32(a, b), vuzp2q_f32(a, b)) }

@@ -80,6 +80,11 @@ impl Isa for Scalar {
         std::array::from_fn(|i| std::array::from_fn(|j| v[j][i]))
     }
     #[inline(always)]
+    unsafe fn store_quads(self, to: &mut [f32], at: usize, _pitch: usize, v: V) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to, at, v) }
+    }
+    #[inline(always)]
     fn deinterleave2(self, a: V, b: V) -> (V, V) {
         ([a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]])
     }

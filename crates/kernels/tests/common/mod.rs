@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::print_stderr, reason = "a test names what it could not test")]
 
-use glioseg_kernels::{Cpu, Level};
+use glioseg_kernels::{Cpu, Level, Source};
 
 /// A small deterministic generator, roughly uniform in -1..1.
 pub(crate) struct Numbers(u64);
@@ -36,20 +36,33 @@ pub(crate) fn cpus() -> Vec<Cpu> {
     cpus
 }
 
-/// Relative L2 error of `got` against `want`.
-pub(crate) fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|x| x * x).sum::<f64>().sqrt();
-    let error = norm(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-    error / norm(&mut want.iter().map(|x| f64::from(*x))).max(1e-30)
+/// Absolute values.
+pub(crate) fn magnitudes(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|x| x.abs()).collect()
 }
 
-/// Fails with the count and the first positions if the relative L2 error exceeds `tolerance`, or a value is not finite,
-/// or one is further off than 100 times the tolerance of the largest.
-pub(crate) fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
+/// A source's values with its prologue applied.
+pub(crate) fn apply(source: &Source<'_>, voxels: usize) -> Vec<f32> {
+    let value = |(i, &x): (usize, &f32)| {
+        source.prologue.map_or(x, |p| {
+            let y = x * p.scale[i / voxels] + p.shift[i / voxels];
+            if y > 0.0 { y } else { y * p.slope }
+        })
+    };
+    source.data.iter().enumerate().map(value).collect()
+}
+
+/// Fails with the count and the first positions if the L2 error exceeds `tolerance` times the L2 norm of `size`, or a value
+/// is not finite, or one is further off than 100 times the tolerance of the largest.
+///
+/// `size` is what errors are relative to: `want` itself, or the sums of the products' magnitudes where few values might
+/// cancel.
+pub(crate) fn assert_close(what: &str, got: &[f32], want: &[f32], size: &[f32], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");
-    let error = relative_l2(got, want);
-    let largest = want.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+    let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|x| x * x).sum::<f64>().sqrt();
+    let error = norm(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)))
+        / norm(&mut size.iter().map(|x| f64::from(*x))).max(1e-30);
+    let largest = size.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
     let bound = 100.0 * tolerance * largest;
     let bad: Vec<_> = got
         .iter()

@@ -3,11 +3,11 @@
 //! Batch `k` is made by thread `k` modulo the number of threads, and taken from that thread's queue; so batches come in
 //! order, no thread runs ahead by more than its queue holds, and the number of threads changes nothing but the speed.
 
-use super::pipeline::{Augmented, Pipeline};
+use super::pipeline::Pipeline;
 use super::random::PatchRng;
 use super::sampler::{Cases, Demand, Oversampling, choose_corner, read_error};
 use super::target::{Target, TargetValues};
-use super::{AugmentError, Source};
+use super::{AugmentError, Patch, Source};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -65,7 +65,13 @@ struct Maker<C> {
 
 impl<C: Cases> Maker<C> {
     /// Patch `index` of an epoch, from `case`.
-    fn patch(&self, case: usize, index: u64, rng: &mut PatchRng) -> Result<Augmented, AugmentError> {
+    fn patch(
+        &self,
+        case: usize,
+        index: u64,
+        rng: &mut PatchRng,
+        patch: &mut Patch,
+    ) -> Result<Vec<Target>, AugmentError> {
         let (cases, pipeline) = (&self.cases, &self.pipeline);
         let in_batch = (index % self.options.batch_size as u64) as usize;
         let demand = if self.options.oversampling.forced(in_batch, self.options.batch_size, rng) {
@@ -76,8 +82,8 @@ impl<C: Cases> Maker<C> {
             Demand::Nothing
         };
         let fail = |e| read_error(cases.name(case), e);
-        let (full, patch) = (pipeline.enlarged, pipeline.layout.shape);
-        let corner = choose_corner(cases, case, full, patch, demand, rng).map_err(fail)?;
+        let full = pipeline.enlarged;
+        let corner = choose_corner(cases, case, full, pipeline.layout.shape, demand, rng).map_err(fail)?;
         let params = pipeline.sample(rng);
         let (origin, size) = params.source_box(full);
         let start = [0, 1, 2].map(|a| corner[a] + origin[a] as isize);
@@ -86,11 +92,11 @@ impl<C: Cases> Maker<C> {
             let case = cases.name(case).into();
             return Err(AugmentError::ReadShape { case, asked: size, got: read.shape });
         }
-        Ok(pipeline.apply(&params, &Source { patch: &read, origin, full }))
+        Ok(pipeline.apply_into(&params, &Source { patch: &read, origin, full }, patch))
     }
 
     /// Batch `number`, counted from the first epoch's first.
-    fn batch(&self, number: u64) -> Result<Batch, AugmentError> {
+    fn batch(&self, number: u64, scratch: &mut Patch) -> Result<Batch, AugmentError> {
         let options = &self.options;
         let (epoch, iteration) =
             (number / options.iterations_per_epoch, number % options.iterations_per_epoch);
@@ -108,8 +114,8 @@ impl<C: Cases> Maker<C> {
             let mut rng = PatchRng::new(options.seed, epoch, index);
             let case = rng.below(self.cases.count());
             // A thread that just vanished would leave the training waiting for ever.
-            let patch = catch_unwind(AssertUnwindSafe(|| self.patch(case, index, &mut rng)));
-            let patch = patch.unwrap_or_else(|panic| {
+            let made = catch_unwind(AssertUnwindSafe(|| self.patch(case, index, &mut rng, scratch)));
+            let targets = made.unwrap_or_else(|panic| {
                 let message = panic
                     .downcast_ref::<String>()
                     .map(String::as_str)
@@ -118,7 +124,7 @@ impl<C: Cases> Maker<C> {
                 Err(AugmentError::Worker { case: self.cases.name(case).into(), message: message.into() })
             })?;
             batch.cases.push(self.cases.name(case).into());
-            batch.push(patch, options.batch_size);
+            batch.push(scratch, targets, options.batch_size);
         }
         Ok(batch)
     }
@@ -126,16 +132,15 @@ impl<C: Cases> Maker<C> {
 
 impl Batch {
     /// Appends a patch.
-    fn push(&mut self, patch: Augmented, batch_size: usize) {
-        if batch_size == 1 || self.data.is_empty() {
-            self.channels = patch.data.len() / patch.shape.iter().product::<usize>();
-            self.data = patch.data;
-            self.targets = patch.targets;
-            self.data.reserve_exact(self.data.len() * (batch_size - 1));
+    fn push(&mut self, patch: &Patch, targets: Vec<Target>, batch_size: usize) {
+        self.channels = patch.channels();
+        self.data.reserve_exact(patch.data.len() * batch_size - self.data.len());
+        self.data.extend_from_slice(&patch.data);
+        if self.targets.is_empty() {
+            self.targets = targets;
             return;
         }
-        self.data.extend_from_slice(&patch.data);
-        for (all, one) in self.targets.iter_mut().zip(patch.targets) {
+        for (all, one) in self.targets.iter_mut().zip(targets) {
             match (&mut all.values, one.values) {
                 (TargetValues::Labels(all), TargetValues::Labels(one)) => all.extend(one),
                 (TargetValues::Regions(all), TargetValues::Regions(one)) => all.extend(one),
@@ -199,8 +204,9 @@ fn run<C: Cases>(
     queue: &SyncSender<Result<Batch, AugmentError>>,
     numbers: impl Iterator<Item = u64>,
 ) {
+    let mut scratch = Patch { shape: [0; 3], data: Vec::new(), seg: Vec::new() };
     for number in numbers {
-        let batch = maker.batch(number);
+        let batch = maker.batch(number, &mut scratch);
         let last = batch.is_err();
         if queue.send(batch).is_err() || last {
             return;
@@ -241,7 +247,7 @@ impl Drop for AugmentedBatches {
 #[cfg(test)]
 mod tests {
     use super::super::sampler::tests::Memory;
-    use super::super::{Augmentation, CaseError, ClassSummary, Patch, PipelineOptions, TargetOptions};
+    use super::super::{Augmentation, CaseError, ClassSummary, PipelineOptions, TargetOptions};
     use super::*;
 
     fn memory() -> Memory {

@@ -117,7 +117,9 @@ fn blur(channel: &mut [f32], shape: [usize; 3], taps: &[Vec<f32>; 3], flavour: B
         if taps[0].len() == 1 {
             continue;
         }
-        out.iter_mut().for_each(|v| *v *= taps[0][0]);
+        for v in out.iter_mut() {
+            *v *= taps[0][0];
+        }
         for (j, &w) in taps[0].iter().enumerate().skip(1) {
             let a = reflect(z as isize - j as isize, nz, flavour) * plane;
             let b = reflect((z + j) as isize, nz, flavour) * plane;

@@ -42,9 +42,14 @@ pub fn scale_to(field: &mut [f64], magnitude_vox: f64) {
     let largest = field.iter().fold(0f64, |m, v| m.max(v.abs()));
     if largest > 0.0 {
         let factor = (magnitude_vox + 1e-8) / largest;
-        field.iter_mut().for_each(|v| *v *= factor);
+        for v in field {
+            *v *= factor;
+        }
     }
 }
+
+/// Neighbouring lines that are filtered together, so that reading across an axis uses whole cache lines.
+const LINES: usize = 16;
 
 /// Smooths with a periodic Gaussian of `sigmas_vox` per axis, in Fourier space.
 ///
@@ -76,8 +81,6 @@ pub fn smooth(mut field: Vec<f64>, shape: [usize; 3], sigmas_vox: [f64; 3]) -> V
             Complex64::default();
             forward.get_inplace_scratch_len().max(inverse.get_inplace_scratch_len())
         ];
-        // LINES neighbours are filtered together, so that reading across an axis uses whole cache lines.
-        const LINES: usize = 16;
         let starts: Vec<usize> = (0..field.len()).filter(|i| (i / strides[axis]).is_multiple_of(n)).collect();
         let mut lines = vec![Complex64::default(); n * LINES / 2];
         for block in starts.chunks(LINES) {

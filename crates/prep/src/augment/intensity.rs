@@ -71,7 +71,9 @@ impl BrightnessParams {
     /// batchgeneratorsv2, `MultiplicativeBrightnessTransform`.
     pub fn apply(&self, patch: &mut Patch) {
         for (channel, &factor) in patch.selected(&self.factors) {
-            channel.iter_mut().for_each(|v| *v *= factor);
+            for v in channel {
+                *v *= factor;
+            }
         }
     }
 }
@@ -107,7 +109,9 @@ impl AdditiveBrightnessParams {
     /// batchgeneratorsv2, `BrightnessAdditiveTransform`.
     pub fn apply(&self, patch: &mut Patch) {
         for (channel, &shift) in patch.selected(&self.shifts) {
-            channel.iter_mut().for_each(|v| *v += shift);
+            for v in channel {
+                *v += shift;
+            }
         }
     }
 }

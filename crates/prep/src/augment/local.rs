@@ -34,12 +34,14 @@ impl BlankRectangles {
     pub fn sample(&self, layout: &Layout, rng: &mut PatchRng) -> RectanglesParams {
         let rectangles = rng.per_channel(layout.channels, self.p_channel, |rng| {
             let count = rng.between(1, self.most as isize);
-            (0..count).map(|_| self.rectangle(layout, rng)).collect()
+            (0..count).map(|_| Rectangle::sample(layout, rng)).collect()
         });
         RectanglesParams { rectangles }
     }
+}
 
-    fn rectangle(&self, layout: &Layout, rng: &mut PatchRng) -> Rectangle {
+impl Rectangle {
+    fn sample(layout: &Layout, rng: &mut PatchRng) -> Rectangle {
         let (mut start, mut size) = ([0; 3], [1; 3]);
         for a in layout.axes() {
             let n = layout.shape[a];
@@ -67,7 +69,9 @@ impl RectanglesParams {
                 let sum: f64 =
                     rows.iter().flat_map(|&r| &channel[r..r + size[2]]).map(|&v| f64::from(v)).sum();
                 let mean = (sum / size.iter().product::<usize>() as f64) as f32;
-                rows.iter().for_each(|&r| channel[r..r + size[2]].fill(mean));
+                for r in rows {
+                    channel[r..r + size[2]].fill(mean);
+                }
             }
         }
     }

@@ -99,6 +99,25 @@ impl Sums {
     }
 }
 
+/// Rounds to the nearest whole number, ties to even: as a float, and as an integer modulo 2³². For `|v| < 2²²`.
+///
+/// Adding 1.5 * 2²³ leaves the whole number in the lowest bits. A cast would do the same, but as it must saturate, it is
+/// not vectorised.
+#[inline(always)]
+fn round(v: f32) -> (f32, u32) {
+    const MAGIC: f32 = 12_582_912.0;
+    let shifted = v + MAGIC;
+    (shifted - MAGIC, shifted.to_bits().wrapping_sub(MAGIC.to_bits()))
+}
+
+/// The greatest whole number that is not above `v`: as a float, and as an integer. For `|v| < 2²²`.
+#[inline(always)]
+pub(super) fn floor(v: f32) -> (f32, i32) {
+    let (near, bits) = round(v);
+    let above = near > v;
+    (if above { near - 1.0 } else { near }, bits.wrapping_sub(u32::from(above)) as i32)
+}
+
 /// `x` to the power of `g` for `x` in `[0, 1]`, to about 2e-6 of the result; 0 where `x` is 0.
 ///
 /// # Source
@@ -124,7 +143,7 @@ pub(super) fn power(x: f32, g: f32) -> f32 {
     // y = g * log2(x), its whole part n apart from the rest.
     let whole = g * e as f32;
     let y = (whole + g * log * std::f32::consts::LOG2_E).max(-126.0);
-    let n = y.round_ties_even();
+    let (n, n_bits) = round(y);
     let r = ((whole - n) + g * log * std::f32::consts::LOG2_E).max(-1.0) * std::f32::consts::LN_2;
     let mut q = 1.987_569_150_0e-4;
     q = q * r + 1.398_199_950_7e-3;
@@ -133,7 +152,7 @@ pub(super) fn power(x: f32, g: f32) -> f32 {
     q = q * r + 1.666_666_545_9e-1;
     q = q * r + 5.000_000_120_1e-1;
     let exp = q * r * r + r + 1.0;
-    let scaled = exp * f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let scaled = exp * f32::from_bits(n_bits.wrapping_add(127) << 23);
     if x > 0.0 { scaled } else { 0.0 }
 }
 
@@ -154,6 +173,13 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn floors_are_floors() {
+        for v in [-4.0f32, -3.999, -0.5, -1e-9, -0.0, 0.0, 0.5, 1.0, 1.5, 2.5, 2.999_999_8, 1000.25, 4e6] {
+            assert_eq!(floor(v), (v.floor(), v.floor() as i32), "{v}");
         }
     }
 

@@ -8,6 +8,7 @@
 //!
 //! Left out: nnU-Net v1's growing margin (see [`choose_corner`]), its 2d rotation angles of DA4, and augmentations that
 //! none of the trainers use.
+#![expect(clippy::cast_possible_wrap, reason = "voxels are counted far below the limits of a signed number")]
 
 mod batches;
 mod blur;

@@ -190,13 +190,18 @@ impl Pipeline {
 
     /// Applies what was drawn.
     pub fn apply(&self, params: &PipelineParams, source: &Source<'_>) -> Augmented {
-        let mut patch = params.spatial.apply(source);
-        for step in params.steps.iter().flatten() {
-            step.apply(&mut patch);
-        }
-        let labels = &patch.seg[..patch.voxels()];
-        let targets = self.targets.targets(labels, patch.shape);
+        let mut patch = Patch { shape: self.layout.shape, data: Vec::new(), seg: Vec::new() };
+        let targets = self.apply_into(params, source, &mut patch);
         Augmented { shape: patch.shape, data: patch.data, targets }
+    }
+
+    /// Like [`Pipeline::apply`], in the memory of an earlier patch: `patch.data` becomes the input of the network.
+    pub fn apply_into(&self, params: &PipelineParams, source: &Source<'_>, patch: &mut Patch) -> Vec<Target> {
+        params.spatial.apply_into(source, patch);
+        for step in params.steps.iter().flatten() {
+            step.apply(patch);
+        }
+        self.targets.targets(&patch.seg[..patch.voxels()], patch.shape)
     }
 }
 

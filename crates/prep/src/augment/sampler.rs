@@ -69,11 +69,10 @@ impl Patch {
     /// A box that may reach outside: there the image is 0, the segmentation -1.
     #[must_use]
     pub fn cut(&self, start: [isize; 3], size: [usize; 3]) -> Patch {
-        Patch {
-            shape: size,
-            data: crop_channels(&self.data, self.shape, start, size, 0.0),
-            seg: crop_channels(&self.seg, self.shape, start, size, -1),
-        }
+        let mut out = Patch { shape: size, data: Vec::new(), seg: Vec::new() };
+        crop_channels(&self.data, self.shape, start, size, 0.0, &mut out.data);
+        crop_channels(&self.seg, self.shape, start, size, -1, &mut out.seg);
+        out
     }
 }
 
@@ -179,8 +178,11 @@ pub(super) fn read_error(name: &str, error: CaseError) -> AugmentError {
 pub(super) mod tests {
     use super::*;
 
-    /// Cases in memory: label 1 in the first voxels, as many as told.
-    pub(in crate::augment) struct Memory(pub Vec<(Patch, Vec<(bool, Vec<[usize; 3]>)>)>);
+    /// Locations of a class, and whether it is everything annotated.
+    type Class = (bool, Vec<[usize; 3]>);
+
+    /// Cases in memory, with their classes.
+    pub(in crate::augment) struct Memory(pub Vec<(Patch, Vec<Class>)>);
 
     impl Cases for Memory {
         fn count(&self) -> usize {
@@ -230,6 +232,7 @@ pub(super) mod tests {
         // get_bbox of nnU-Net 2.8.1 for shapes (140, 60, 100), loaded (205, 205, 20), patch (128, 128, 20).
         let range = corner_range([140, 60, 100], [205, 205, 20], [128, 128, 20]);
         assert_eq!(range, [(-39, -26), (-73, -72), (0, 80)]);
+        assert_eq!(corner_range([16, 30, 9], [17, 18, 19], [12, 13, 12]), [(-3, 2), (-3, 15), (-5, -5)]);
         // A slice of a 2d configuration is any slice.
         assert_eq!(corner_range([7, 60, 60], [1, 40, 40], [1, 32, 32])[0], (0, 6));
     }

@@ -182,16 +182,6 @@ impl SpatialParams {
         })
     }
 
-    fn cropped(&self, source: &Source<'_>) -> Patch {
-        let (from, start) = (source.patch, self.crop_start(source.full));
-        let start = [0, 1, 2].map(|a| start[a] - source.origin[a] as isize);
-        Patch {
-            shape: self.patch,
-            data: crop_channels(&from.data, from.shape, start, self.patch, 0.0),
-            seg: crop_channels(&from.seg, from.shape, start, self.patch, self.pad_label),
-        }
-    }
-
     /// The part of a source of `full` voxels that is read: first voxel and size per axis.
     pub fn source_box(&self, full: [usize; 3]) -> ([usize; 3], [usize; 3]) {
         let range = |low: isize, high: isize, n: usize| {
@@ -220,13 +210,33 @@ impl SpatialParams {
     ///
     /// # Panics
     /// If given displacements do not hold one number per voxel of the patch.
+    pub fn apply(&self, source: &Source<'_>) -> Patch {
+        let mut out = Patch { shape: self.patch, data: Vec::new(), seg: Vec::new() };
+        self.apply_into(source, &mut out);
+        out
+    }
+
+    /// Like [`SpatialParams::apply`], in the memory of an earlier patch.
+    ///
+    /// # Panics
+    /// If given displacements do not hold one number per voxel of the patch.
     ///
     /// # Source
     /// batchgeneratorsv2, `SpatialTransform`; batchgenerators, `augment_spatial_2`.
-    pub fn apply(&self, source: &Source<'_>) -> Patch {
+    pub fn apply_into(&self, source: &Source<'_>, out: &mut Patch) {
+        let from = source.patch;
+        out.shape = self.patch;
         if self.is_crop() {
-            return self.cropped(source);
+            let start = self.crop_start(source.full);
+            let start = [0, 1, 2].map(|a| start[a] - source.origin[a] as isize);
+            crop_channels(&from.data, from.shape, start, self.patch, 0.0, &mut out.data);
+            crop_channels(&from.seg, from.shape, start, self.patch, self.pad_label, &mut out.seg);
+            return;
         }
+        // Every voxel is written, so what is there may stay.
+        let voxels: usize = self.patch.iter().product();
+        out.data.resize(from.channels() * voxels, 0.0);
+        out.seg.resize(from.seg_channels() * voxels, 0);
         let offsets = match &self.displacement {
             Displacement::None => None,
             Displacement::Drawn(params) => Some(params.offsets(self.patch, self.planar)),
@@ -234,8 +244,8 @@ impl SpatialParams {
         };
         let coordinates = warp::Coordinates::new(self.matrix(), self.patch, source, offsets);
         match self.flavour {
-            SpatialFlavour::V2 => warp::linear(source, &coordinates, self.planar, self.pad_label),
-            SpatialFlavour::V1 => warp::cubic(source, &coordinates, self.pad_label),
+            SpatialFlavour::V2 => warp::linear(source, &coordinates, self.planar, self.pad_label, out),
+            SpatialFlavour::V1 => warp::cubic(source, &coordinates, self.pad_label, out),
         }
     }
 }
@@ -247,15 +257,18 @@ fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
     [0, 1, 2].map(|i| [0, 1, 2].map(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
 }
 
+/// The box of `shape` that begins at `start`, in place of what `out` holds.
 pub(super) fn crop_channels<T: Copy>(
     values: &[T],
     from: [usize; 3],
     start: [isize; 3],
     shape: [usize; 3],
     pad: T,
-) -> Vec<T> {
+    out: &mut Vec<T>,
+) {
     let channels = values.len() / from.iter().product::<usize>();
-    let mut out = Vec::with_capacity(channels * shape.iter().product::<usize>());
+    out.clear();
+    out.reserve_exact(channels * shape.iter().product::<usize>());
     let inside = |axis: usize, i: usize| {
         let at = start[axis] + i as isize;
         (0..from[axis] as isize).contains(&at).then_some(at as usize)
@@ -278,7 +291,6 @@ pub(super) fn crop_channels<T: Copy>(
             }
         }
     }
-    out
 }
 
 /// Voxels per axis of the enlarged patch that rotated and shrunk patches fit into.
@@ -314,6 +326,81 @@ pub fn enlarged_patch(patch: [usize; 3], rotation: f64, smallest_scale: f64, pla
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn source(shape: [usize; 3]) -> Patch {
+        let n: usize = shape.iter().product();
+        let data = (0..2 * n).map(|i| (i * 7919 % 1009) as f32 * 0.01).collect();
+        Patch::new(shape, data, (0..n).map(|i| (i / 5 % 11 % 4) as i16 - 1).collect()).expect("fits")
+    }
+
+    fn affine(patch: [usize; 3], planar: bool, angles: [f64; 3], scales: [f64; 3]) -> SpatialParams {
+        SpatialParams {
+            planar,
+            angles: Some(angles),
+            scales: Some(scales),
+            ..SpatialParams::crop(patch, SpatialFlavour::V2)
+        }
+    }
+
+    #[test]
+    fn the_identity_is_the_crop() {
+        let p = source([14, 13, 12]);
+        for flavour in [SpatialFlavour::V2, SpatialFlavour::V1] {
+            let crop = SpatialParams::crop([8, 7, 10], flavour);
+            let identity = SpatialParams { angles: Some([0.0; 3]), scales: Some([1.0; 3]), ..crop.clone() };
+            let (crop, same) = (crop.apply(&Source::whole(&p)), identity.apply(&Source::whole(&p)));
+            assert_eq!(crop.seg, same.seg);
+            let worst = crop.data.iter().zip(&same.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{flavour:?} differs by {worst}");
+        }
+    }
+
+    #[test]
+    fn planar_transforms_treat_slices_apart() {
+        let p = source([3, 14, 15]);
+        let angles = [0.0, 0.0, 0.7];
+        let whole = affine([3, 9, 8], true, angles, [1.0, 1.3, 0.8]).apply(&Source::whole(&p));
+        for z in 0..3 {
+            let slice = p.cut([z, 0, 0], [1, 14, 15]);
+            let alone = affine([1, 9, 8], true, angles, [1.0, 1.3, 0.8]).apply(&Source::whole(&slice));
+            assert_eq!(whole.cut([z, 0, 0], [1, 9, 8]), alone);
+        }
+    }
+
+    #[test]
+    fn given_displacements_of_nothing_are_nothing() {
+        let p = source([10, 10, 10]);
+        let still = Displacement::Given([0, 1, 2].map(|_| vec![0.0; 6 * 6 * 6]));
+        let params = SpatialParams { displacement: still, ..affine([6; 3], false, [0.1; 3], [1.1; 3]) };
+        let without = affine([6; 3], false, [0.1; 3], [1.1; 3]).apply(&Source::whole(&p));
+        let with = params.apply(&Source::whole(&p));
+        assert_eq!(without.seg, with.seg);
+        assert!(without.data.iter().zip(&with.data).all(|(a, b)| (a - b).abs() < 1e-4));
+    }
+
+    proptest! {
+        #[test]
+        fn the_box_that_is_read_is_enough(
+            planar in any::<bool>(),
+            crop in any::<bool>(),
+            size in [1usize..12, 3usize..12, 3usize..12],
+            full in [1usize..16, 3usize..16, 3usize..16],
+            angles in [-3.2f64..3.2, -3.2f64..3.2, -3.2f64..3.2],
+            scales in [0.6f64..1.5, 0.6f64..1.5, 0.6f64..1.5],
+        ) {
+            let depth = if planar { size[0] } else { full[0] };
+            let p = source([depth, full[1], full[2]]);
+            let mut params = affine(size, planar, angles, [if planar { 1.0 } else { scales[0] }, scales[1], scales[2]]);
+            if crop {
+                params = SpatialParams::crop(size, SpatialFlavour::V2);
+            }
+            let (origin, read) = params.source_box(p.shape);
+            let part = p.cut(origin.map(|o| o as isize), read);
+            let from_part = params.apply(&Source { patch: &part, origin, full: p.shape });
+            prop_assert!(params.apply(&Source::whole(&p)) == from_part);
+        }
+    }
 
     #[test]
     fn enlarged_patches_are_nnunets() {

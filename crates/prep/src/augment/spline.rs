@@ -1,6 +1,7 @@
 //! Cubic B-spline interpolation at arbitrary coordinates.
 
-const POLE: f32 = -0.267_949_192_431_122_7;
+/// `sqrt(3) - 2`.
+const POLE: f32 = -0.267_949_2;
 /// Terms of the sums at the ends; the pole to this power is below f32's resolution.
 const HORIZON: usize = 16;
 /// Rows that are filtered side by side along x.

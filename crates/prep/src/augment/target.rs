@@ -2,6 +2,7 @@
 
 use super::Patch;
 use super::low_resolution::nearest_exact;
+use super::math::vectorised;
 
 /// Sets voxels outside (segmentation channel 0 below 0) to 0 in the channels that were normalised inside a mask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +20,14 @@ impl MaskOutside {
         let n = patch.voxels();
         let outside = &patch.seg[..n];
         for (channel, _) in patch.data.chunks_exact_mut(n).zip(&self.channels).filter(|(_, m)| **m) {
-            for (v, &s) in channel.iter_mut().zip(outside) {
-                *v = if s < 0 { 0.0 } else { *v };
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (v, &s) in channel.iter_mut().zip(outside) {
+                        *v = if s < 0 { 0.0 } else { *v };
+                    }
+                },
+            );
         }
     }
 }
@@ -31,7 +37,10 @@ impl MaskOutside {
 /// # Source
 /// batchgeneratorsv2, `RemoveLabelTransform(-1, 0)`.
 pub fn remove_outside(patch: &mut Patch) {
-    patch.seg.iter_mut().for_each(|s| *s = if *s == -1 { 0 } else { *s });
+    vectorised(
+        #[inline(always)]
+        || patch.seg.iter_mut().for_each(|s| *s = if *s == -1 { 0 } else { *s }),
+    );
 }
 
 /// What targets are made of the segmentation.
@@ -93,11 +102,20 @@ impl TargetOptions {
                     for region in regions.iter().chain(&ignore) {
                         let start = values.len();
                         values.resize(start + labels.len(), 0);
-                        for &label in region {
-                            for (v, &l) in values[start..].iter_mut().zip(&labels) {
-                                *v |= u8::from(l == label);
-                            }
-                        }
+                        let values = &mut values[start..];
+                        vectorised(
+                            #[inline(always)]
+                            || {
+                                // A block of voxels stays in the cache for all labels of the region.
+                                for (values, labels) in values.chunks_mut(4096).zip(labels.chunks(4096)) {
+                                    for &label in region {
+                                        for (v, &l) in values.iter_mut().zip(labels) {
+                                            *v |= u8::from(l == label);
+                                        }
+                                    }
+                                }
+                            },
+                        );
                     }
                     TargetValues::Regions(values)
                 }

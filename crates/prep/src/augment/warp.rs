@@ -4,7 +4,7 @@
 //! Stretches whose neighbours all lie inside the source, which is nearly everything, take a path without checks per
 //! neighbour. The linear path repeats torch's arithmetic in f32 step by step, because ties between labels depend on it.
 
-use super::math::vectorised;
+use super::math::{floor, vectorised};
 use super::spline;
 use super::{Patch, Source};
 use half::f16;
@@ -29,7 +29,7 @@ impl Coordinates {
         // The grid is centred, so only the displacements can move the mean.
         let mean = offsets.as_ref().map_or([0.0; 3], |fields| {
             [0, 1, 2].map(|a| {
-                assert_eq!(fields[a].len(), patch.iter().product(), "one displacement per voxel");
+                assert_eq!(fields[a].len(), patch.iter().product::<usize>(), "one displacement per voxel");
                 fields[a].iter().map(|&v| f64::from(v)).sum::<f64>() / fields[a].len() as f64
             })
         });
@@ -99,8 +99,15 @@ impl Coordinates {
     }
 }
 
-/// The neighbours of a row of coordinates.
-struct Taps {
+/// Slices and rows that are sampled together, channel by channel: what they need of a channel stays in the cache.
+const BLOCK: [usize; 2] = [4, 16];
+
+/// The coordinates of a row and their neighbours.
+struct RowTaps {
+    /// Which row of the patch.
+    row: usize,
+    /// Coordinates in the enlarged patch.
+    at: [Vec<f32>; 3],
     /// Lower neighbour per axis, relative to what was read.
     low: [Vec<i32>; 3],
     /// Weight of the upper neighbour per axis.
@@ -111,9 +118,11 @@ struct Taps {
     inside: Vec<bool>,
 }
 
-impl Taps {
-    fn new(n: usize) -> Taps {
-        Taps {
+impl RowTaps {
+    fn new(n: usize) -> RowTaps {
+        RowTaps {
+            row: 0,
+            at: [(); 3].map(|()| vec![0.0; n]),
             low: [(); 3].map(|()| vec![0; n]),
             up: [(); 3].map(|()| vec![0.0; n]),
             index: vec![0; n],
@@ -122,16 +131,17 @@ impl Taps {
     }
 
     #[inline(always)]
-    fn fill(&mut self, at: &[Vec<f32>; 3], shape: [usize; 3], origin: [usize; 3], planar: bool) {
+    #[expect(clippy::needless_bitwise_bool, reason = "without branches the loop vectorises")]
+    fn fill(&mut self, shape: [usize; 3], origin: [usize; 3], planar: bool) {
         for a in 0..3 {
             let origin = origin[a] as i32;
             // Far outside is far outside, however far.
             let limit = (shape[a] + origin as usize + 4) as f32;
-            for ((low, up), &v) in self.low[a].iter_mut().zip(&mut self.up[a]).zip(&at[a]) {
+            for ((low, up), &v) in self.low[a].iter_mut().zip(&mut self.up[a]).zip(&self.at[a]) {
                 let v = v.max(-4.0).min(limit);
-                let floor = v.floor();
-                *low = floor as i32 - origin;
-                *up = v - floor;
+                let (whole, index) = floor(v);
+                *low = index - origin;
+                *up = v - whole;
             }
         }
         let [nz, ny, nx] = shape.map(|n| n as i32);
@@ -159,39 +169,36 @@ impl Taps {
     /// The neighbours of position `x`, lower before upper, x fastest: index if it was read, and weight as torch has it.
     fn neighbours(&self, x: usize, shape: [usize; 3]) -> [(Option<usize>, f32); 8] {
         let low = [0, 1, 2].map(|a| self.low[a][x]);
-        let up = [0, 1, 2].map(|a| self.up[a][x]);
+        let weights = weights([0, 1, 2].map(|a| self.up[a][x]));
         std::array::from_fn(|corner| {
             let bit = [corner >> 2 & 1, corner >> 1 & 1, corner & 1];
             let at = [0, 1, 2].map(|a| low[a] + bit[a] as i32);
             let read = (0..3).all(|a| (0..shape[a] as i32).contains(&at[a]));
             let index =
                 read.then(|| (at[0] as usize * shape[1] + at[1] as usize) * shape[2] + at[2] as usize);
-            let side = |a: usize| if bit[a] == 1 { up[a] } else { 1.0 - up[a] };
-            (index, side(2) * side(1) * side(0))
+            (index, weights[corner])
         })
     }
 }
 
 /// Samples as batchgeneratorsv2: image linear with zeros outside, label with the largest score, `pad` outside.
-pub(super) fn linear(source: &Source<'_>, coordinates: &Coordinates, planar: bool, pad: i16) -> Patch {
-    let (from, shape) = (source.patch, coordinates.patch);
-    let voxels = shape.iter().product::<usize>();
-    let mut out = Patch {
-        shape,
-        data: vec![0.0; from.channels() * voxels],
-        seg: vec![0; from.seg_channels() * voxels],
-    };
+pub(super) fn linear(
+    source: &Source<'_>,
+    coordinates: &Coordinates,
+    planar: bool,
+    pad: i16,
+    out: &mut Patch,
+) {
     vectorised(
         #[inline(always)]
         || {
             if planar {
-                linear_rows::<true>(source, coordinates, pad, &mut out);
+                linear_rows::<true>(source, coordinates, pad, out);
             } else {
-                linear_rows::<false>(source, coordinates, pad, &mut out);
+                linear_rows::<false>(source, coordinates, pad, out);
             }
         },
     );
-    out
 }
 
 #[inline(always)]
@@ -202,28 +209,40 @@ fn linear_rows<const PLANAR: bool>(
     out: &mut Patch,
 ) {
     let from = source.patch;
-    let (voxels, nx) = (out.voxels(), out.shape[2]);
+    let (voxels, [nz, ny, nx]) = (out.voxels(), out.shape);
     let x_grid: Vec<f32> = (0..nx).map(|x| coordinates.grid(2, x) as f32).collect();
-    let mut at = [(); 3].map(|()| vec![0f32; nx]);
-    let mut taps = Taps::new(nx);
-    for row in 0..voxels / nx {
-        coordinates.row_f32(row, &x_grid, &mut at);
-        if PLANAR {
-            // torch samples every slice on its own.
-            at[0].fill((row / out.shape[1]) as f32);
-        }
-        taps.fill(&at, from.shape, source.origin, PLANAR);
-        for (src, out) in from.data.chunks_exact(from.voxels()).zip(out.data[row * nx..].chunks_mut(voxels)) {
-            image_row::<PLANAR>(src, from.shape, &taps, &mut out[..nx]);
-        }
-        for (src, out) in from.seg.chunks_exact(from.voxels()).zip(out.seg[row * nx..].chunks_mut(voxels)) {
-            label_row::<PLANAR>(src, source, pad, &taps, &at, &mut out[..nx]);
+    let mut block: Vec<RowTaps> = (0..BLOCK[0] * BLOCK[1]).map(|_| RowTaps::new(nx)).collect();
+    for z in (0..nz).step_by(BLOCK[0]) {
+        for y in (0..ny).step_by(BLOCK[1]) {
+            let rows =
+                (z..(z + BLOCK[0]).min(nz)).flat_map(|z| (y..(y + BLOCK[1]).min(ny)).map(move |y| (z, y)));
+            let mut filled = 0;
+            for ((z, y), taps) in rows.zip(&mut block) {
+                taps.row = z * ny + y;
+                coordinates.row_f32(taps.row, &x_grid, &mut taps.at);
+                if PLANAR {
+                    // torch samples every slice on its own.
+                    taps.at[0].fill(z as f32);
+                }
+                taps.fill(from.shape, source.origin, PLANAR);
+                filled += 1;
+            }
+            for (src, out) in from.data.chunks_exact(from.voxels()).zip(out.data.chunks_exact_mut(voxels)) {
+                for taps in &block[..filled] {
+                    image_row::<PLANAR>(src, from.shape, taps, &mut out[taps.row * nx..][..nx]);
+                }
+            }
+            for (src, out) in from.seg.chunks_exact(from.voxels()).zip(out.seg.chunks_exact_mut(voxels)) {
+                for taps in &block[..filled] {
+                    label_row::<PLANAR>(src, source, pad, taps, &mut out[taps.row * nx..][..nx]);
+                }
+            }
         }
     }
 }
 
 #[inline(always)]
-fn image_row<const PLANAR: bool>(src: &[f32], shape: [usize; 3], taps: &Taps, out: &mut [f32]) {
+fn image_row<const PLANAR: bool>(src: &[f32], shape: [usize; 3], taps: &RowTaps, out: &mut [f32]) {
     let (row, plane) = (shape[2], shape[1] * shape[2]);
     let span = if PLANAR { row + 2 } else { plane + row + 2 };
     taps.stretches(
@@ -263,45 +282,66 @@ fn label_row<const PLANAR: bool>(
     src: &[i16],
     source: &Source<'_>,
     pad: i16,
-    taps: &Taps,
-    at: &[Vec<f32>; 3],
+    taps: &RowTaps,
     out: &mut [i16],
 ) {
     let shape = source.patch.shape;
     let (row, plane) = (shape[2], shape[1] * shape[2]);
     let span = if PLANAR { row + 2 } else { plane + row + 2 };
-    let slow = |x: usize| {
-        let near = taps.neighbours(x, shape);
-        let nearest = || {
-            let i = [0, 1, 2].map(|a| at[a][x].round_ties_even() as i32 - source.origin[a] as i32);
-            let read = (0..3).all(|a| (0..shape[a] as i32).contains(&i[a]));
-            if read {
-                src[(i[0] as usize * shape[1] + i[1] as usize) * shape[2] + i[2] as usize]
-            } else {
-                pad
-            }
-        };
-        best_label(&near.map(|(i, w)| (i.map_or(pad, |i| src[i]), w)), nearest)
+    let nearest = |x: usize| {
+        let i = [0, 1, 2].map(|a| taps.at[a][x].round_ties_even() as i32 - source.origin[a] as i32);
+        let read = (0..3).all(|a| (0..shape[a] as i32).contains(&i[a]));
+        if read { src[(i[0] as usize * shape[1] + i[1] as usize) * shape[2] + i[2] as usize] } else { pad }
     };
     taps.stretches(
         #[inline(always)]
         |range, inside| {
+            if !inside {
+                for x in range {
+                    let near = taps.neighbours(x, shape);
+                    let labels = near.map(|n| n.0.map_or(pad, |i| src[i]));
+                    out[x] = best_label(labels, near.map(|n| n.1), || nearest(x));
+                }
+                return;
+            }
             for x in range {
-                out[x] = if inside {
-                    let first = taps.index[x] as usize;
-                    let s = &src[first..first + span];
-                    let mut differ = (s[0] ^ s[1]) | (s[0] ^ s[row]) | (s[0] ^ s[row + 1]);
-                    if !PLANAR {
-                        let t = &s[plane..];
-                        differ |= (s[0] ^ t[0]) | (s[0] ^ t[1]) | (s[0] ^ t[row]) | (s[0] ^ t[row + 1]);
-                    }
-                    if differ == 0 { s[0] } else { slow(x) }
+                let first = taps.index[x] as usize;
+                let s = &src[first..first + span];
+                let labels = if PLANAR {
+                    // The other slice has no weight.
+                    [s[0], s[1], s[row], s[row + 1], s[0], s[1], s[row], s[row + 1]]
                 } else {
-                    slow(x)
+                    let t = &s[plane..];
+                    [s[0], s[1], s[row], s[row + 1], t[0], t[1], t[row], t[row + 1]]
+                };
+                let mut differ = 0;
+                for label in labels {
+                    differ |= label ^ labels[0];
+                }
+                out[x] = if differ == 0 {
+                    labels[0]
+                } else {
+                    best_label(labels, weights([0, 1, 2].map(|a| taps.up[a][x])), || nearest(x))
                 };
             }
         },
     );
+}
+
+/// The weights of the eight neighbours, lower before upper, x fastest, in torch's order of multiplication.
+#[inline(always)]
+fn weights([uz, uy, ux]: [f32; 3]) -> [f32; 8] {
+    let (lz, ly, lx) = (1.0 - uz, 1.0 - uy, 1.0 - ux);
+    [
+        lx * ly * lz,
+        ux * ly * lz,
+        lx * uy * lz,
+        ux * uy * lz,
+        lx * ly * uz,
+        ux * ly * uz,
+        lx * uy * uz,
+        ux * uy * uz,
+    ]
 }
 
 /// The label with the largest score, the lowest of several; but if the nearest neighbour is one of them, that one.
@@ -310,29 +350,43 @@ fn label_row<const PLANAR: bool>(
 ///
 /// # Source
 /// batchgeneratorsv2, `SpatialTransform._apply_to_segmentation`.
-fn best_label(near: &[(i16, f32); 8], nearest: impl FnOnce() -> i16) -> i16 {
+#[inline(always)]
+fn best_label(labels: [i16; 8], weights: [f32; 8], nearest: impl FnOnce() -> i16) -> i16 {
     let score = |label: i16| {
-        let sum = near.iter().filter(|n| n.0 == label).fold(0f32, |sum, n| sum + 1000.0 * n.1);
-        f16::from_f32(sum)
+        let mut sum = 0f32;
+        for k in 0..8 {
+            sum += if labels[k] == label { 1000.0 * weights[k] } else { 0.0 };
+        }
+        sum
     };
+    let first = labels[0];
+    let other = labels.into_iter().find(|&l| l != first).unwrap_or(first);
+    if labels.iter().all(|&l| l == first || l == other) {
+        // Rounding moves a score by a quarter at most.
+        let difference = score(first) - score(other);
+        if difference.abs() > 1.0 {
+            return if difference > 0.0 { first } else { other };
+        }
+    }
+    let score = |label| f16::from_f32(score(label));
     let mut best = (i16::MAX, f16::NEG_INFINITY);
-    let mut tied = 0;
-    for (k, &(label, _)) in near.iter().enumerate() {
-        if near[..k].iter().any(|n| n.0 == label) {
+    let mut tied = false;
+    for (k, &label) in labels.iter().enumerate() {
+        if labels[..k].contains(&label) {
             continue;
         }
         let s = score(label);
         if s > best.1 {
             best = (label, s);
-            tied = 1;
+            tied = false;
         } else if s == best.1 {
             best.0 = best.0.min(label);
-            tied += 1;
+            tied = true;
         }
     }
-    if tied > 1 {
+    if tied {
         let nearest = nearest();
-        if near.iter().any(|n| n.0 == nearest) && score(nearest) == best.1 {
+        if labels.contains(&nearest) && score(nearest) == best.1 {
             return nearest;
         }
     }
@@ -340,15 +394,10 @@ fn best_label(near: &[(i16, f32); 8], nearest: impl FnOnce() -> i16) -> i16 {
 }
 
 /// Samples as batchgenerators: image by cubic spline, 0 outside; label with the largest linear score, `pad` outside.
-pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16) -> Patch {
-    let (from, shape) = (source.patch, coordinates.patch);
+pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16, out: &mut Patch) {
+    let from = source.patch;
     assert_eq!(from.shape, source.full, "a spline needs the whole enlarged patch");
-    let (voxels, nx) = (shape.iter().product::<usize>(), shape[2]);
-    let mut out = Patch {
-        shape,
-        data: vec![0.0; from.channels() * voxels],
-        seg: vec![pad; from.seg_channels() * voxels],
-    };
+    let (voxels, nx) = (out.voxels(), out.shape[2]);
     let mut coefficients = Vec::new();
     vectorised(
         #[inline(always)]
@@ -373,7 +422,6 @@ pub(super) fn cubic(source: &Source<'_>, coordinates: &Coordinates, pad: i16) ->
             }
         },
     );
-    out
 }
 
 /// The label with the largest linear score at a coordinate; `pad` outside.

@@ -1,0 +1,100 @@
+//! What can go wrong with the case store.
+
+use crate::PrepError;
+use glioseg_plan::PlanError;
+use glioseg_volume::VolumeError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A stored case that cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Dataset, plans or the files of a case.
+    #[error(transparent)]
+    Plan(Box<PlanError>),
+    /// Reading or writing a file.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The case cannot be preprocessed.
+    #[error("case `{case}`: {source}")]
+    Prep {
+        /// The case.
+        case: String,
+        /// Why.
+        source: Box<PrepError>,
+    },
+    /// A file that is no stored case, or a damaged one.
+    #[error("{} is no usable prepared case: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No space left while cases were written.
+    #[error("case `{case}` could not be written after {finished} of {of} cases: {source}")]
+    DiskFull {
+        /// The case.
+        case: String,
+        /// Cases that are finished.
+        finished: usize,
+        /// All cases.
+        of: usize,
+        /// What the system said, with the file.
+        source: Box<VolumeError>,
+    },
+}
+
+impl From<PlanError> for StoreError {
+    fn from(error: PlanError) -> Self {
+        StoreError::Plan(Box::new(error))
+    }
+}
+
+impl StoreError {
+    pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
+        StoreError::Volume(VolumeError::Io { path: path.to_owned(), action, source })
+    }
+
+    /// What the system said if the disk is full, or the user's share of it; else the error itself.
+    pub(super) fn disk_full(self) -> Result<VolumeError, Self> {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            StoreError::Volume(VolumeError::Io { path, action, source })
+                if matches!(source.kind(), StorageFull | QuotaExceeded) =>
+            {
+                Ok(VolumeError::Io { path, action, source })
+            }
+            other => Err(other),
+        }
+    }
+
+    /// The file or folder it is about, where the message does not name one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            StoreError::Format { path, .. } => Some(path),
+            StoreError::Plan(error) => match &**error {
+                PlanError::Case { path, .. } => Some(path),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What to do about it, where that is more than the message says.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            StoreError::Plan(error) => error.hint(),
+            StoreError::Volume(error) => error.hint(),
+            StoreError::Prep { source, .. } => source.hint(),
+            StoreError::Format { .. } => {
+                Some("delete the file and run `glioseg prep` again; the other cases are kept".to_owned())
+            }
+            StoreError::DiskFull { source, .. } => {
+                let place = source.hint().unwrap_or_default();
+                Some(format!("{place}; then run the same command again: finished cases are kept"))
+            }
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! Preprocessing all cases of a dataset into the store.
+
+use super::StoreError;
+use super::format::{EXTENSION, Header, Source, VERSION, write};
+use super::read::StoredCase;
+use crate::{TrainingCase, preprocess_training_case};
+use glioseg_plan::{
+    Configuration, Normalization, Plans, RawCase, RawDataset, case_groups, case_size, memory_budget,
+};
+use glioseg_volume::nifti::read_info;
+use glioseg_volume::{VolumeError, atomic};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+/// What became of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was preprocessed and written.
+    Prepared,
+    /// It was finished before, from the same files and plans.
+    Kept,
+}
+
+/// A case that is done, for whoever watches.
+#[derive(Debug)]
+pub struct CaseDone<'a> {
+    /// Its name.
+    pub case: &'a str,
+    /// What became of it.
+    pub result: Result<Outcome, &'a StoreError>,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// What became of all cases.
+#[derive(Debug)]
+pub struct PrepareSummary {
+    /// Cases that can be trained on, in the dataset's order.
+    pub cases: Vec<StoredCase>,
+    /// How many of them were prepared now.
+    pub prepared: usize,
+    /// Cases that cannot be used, and why.
+    pub failed: Vec<(String, StoreError)>,
+    /// Prepared cases that are no longer in the dataset and were removed.
+    pub removed: Vec<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The file of a case in the folder of a configuration.
+pub fn case_path(folder: &Path, case: &str) -> PathBuf {
+    folder.join(format!("{case}.{EXTENSION}"))
+}
+
+/// Preprocesses every case of a dataset into `folder`, several at once as memory allows.
+///
+/// A case that is there already is kept if plans, labels and files are still those it was made from; `overwrite` makes
+/// it anew. A case that fails does not stop the others. `observer` is told of every case that is done.
+///
+/// # Errors
+/// [`StoreError::DiskFull`] at the first case that finds no space (finished cases stay), errors of making `folder`.
+///
+/// # Source
+/// nnU-Net v2, `DefaultPreprocessor.run`.
+pub fn prepare_dataset(
+    dataset: &RawDataset,
+    plans: &Plans,
+    configuration: &Configuration,
+    folder: &Path,
+    overwrite: bool,
+    observer: &(dyn Fn(CaseDone<'_>) + Sync),
+) -> Result<PrepareSummary, StoreError> {
+    prepare_with(dataset, plans, configuration, folder, overwrite, observer, &write_case)
+}
+
+type WriteCase<'a> = dyn Fn(&Path, &Header, &TrainingCase) -> Result<(), VolumeError> + Sync + 'a;
+
+fn write_case(path: &Path, header: &Header, case: &TrainingCase) -> Result<(), VolumeError> {
+    atomic::write(path, |file| write(file, header, case))
+}
+
+fn prepare_with(
+    dataset: &RawDataset,
+    plans: &Plans,
+    configuration: &Configuration,
+    folder: &Path,
+    overwrite: bool,
+    observer: &(dyn Fn(CaseDone<'_>) + Sync),
+    write: &WriteCase<'_>,
+) -> Result<PrepareSummary, StoreError> {
+    fs::create_dir_all(folder).map_err(|e| StoreError::io(folder, "make", e))?;
+    let mut summary = PrepareSummary {
+        cases: Vec::new(),
+        prepared: 0,
+        failed: Vec::new(),
+        removed: remove_strangers(dataset, folder)?,
+        warnings: Vec::new(),
+    };
+    let work = Work { dataset, plans, configuration, hash: plan_hash(dataset, plans, configuration), write };
+    let bytes: Vec<u64> = dataset.cases.par_iter().map(|case| work.bytes(case)).collect();
+    for group in case_groups(&bytes, rayon::current_num_threads(), memory_budget()) {
+        let results: Vec<_> = dataset.cases[group.clone()]
+            .par_iter()
+            .map(|case| {
+                let start = Instant::now();
+                let result = work.case(case, &case_path(folder, &case.name), overwrite);
+                let told = result.as_ref().map(|(outcome, _)| *outcome);
+                observer(CaseDone { case: &case.name, result: told, time: start.elapsed() });
+                result
+            })
+            .collect();
+        let mut disk_full = None;
+        for (case, result) in dataset.cases[group].iter().zip(results) {
+            match result {
+                Ok((outcome, stored)) => {
+                    summary.prepared += usize::from(outcome == Outcome::Prepared);
+                    summary.cases.push(stored);
+                }
+                Err(error) => match error.disk_full() {
+                    Ok(source) => {
+                        disk_full.get_or_insert((case.name.clone(), source));
+                    }
+                    Err(error) => summary.failed.push((case.name.clone(), error)),
+                },
+            }
+        }
+        if let Some((case, source)) = disk_full {
+            let (finished, of) = (summary.cases.len(), dataset.cases.len());
+            return Err(StoreError::DiskFull { case, finished, of, source: Box::new(source) });
+        }
+    }
+    summary.warnings = warnings(&summary.cases, dataset, configuration);
+    Ok(summary)
+}
+
+/// What all cases have in common.
+struct Work<'a> {
+    dataset: &'a RawDataset,
+    plans: &'a Plans,
+    configuration: &'a Configuration,
+    hash: String,
+    write: &'a WriteCase<'a>,
+}
+
+impl Work<'_> {
+    /// Prepares a case unless it is there already.
+    fn case(
+        &self,
+        case: &RawCase,
+        path: &Path,
+        overwrite: bool,
+    ) -> Result<(Outcome, StoredCase), StoreError> {
+        let files: Vec<&Path> = case.images.iter().chain([&case.labels]).map(PathBuf::as_path).collect();
+        // A file that cannot be used, whatever the reason, is made anew.
+        if !overwrite
+            && let Ok(stored) = StoredCase::open(path)
+            && stored.header().case == case.name
+            && stored.header().plan_hash == self.hash
+            && unchanged(&stored.header().sources, &files)
+        {
+            return Ok((Outcome::Kept, stored));
+        }
+        let sources = files.iter().map(|file| source(file)).collect::<Result<Vec<_>, _>>()?;
+        let (volume, labels) = case.read(&self.dataset.description)?;
+        let dataset_labels = &self.dataset.description.labels;
+        let prepared =
+            preprocess_training_case(volume, &labels.data, dataset_labels, self.plans, self.configuration)
+                .map_err(|source| StoreError::Prep { case: case.name.clone(), source: Box::new(source) })?;
+        drop(labels);
+        let header = Header::of(&case.name, &self.hash, sources, &prepared);
+        (self.write)(path, &header, &prepared)?;
+        drop(prepared);
+        Ok((Outcome::Prepared, StoredCase::open(path)?))
+    }
+
+    /// Bytes that a case needs at most while it is prepared; 0 if its headers cannot be read.
+    fn bytes(&self, case: &RawCase) -> u64 {
+        let (voxels, channels) = case_size(case);
+        let Some(info) = case.images.first().and_then(|path| read_info(path).ok()) else { return 0 };
+        let forward = self.plans.transpose_forward();
+        let target = &self.configuration.spacing;
+        let skipped = 3 - target.len();
+        let growth: f64 =
+            target.iter().enumerate().map(|(a, t)| info.geometry.spacing[forward[a + skipped]] / t).product();
+        // Image, labels as read and signed, mask; then the resampled image, one channel of it in f64, and labels.
+        let before = voxels * (channels * 4 + 5);
+        let after = voxels as f64 * growth * (channels as f64 * 4.0 + 18.0);
+        before.saturating_add(after as u64)
+    }
+}
+
+/// Hash of everything that decides what a case becomes, but for its files: patch and batch do not.
+fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration) -> String {
+    let labels = &dataset.description.labels;
+    let regions: Vec<&[u16]> = labels.regions().iter().map(|r| r.labels.as_slice()).collect();
+    let keys = [
+        "spacing",
+        "normalization_schemes",
+        "use_mask_for_norm",
+        "resampling_fn_data",
+        "resampling_fn_data_kwargs",
+        "resampling_fn_seg",
+        "resampling_fn_seg_kwargs",
+    ];
+    let chosen: Vec<(&str, Option<&Value>)> = keys.iter().map(|&k| (k, configuration.raw.get(k))).collect();
+    let ct = configuration.normalization.contains(&Normalization::Ct);
+    let intensities: Vec<_> = plans
+        .foreground_intensities()
+        .iter()
+        .filter(|_| ct)
+        .map(|f| [f.mean, f.std, f.percentile_00_5, f.percentile_99_5])
+        .collect();
+    let all = json!({
+        "format": VERSION,
+        "transpose_forward": plans.transpose_forward(),
+        "configuration": chosen,
+        "intensities": intensities,
+        "labels": labels.all_labels(),
+        "ignore": labels.ignore_label(),
+        "regions": regions,
+    });
+    hexadecimal(&Sha256::digest(all.to_string()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Size and time of a file, its hash left empty.
+fn stamp(path: &Path) -> Result<Source, StoreError> {
+    let metadata = fs::metadata(path).map_err(|e| StoreError::io(path, "read", e))?;
+    let since = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    Ok(Source {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        bytes: metadata.len(),
+        modified_ns: since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+        sha256: String::new(),
+    })
+}
+
+/// Size, time and hash of a file.
+fn source(path: &Path) -> Result<Source, StoreError> {
+    let failed = |e| StoreError::io(path, "read", e);
+    let stamp = stamp(path)?;
+    let mut file = File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(Source { sha256: hexadecimal(&hash.finalize()), ..stamp })
+}
+
+/// Whether the files are those that a case was made from: same size and time, or else the same content.
+fn unchanged(sources: &[Source], files: &[&Path]) -> bool {
+    sources.len() == files.len()
+        && sources.iter().zip(files).all(|(old, file)| {
+            stamp(file).is_ok_and(|new| {
+                old.name == new.name
+                    && old.bytes == new.bytes
+                    && ((old.modified_ns == new.modified_ns && new.modified_ns != 0)
+                        || source(file).is_ok_and(|new| new.sha256 == old.sha256))
+            })
+        })
+}
+
+/// Removes prepared cases that are not in the dataset, so that nobody trains on them.
+fn remove_strangers(dataset: &RawDataset, folder: &Path) -> Result<Vec<String>, StoreError> {
+    let known: HashSet<&str> = dataset.case_names().into_iter().collect();
+    let failed = |e| StoreError::io(folder, "read", e);
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let ours = path.extension().is_some_and(|e| e == EXTENSION) && !name.starts_with('.');
+        if ours && !known.contains(name.as_str()) {
+            fs::remove_file(&path).map_err(|e| StoreError::io(&path, "remove", e))?;
+            removed.push(name);
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}
+
+/// What can be trained on, but should be known.
+fn warnings(cases: &[StoredCase], dataset: &RawDataset, configuration: &Configuration) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let patch = &configuration.patch_size;
+    let count = |what: &dyn Fn(&StoredCase) -> bool| {
+        let names: Vec<&str> = cases.iter().filter(|c| what(c)).map(StoredCase::name).collect();
+        let shown = names[..names.len().min(3)].join(", ");
+        (names.len(), if names.len() > 3 { format!("{shown}, …") } else { shown })
+    };
+    let (small, names) =
+        count(&|case| case.shape()[3 - patch.len()..].iter().zip(patch).any(|(size, patch)| size < patch));
+    if small > 0 {
+        warnings.push(format!(
+            "{small} of {} cases are smaller than the patch {patch:?} along some axis and will be padded: {names}",
+            cases.len()
+        ));
+    }
+    let classes =
+        dataset.description.labels.num_outputs() - usize::from(!dataset.description.labels.has_regions());
+    let (empty, names) =
+        count(&|case| (0..classes.min(case.num_classes())).all(|c| case.class_count(c) == 0));
+    if empty > 0 {
+        warnings.push(format!("{empty} of {} cases have no foreground: {names}", cases.len()));
+    }
+    if let Some(first) = cases.first().filter(|_| empty < cases.len()) {
+        for class in 0..classes.min(first.num_classes()) {
+            let absent = |case: &StoredCase| class >= case.num_classes() || case.class_count(class) == 0;
+            if cases.iter().all(absent) {
+                warnings.push(format!("no case has a voxel of label {:?}", first.class_labels(class)));
+            }
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use glioseg_plan::{Fingerprint, PlanOptions, plan};
+    use glioseg_volume::nifti::{write_labels, write_volume};
+    use glioseg_volume::{Geometry, LabelMap, Volume};
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A dataset of small cases, planned.
+    fn made(folder: &Path, cases: usize) -> (RawDataset, Plans, Configuration) {
+        let geometry = Geometry::isotropic([12, 14, 16]);
+        for name in ["imagesTr", "labelsTr"] {
+            fs::create_dir(folder.join(name)).expect("a folder");
+        }
+        let description = json!({"channel_names": {"0": "t1"}, "labels": {"background": 0, "tumor": 1, "never": 2},
+            "numTraining": cases, "file_ending": ".nii.gz"});
+        fs::write(folder.join("dataset.json"), description.to_string()).expect("written");
+        for case in 0..cases {
+            let voxels = geometry.voxels();
+            let data = (0..voxels).map(|i| (i % (13 + case)) as f32).collect();
+            let image = Volume::new(1, data, geometry.clone()).expect("an image");
+            write_volume(&folder.join(format!("imagesTr/c{case}_0000.nii.gz")), &image).expect("written");
+            let labels = (0..voxels).map(|i| u16::from(case != 1 && i % 7 == 0)).collect();
+            let labels = LabelMap::new(labels, geometry.clone()).expect("labels");
+            write_labels(&folder.join(format!("labelsTr/c{case}.nii.gz")), &labels).expect("written");
+        }
+        let dataset = RawDataset::open(folder).expect("a dataset");
+        let fingerprint = Fingerprint::extract(&dataset, &|_| {}).expect("a fingerprint");
+        let planned = plan(&dataset, &fingerprint, &PlanOptions::default()).expect("plans");
+        let plans = Plans::from_value(planned.json, Path::new("plans.json")).expect("plans");
+        let configuration = plans.configuration("3d_fullres").expect("a configuration");
+        (dataset, plans, configuration)
+    }
+
+    #[test]
+    fn a_full_disk_stops_the_work_and_keeps_what_is_finished() {
+        let (raw, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (dataset, plans, configuration) = made(raw.path(), 5);
+        let written = AtomicUsize::new(0);
+        let write = |path: &Path, header: &Header, case: &TrainingCase| {
+            if written.fetch_add(1, Ordering::Relaxed) >= 2 {
+                let source = io::Error::from(io::ErrorKind::StorageFull);
+                return Err(VolumeError::Io { path: path.to_owned(), action: "write", source });
+            }
+            write_case(path, header, case)
+        };
+        let error = prepare_with(&dataset, &plans, &configuration, out.path(), false, &|_| {}, &write)
+            .expect_err("no space");
+        let StoreError::DiskFull { finished, of, .. } = &error else { panic!("{error}") };
+        assert_eq!((*finished, *of), (2, 5));
+        let text = error.to_string();
+        assert!(text.contains("could not be written after 2 of 5 cases: cannot write"), "{text}");
+        let hint = error.hint().expect("a hint");
+        assert!(hint.contains("free some space") && hint.ends_with("finished cases are kept"), "{hint}");
+        let files = fs::read_dir(out.path()).expect("a folder").count();
+        assert_eq!(files, 2, "nothing but the finished cases");
+
+        let summary = prepare_dataset(&dataset, &plans, &configuration, out.path(), false, &|_| {});
+        let summary = summary.expect("space again");
+        assert_eq!((summary.prepared, summary.cases.len(), summary.failed.len()), (3, 5, 0));
+    }
+
+    #[test]
+    fn finished_cases_are_kept_until_plans_or_files_change() {
+        let (raw, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (mut dataset, plans, configuration) = made(raw.path(), 3);
+        let run = |dataset: &RawDataset, configuration: &Configuration, overwrite| {
+            let told = AtomicUsize::new(0);
+            let count = |_: CaseDone<'_>| {
+                told.fetch_add(1, Ordering::Relaxed);
+            };
+            let summary = prepare_dataset(dataset, &plans, configuration, out.path(), overwrite, &count);
+            let summary = summary.expect("prepared");
+            assert_eq!(told.load(Ordering::Relaxed), dataset.cases.len());
+            summary
+        };
+        assert_eq!(run(&dataset, &configuration, false).prepared, 3);
+        assert_eq!(run(&dataset, &configuration, false).prepared, 0);
+        assert_eq!(run(&dataset, &configuration, true).prepared, 3);
+
+        // The same content with another time is no change, other content of the same size is one.
+        let image = raw.path().join("imagesTr/c1_0000.nii.gz");
+        let bytes = fs::read(&image).expect("an image");
+        fs::write(&image, &bytes).expect("written");
+        assert_eq!(run(&dataset, &configuration, false).prepared, 0);
+        let case = dataset.cases[1].clone();
+        fs::copy(raw.path().join("imagesTr/c2_0000.nii.gz"), &image).expect("copied");
+        assert_eq!(run(&dataset, &configuration, false).prepared, 1);
+        assert_eq!(case, dataset.cases[1]);
+
+        // The patch does not matter, the spacing does.
+        let mut other = configuration.clone();
+        other.patch_size = vec![8; 3];
+        other.raw.insert("patch_size".to_owned(), json!([8, 8, 8]));
+        assert_eq!(run(&dataset, &other, false).prepared, 0);
+        other.spacing = vec![2.0; 3];
+        other.raw.insert("spacing".to_owned(), json!([2.0, 2.0, 2.0]));
+        assert_eq!(run(&dataset, &other, false).prepared, 3);
+
+        // A damaged file is made anew, one that is no longer in the dataset goes.
+        let path = case_path(out.path(), "c0");
+        let half = fs::read(&path).expect("a case");
+        fs::write(&path, &half[..half.len() / 2]).expect("written");
+        dataset.cases.remove(2);
+        let summary = run(&dataset, &other, false);
+        assert_eq!((summary.prepared, summary.removed), (1, vec!["c2".to_owned()]));
+        assert!(!case_path(out.path(), "c2").exists());
+    }
+
+    #[test]
+    fn a_bad_case_does_not_stop_the_others_and_oddities_are_told() {
+        let (raw, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (dataset, plans, mut configuration) = made(raw.path(), 4);
+        fs::write(raw.path().join("labelsTr/c2.nii.gz"), b"broken").expect("written");
+        configuration.patch_size = vec![16, 8, 16];
+        let summary =
+            prepare_dataset(&dataset, &plans, &configuration, out.path(), false, &|_| {}).expect("prepared");
+        let names: Vec<&str> = summary.cases.iter().map(StoredCase::name).collect();
+        assert_eq!(names, ["c0", "c1", "c3"]);
+        assert_eq!(summary.failed.len(), 1);
+        let (case, error) = &summary.failed[0];
+        assert!(case == "c2" && error.to_string().contains("c2.nii.gz"), "{error}");
+        assert_eq!(
+            summary.warnings,
+            [
+                "3 of 3 cases are smaller than the patch [16, 8, 16] along some axis and will be padded: c0, c1, c3",
+                "1 of 3 cases have no foreground: c1",
+                "no case has a voxel of label [2]",
+            ]
+        );
+    }
+}
