@@ -134,7 +134,7 @@ mod tests {
         drop(second);
         let values = into_values(first).expect("the last one");
         assert_eq!(values.as_ptr(), address);
-        assert!(values.len() == 20_000 && values.iter().all(|&v| v == 1.5));
+        assert_eq!(values, vec![1.5; 20_000]);
     }
 
     #[test]
