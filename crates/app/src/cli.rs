@@ -1,4 +1,8 @@
 //! The command line: names, meanings, units and defaults. Parsing only validates.
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts, where backticks would be printed"
+)]
 
 use std::path::PathBuf;
 
@@ -52,6 +56,7 @@ pub(crate) enum Command {
     after_help = "Example:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n\n\
     Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
     /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]

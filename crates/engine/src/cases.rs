@@ -306,7 +306,7 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
         if bad.contains_key(&id) {
             continue;
         }
-        match complete(&id, slot, channels) {
+        match complete(&id, &slot, channels) {
             Ok(files) => found.cases.push(CaseFiles { id, files }),
             Err(error) => {
                 bad.insert(id, error);
@@ -332,7 +332,7 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     Ok(found)
 }
 
-fn complete(id: &str, slots: Vec<Option<PathBuf>>, channels: &[String]) -> Result<Vec<PathBuf>, CaseError> {
+fn complete(id: &str, slots: &[Option<PathBuf>], channels: &[String]) -> Result<Vec<PathBuf>, CaseError> {
     let files: Vec<PathBuf> = slots.iter().flatten().cloned().collect();
     if files.len() == channels.len() {
         return Ok(files);
@@ -346,7 +346,7 @@ fn complete(id: &str, slots: Vec<Option<PathBuf>>, channels: &[String]) -> Resul
     let named = |present: bool| {
         let names: Vec<String> = channels
             .iter()
-            .zip(&slots)
+            .zip(slots)
             .filter(|(_, s)| s.is_some() == present)
             .map(|(c, _)| format!("`{c}`"))
             .collect();

@@ -75,7 +75,7 @@ proptest! {
                     let inside = (0..3).all(|a| image[a] < SHAPE[a]);
                     let i = if inside { (image[0] * 10 + image[1]) * 11 + image[2] } else { 0 };
                     let expected = if inside { [i as f32 + 0.5, i as f32 + 1000.5] } else { [0.0; 2] };
-                    prop_assert_eq!([data[at], data[voxels + at]], expected);
+                    prop_assert_eq!([data[at], data[voxels + at]].map(f32::to_bits), expected.map(f32::to_bits));
                     prop_assert_eq!(seg[at], if inside { i16::from(i % 5 == 0) } else { -1 });
                     at += 1;
                 }
@@ -149,6 +149,6 @@ fn the_sampler_sees_what_is_stored() {
     let classes = cases.classes(0).expect("there");
     assert_eq!(classes, [ClassSummary { annotated: false, voxels: 198 }]);
     let voxel = cases.class_voxel(0, 0, 5).expect("there");
-    let patch = cases.read_box(0, voxel.map(|v| v.cast_signed()), [1, 1, 1]).expect("there");
+    let patch = cases.read_box(0, voxel.map(usize::cast_signed), [1, 1, 1]).expect("there");
     assert_eq!((patch.seg, patch.data.len()), (vec![1], 2));
 }

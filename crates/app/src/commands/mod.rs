@@ -30,6 +30,7 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    #[expect(clippy::new_ret_no_self, reason = "commands give anyhow's errors")]
     pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { message: message.into(), hint: hint.into() })
     }

@@ -42,8 +42,8 @@ pub(crate) fn write_cohort(
         };
         let case = phantom(&options)?;
         match layout {
-            Layout::Nnunet => write_nnunet(out, i, case)?,
-            Layout::Brats => write_brats(out, i, case)?,
+            Layout::Nnunet => write_nnunet(out, i, &case)?,
+            Layout::Brats => write_brats(out, i, &case)?,
         }
         ui.say(&format!("phantom {}/{cases}", i + 1));
     }
@@ -81,21 +81,21 @@ fn write_channels(case: &Made, name: impl Fn(usize) -> std::path::PathBuf) -> an
     Ok(())
 }
 
-fn write_nnunet(out: &Path, i: usize, case: Made) -> anyhow::Result<()> {
+fn write_nnunet(out: &Path, i: usize, case: &Made) -> anyhow::Result<()> {
     let (images, labels) = (out.join("imagesTr"), out.join("labelsTr"));
     let id = case_name(i);
     folder(&images)?;
-    write_channels(&case, |c| images.join(format!("{id}_{c:04}.nii.gz")))?;
+    write_channels(case, |c| images.join(format!("{id}_{c:04}.nii.gz")))?;
     nifti::write_labels(&folder(&labels)?.join(format!("{id}.nii.gz")), &case.labels)?;
     Ok(())
 }
 
 /// One folder per case; labels 1 necrotic core, 2 oedema, 3 enhancing tumour, as BraTS has them.
-fn write_brats(out: &Path, i: usize, case: Made) -> anyhow::Result<()> {
+fn write_brats(out: &Path, i: usize, case: &Made) -> anyhow::Result<()> {
     let id = format!("BraTS-PHANTOM-{i:05}-000");
     let path = out.join(&id);
     folder(&path)?;
-    write_channels(&case, |c| path.join(format!("{id}-{}.nii.gz", BRATS_SUFFIXES[c])))?;
+    write_channels(case, |c| path.join(format!("{id}-{}.nii.gz", BRATS_SUFFIXES[c])))?;
     let data = case.labels.data.iter().map(|&l| [0, 2, 1, 3][usize::from(l)]).collect();
     let labels = LabelMap::new(data, case.labels.geometry.clone())?;
     nifti::write_labels(&path.join(format!("{id}-seg.nii.gz")), &labels)?;
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(nnunet.data, read("b/BraTS-PHANTOM-00000-000/BraTS-PHANTOM-00000-000-t2f.nii.gz").data);
         let ours = read("n/labelsTr/phantom_000.nii.gz").data;
         let brats = read("b/BraTS-PHANTOM-00000-000/BraTS-PHANTOM-00000-000-seg.nii.gz").data;
-        assert!(ours.iter().zip(&brats).all(|(&a, &b)| b == [0.0, 2.0, 1.0, 3.0][a as usize]));
+        assert!(ours.iter().zip(&brats).all(|(&a, &b)| b as usize == [0, 2, 1, 3][a as usize]));
         assert!(ours.contains(&1.0), "a tumour");
         let dataset = glioseg_plan::Dataset::read(&dir.path().join("n/dataset.json")).expect("a dataset");
         assert_eq!(dataset.labels.num_outputs(), 3);

@@ -42,6 +42,9 @@ impl Decision {
 
     /// Turns logits into probabilities; both hold one slice per output.
     ///
+    /// # Panics
+    /// If there are more or fewer slices than outputs.
+    ///
     /// # Source
     /// nnU-Net v2, `LabelManager.apply_inference_nonlin`, in `f32`.
     pub fn activate(&self, logits: &[&[f32]], probabilities: &mut [&mut [f32]]) {
@@ -75,6 +78,9 @@ impl Decision {
     }
 
     /// Labels from probabilities (`probabilities`) or from logits, for every voxel of the slices.
+    ///
+    /// # Panics
+    /// If there are more or fewer slices than outputs.
     ///
     /// # Source
     /// nnU-Net v2, `LabelManager.convert_probabilities_to_segmentation` and `convert_logits_to_segmentation`.
@@ -165,7 +171,7 @@ impl Probabilities {
 }
 
 /// One model's mean logits of a case, and how they lead back to the image.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logits<'a> {
     /// `[output, z, y, x]` of `shape`, in the plan's axis order.
     pub(crate) values: &'a [f32],
@@ -174,7 +180,7 @@ pub(crate) struct Logits<'a> {
     /// What preprocessing did.
     pub(crate) properties: &'a CaseProperties,
     /// How logits are resampled to the box; `None` leaves them as they are.
-    pub(crate) resampling: Option<&'a ResampleOptions>,
+    pub(crate) resampling: Option<ResampleOptions>,
     /// Precision of resampled logits: nnU-Net keeps them in half too, which makes equal logits, and so ties, more frequent.
     pub(crate) precision: Accumulation,
 }
@@ -206,8 +212,12 @@ impl Logits<'_> {
         let same = ResampleOptions::uniform(Order::Linear);
         let round = self.precision == Accumulation::Half && self.shape != to;
         let mut rest = out;
-        let done: Result<(), Infallible> =
-            resample_slabs(&channels, self.shape, to, self.resampling.unwrap_or(&same), |range, slab| {
+        let done: Result<(), Infallible> = resample_slabs(
+            &channels,
+            self.shape,
+            to,
+            self.resampling.as_ref().unwrap_or(&same),
+            |range, slab| {
                 let voxels = range.len() * to[1] * to[2];
                 let mut pieces: Vec<Vec<&mut [T]>> =
                     (0..voxels.div_ceil(CHUNK)).map(|_| Vec::new()).collect();
@@ -226,7 +236,8 @@ impl Logits<'_> {
                     work(&rounded.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece);
                 });
                 Ok(())
-            });
+            },
+        );
         let Ok(()) = done;
     }
 
@@ -234,7 +245,7 @@ impl Logits<'_> {
     pub(crate) fn segment(&self, decision: &Decision) -> Segmentation {
         let mut seg = vec![0u16; self.properties.shape_after_cropping.iter().product()];
         self.for_each_piece(decision.outputs(), vec![&mut seg], |logits, seg| {
-            decision.decide(logits, false, seg[0])
+            decision.decide(logits, false, seg[0]);
         });
         Segmentation { labels: self.properties.restore(&seg, 0), probabilities: None }
     }
@@ -390,12 +401,11 @@ mod tests {
             target_spacing: [2.0; 3],
         };
         let values: Vec<f32> = (0..2 * 45 * 40 * 35).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
-        let resampling = ResampleOptions::uniform(Order::Linear);
         let logits = Logits {
             values: &values,
             shape: [45, 40, 35],
             properties: &properties,
-            resampling: Some(&resampling),
+            resampling: Some(ResampleOptions::uniform(Order::Linear)),
             precision: Accumulation::Half,
         };
         let direct = logits.segment(&decision);

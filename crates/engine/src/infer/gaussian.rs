@@ -50,6 +50,7 @@ fn axis_weights(size: usize) -> Vec<f64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "half-precision numbers are exact in f32")]
 mod tests {
     use super::*;
 

@@ -148,7 +148,7 @@ enum ToWrite {
 /// A case that failed, at whatever step.
 struct Failure {
     files: CaseFiles,
-    error: InferError,
+    error: Box<InferError>,
 }
 
 /// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz` and `predict.json` to `out`.
@@ -174,7 +174,7 @@ pub fn predict(
     let dataset = &models[0].dataset;
     let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
     check_output(out, inputs)?;
-    let mut networks = Networks::load(&models, &options.device)?;
+    let networks = Networks::load(&models, &options.device)?;
     let record_path = out.join(record_name(options.part));
     let mut record = new_record(&models, &networks.hashes, options, &record_path);
 
@@ -189,7 +189,9 @@ pub fn predict(
         match case {
             Ok(_) if options.skip_finished && is_finished(out, &id, options) => summary.skipped += 1,
             Ok(case) => cases.push(case),
-            Err(error) => failures.push(Failure { files: CaseFiles { id, files: Vec::new() }, error }),
+            Err(error) => {
+                failures.push(Failure { files: CaseFiles { id, files: Vec::new() }, error: Box::new(error) });
+            }
         }
     }
     observer(Event::Start {
@@ -227,11 +229,10 @@ pub fn predict(
             }
             Ok(())
         });
-        let predicted = predict_cases(&ready_out, &done_in, models, &mut networks, options, observer, count);
+        predict_cases(&ready_out, &done_in, models, &networks, options, observer, count);
         // Closing both queues ends the other threads, also when this one stopped early.
         drop((ready_out, done_in));
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        predicted.and(written)
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     outcome?;
     Ok(summary)
@@ -393,7 +394,7 @@ impl Networks {
 
 fn read_cases(cases: Vec<CaseFiles>, models: &[Model], queue: &SyncSender<Result<Ready, Failure>>) {
     for files in cases {
-        let ready = read_case(&files, models).map_err(|error| Failure { files, error });
+        let ready = read_case(&files, models).map_err(|error| Failure { files, error: Box::new(error) });
         if queue.send(ready).is_err() {
             return;
         }
@@ -489,23 +490,22 @@ fn predict_cases(
     ready: &Receiver<Result<Ready, Failure>>,
     done: &SyncSender<Result<Segmented, Failure>>,
     models: &[Model],
-    networks: &mut Networks,
+    networks: &Networks,
     options: &PredictOptions,
     observer: &(dyn Fn(Event<'_>) + Sync),
     count: usize,
-) -> Result<(), InferError> {
+) {
     for (i, case) in ready.iter().enumerate() {
         let segmented = case.and_then(|case| {
             let files = case.files.clone();
             predict_case(case, models, networks, options, observer, (i + 1, count))
-                .map_err(|error| Failure { files, error })
+                .map_err(|error| Failure { files, error: Box::new(error) })
         });
         if done.send(segmented).is_err() {
             // The writer has stopped; it says why.
-            return Ok(());
+            return;
         }
     }
-    Ok(())
 }
 
 fn predict_case(
@@ -527,7 +527,7 @@ fn predict_case(
             mirror_axes: if options.mirroring { model.mirror_axes.clone() } else { Vec::new() },
         };
         let grid = super::Grid::new(prepared.shape, window.tile, window.step)?;
-        passes += grid.len() * model.folds.len() << window.mirror_axes.len();
+        passes += (grid.len() * model.folds.len()) << window.mirror_axes.len();
         windows.push(window);
     }
     observer(Event::Case { case: &files.id, number, of, passes });
@@ -536,8 +536,9 @@ fn predict_case(
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
         let logits = predict_logits(at, model, window, &prepared, networks, options.accumulation, observer)?;
         if options.save_probabilities || models.len() > 1 {
+            let decision = Decision::new(&model.dataset.labels);
             probabilities
-                .add(with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.probabilities(d)));
+                .add(logits_of(&logits, &prepared, model, options.accumulation).probabilities(&decision));
         } else {
             only = Some(ToWrite::Logits { logits, prepared });
         }
@@ -566,7 +567,7 @@ fn predict_logits(
     let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, accumulation)?;
     networks.for_each_fold(at, model, |network| {
         sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || {
-            observer(Event::Pass)
+            observer(Event::Pass);
         })
     })?;
     sum.finish()
@@ -585,19 +586,16 @@ fn forward(
     logits.try_into_vec::<f32>().map_err(|_| InferError::LogitsShape { expected: found, found: 0 })
 }
 
-/// Calls `work` with a model's logits and what leads them back to the image.
-fn with_logits<T>(
-    values: &[f32],
-    prepared: &PreparedCase,
+/// A model's logits with what leads them back to the image.
+fn logits_of<'a>(
+    values: &'a [f32],
+    prepared: &'a PreparedCase,
     model: &Model,
     precision: Accumulation,
-    work: impl FnOnce(&Logits<'_>, &Decision) -> T,
-) -> T {
+) -> Logits<'a> {
     let properties = &prepared.properties;
     let resampling = properties.probabilities_resampling(&model.configuration);
-    let logits =
-        Logits { values, shape: prepared.shape, properties, resampling: resampling.as_ref(), precision };
-    work(&logits, &Decision::new(&model.dataset.labels))
+    Logits { values, shape: prepared.shape, properties, resampling, precision }
 }
 
 fn write_case(
@@ -609,9 +607,8 @@ fn write_case(
     let start = Instant::now();
     let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
     let segmentation = match result {
-        ToWrite::Logits { logits, prepared } => {
-            with_logits(&logits, &prepared, model, options.accumulation, |l, d| l.segment(d))
-        }
+        ToWrite::Logits { logits, prepared } => logits_of(&logits, &prepared, model, options.accumulation)
+            .segment(&Decision::new(&model.dataset.labels)),
         ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
     };
     let Segmentation { labels, probabilities } = segmentation;
@@ -625,7 +622,7 @@ fn write_case(
         .and_then(|()| LabelMap::new(labels, geometry))
         .and_then(|map| nifti::write_labels(&segmentation_path(out, &files.id), &map));
     if let Err(error) = written {
-        return Err(Failure { files, error: error.into() });
+        return Err(Failure { files, error: Box::new(error.into()) });
     }
     seconds.insert("write".into(), start.elapsed().as_secs_f64());
     for value in seconds.values_mut() {

@@ -203,6 +203,9 @@ impl LogitSum {
     ///
     /// # Errors
     /// What `network` returns, and [`InferError::LogitsShape`] if it answers with another number of values.
+    ///
+    /// # Panics
+    /// If the image has another shape than the sums.
     pub fn add(
         &mut self,
         image: Image<'_>,
@@ -411,7 +414,7 @@ mod tests {
     }
 
     /// A network that answers with its input's first channel and its negative.
-    fn echo(patch: Vec<f32>, shape: [usize; 5]) -> Vec<f32> {
+    fn echo(patch: &[f32], shape: [usize; 5]) -> Vec<f32> {
         let voxels: usize = shape[2..].iter().product();
         let first = &patch[..voxels];
         first.iter().copied().chain(first.iter().map(|v| -v)).collect()
@@ -430,8 +433,8 @@ mod tests {
                 let options = WindowOptions { tile, step: 0.5, mirror_axes: axes };
                 let mut sum = LogitSum::new(2, shape, &options, Accumulation::Single).expect("valid");
                 let mut passes = 0;
-                sum.add(Image { data: &data, channels: 3, shape }, &mut |p, s| Ok(echo(p, s)), &mut || {
-                    passes += 1
+                sum.add(Image { data: &data, channels: 3, shape }, &mut |p, s| Ok(echo(&p, s)), &mut || {
+                    passes += 1;
                 })
                 .expect("a prediction");
                 assert_eq!(passes, sum.passes());
