@@ -15,7 +15,7 @@ use crate::{ForegroundIntensities, KeyOrder, PlanError, RandomState, RawCase, Ra
 use glioseg_volume::{atomic, crop};
 use histogram::Histogram;
 use rayon::prelude::*;
-use samples::{CaseSamples, Samples};
+use samples::{CaseSamples, Samples, draw};
 use serde_json::{Map, Value, json};
 use std::io::Write as _;
 use std::path::Path;
@@ -247,13 +247,14 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
         };
         // numpy's RandomState.choice(values, per_case, replace=True); whatever is smaller is kept for drawing again.
         if values.len() > per_case {
-            let drawn: Vec<f32> = (0..per_case).map(|_| values[random.interval(last) as usize]).collect();
+            let mut drawn = Vec::with_capacity(per_case);
+            draw(&mut random, last, per_case, |i| drawn.push(values[i]));
             intensities.push(Histogram::of(drawn.iter().map(|&v| (v, 1))));
             samples.values.push(drawn);
         } else {
             samples.draws.push(random.clone());
             let mut counts = vec![0u32; values.len()];
-            (0..per_case).for_each(|_| counts[random.interval(last) as usize] += 1);
+            draw(&mut random, last, per_case, |i| counts[i] += 1);
             intensities.push(Histogram::of(values.iter().copied().zip(counts)));
             samples.values.push(values);
         }

@@ -131,16 +131,25 @@ impl Samples {
             sums.par_iter_mut().zip(values.par_chunks_exact(*count)).enumerate().for_each(
                 |(channel, (sum, values))| match draws.get(channel) {
                     None => values.iter().for_each(|&v| sum.push(term(channel, v))),
-                    Some(before) => {
-                        let mut random = before.clone();
-                        for _ in 0..self.per_case {
-                            sum.push(term(channel, values[random.interval(last) as usize]));
-                        }
-                    }
+                    Some(before) => draw(&mut before.clone(), last, self.per_case, |i| {
+                        sum.push(term(channel, values[i]));
+                    }),
                 },
             );
         }
         Ok(sums.into_iter().map(Sum::finish).collect())
+    }
+}
+
+/// Draws `count` indices from 0 to `last`, in order.
+pub(super) fn draw(random: &mut RandomState, last: u32, count: usize, mut each: impl FnMut(usize)) {
+    let mut indices = [0; 1024];
+    let mut left = count;
+    while left > 0 {
+        let some = &mut indices[..left.min(1024)];
+        random.intervals(last, some);
+        some.iter().for_each(|&i| each(i as usize));
+        left -= some.len();
     }
 }
 

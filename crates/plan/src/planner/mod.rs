@@ -308,7 +308,7 @@ impl Planned {
         self.json["plans_name"].as_str().unwrap_or_default()
     }
 
-    /// Writes `NAME.json`, `dataset.json` and, where the raw dataset has one, `splits_final.json` into a folder.
+    /// Writes `NAME.json`, `dataset.json` (a copy, or v1's converted) and, where the raw dataset has one, `splits_final.json` into a folder.
     ///
     /// Configurations of an older file that were not planned now are kept, so that hand-made ones survive. Returns the
     /// path of the plans.
@@ -336,7 +336,13 @@ impl Planned {
             let text = python_json(value, crate::KeyOrder::Given);
             atomic::write(path, |file| file.write_all(text.as_bytes()))
         };
-        save(&folder.join("dataset.json"), &dataset.description_v2())?;
+        let description = folder.join("dataset.json");
+        match std::fs::read(dataset.folder.join("dataset.json")) {
+            Ok(text) if dataset.description.raw.get("channel_names").is_some() => {
+                atomic::write(&description, |file| file.write_all(&text))?;
+            }
+            _ => save(&description, &dataset.description_v2())?,
+        }
         save(&path, &json)?;
         Ok(path)
     }

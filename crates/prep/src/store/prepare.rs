@@ -285,6 +285,11 @@ fn remove_strangers(dataset: &RawDataset, folder: &Path) -> Result<Vec<String>, 
     let mut removed = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
+        if is_leftover(&path) {
+            // Only space is lost if it stays.
+            let _ = fs::remove_file(&path);
+            continue;
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let ours = path.extension().is_some_and(|e| e == EXTENSION) && !name.starts_with('.');
         if ours && !known.contains(name.as_str()) {
@@ -294,6 +299,17 @@ fn remove_strangers(dataset: &RawDataset, folder: &Path) -> Result<Vec<String>, 
     }
     removed.sort();
     Ok(removed)
+}
+
+/// Whether this is the unfinished file of a process that was killed: `.CASE.case.PID-NUMBER.part`.
+fn is_leftover(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some((stem, id)) = name.strip_suffix(".part").and_then(|n| n.rsplit_once('.')) else { return false };
+    let ours = stem.starts_with('.') && stem.ends_with(&format!(".{EXTENSION}"));
+    let process = id.split_once('-').and_then(|(process, _)| process.parse::<u32>().ok());
+    let processes = Path::new("/proc");
+    ours && process
+        .is_some_and(|p| processes.join("self").exists() && !processes.join(p.to_string()).exists())
 }
 
 /// What can be trained on, but should be known.
@@ -439,6 +455,20 @@ mod tests {
         let summary = run(&dataset, &other, false);
         assert_eq!((summary.prepared, summary.removed), (1, vec!["c2".to_owned()]));
         assert!(!case_path(out.path(), "c2").exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn unfinished_files_of_killed_processes_are_found() {
+        let running = std::process::id();
+        assert!(is_leftover(Path::new("x/.c_0.case.4294967290-3.part")));
+        for other in [
+            format!(".c_0.case.{running}-3.part"),
+            "c_0.case.1-3.part".into(),
+            ".c.nii.9999999-0.part".into(),
+        ] {
+            assert!(!is_leftover(Path::new(&other)), "{other}");
+        }
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! `glioseg dataset`: raw datasets, before anything is made of them.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use glioseg_plan::{
+    IntegrityReport, PlanError, Problem as Finding, RawDataset, Severity, check_dataset, preprocessed_folder,
+};
+use serde_json::json;
+
+use super::{Outcome, Problem, print};
+use crate::ui::Ui;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DatasetCommand {
+    /// List everything that is wrong with a dataset
+    Check(DatasetCheck),
+}
+
+/// Looks at dataset.json and every file of every case and lists all problems, not only the first.
+///
+/// Missing, damaged and stray files, grids that differ within a case, NaN, labels that dataset.json does not declare or that
+/// occur nowhere, empty label maps.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg dataset check Dataset001_BraTS\n\n\
+    Exit code: 0 fit to train on (there may be warnings), 1 it has errors, 2 could not start.")]
+pub(crate) struct DatasetCheck {
+    /// Raw dataset: dataset.json with imagesTr and labelsTr, as nnU-Net v2, v1 or the Decathlon has it
+    #[arg(value_name = "DIR")]
+    pub(crate) dataset: PathBuf,
+    /// One line of JSON per problem and one with the counts
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn run(command: &DatasetCommand, ui: &Ui) -> anyhow::Result<Outcome> {
+    match command {
+        DatasetCommand::Check(options) => check(options, ui),
+    }
+}
+
+fn check(options: &DatasetCheck, ui: &Ui) -> anyhow::Result<Outcome> {
+    let dataset = open(&options.dataset)?;
+    ui.say(&format!("{}: {} training cases", dataset.name, dataset.cases.len()));
+    let report = check_dataset(&dataset, &|_| {});
+    for finding in &report.problems {
+        print(&if options.json { json_line(finding) } else { text(finding) })?;
+    }
+    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
+    if options.json {
+        print(&counts(&report).to_string())?;
+    } else {
+        let voxels: Vec<String> = report.label_voxels.iter().map(|(l, n)| format!("{l}: {n}")).collect();
+        print(&format!("{} cases, {errors} errors, {warnings} warnings", report.cases))?;
+        print(&format!("voxels per label | {}", voxels.join(" | ")))?;
+    }
+    Ok(if report.is_ok() { Outcome::Done } else { Outcome::SomeFailed })
+}
+
+fn text(finding: &Finding) -> String {
+    let kind = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    let case = finding.case.as_ref().map(|c| format!("case `{c}`: ")).unwrap_or_default();
+    let mut text = format!("{kind}: {case}{}", finding.message);
+    if let Some(path) = finding.path.as_ref().filter(|p| !text.contains(&p.display().to_string())) {
+        text += &format!("\n  in: {}", path.display());
+    }
+    if let Some(hint) = &finding.hint {
+        text += &format!("\n  hint: {hint}");
+    }
+    text
+}
+
+fn json_line(finding: &Finding) -> String {
+    let severity = if finding.severity == Severity::Error { "error" } else { "warning" };
+    json!({
+        "severity": severity, "case": finding.case, "path": finding.path,
+        "message": finding.message, "hint": finding.hint,
+    })
+    .to_string()
+}
+
+fn counts(report: &IntegrityReport) -> serde_json::Value {
+    json!({
+        "cases": report.cases,
+        "errors": report.count(Severity::Error),
+        "warnings": report.count(Severity::Warning),
+        "label_voxels": report.label_voxels,
+    })
+}
+
+/// An error of the library, with its place and remedy.
+pub(crate) fn problem(error: PlanError) -> anyhow::Error {
+    let mut text = error.to_string();
+    if let PlanError::Case { path, .. } = &error
+        && !text.contains(&path.display().to_string())
+    {
+        text += &format!("\n  in: {}", path.display());
+    }
+    match error.hint() {
+        Some(hint) => Problem::new(text, hint),
+        None => anyhow::anyhow!(text),
+    }
+}
+
+/// Opens a raw dataset.
+pub(crate) fn open(folder: &Path) -> anyhow::Result<RawDataset> {
+    RawDataset::open(folder).map_err(problem)
+}
+
+/// The folder for what is made of a dataset; it is made if it is not there.
+pub(crate) fn output_folder(dataset: &Path, output: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    let folder = output.cloned().unwrap_or_else(|| preprocessed_folder(dataset));
+    std::fs::create_dir_all(&folder).map_err(|e| {
+        let message = format!("cannot make the folder {}: {e}", folder.display());
+        Problem::new(message, "choose another one with --output")
+    })?;
+    Ok(folder)
+}
+
+/// `140 x 171 x 137`.
+pub(crate) fn by<T: std::fmt::Display>(sizes: &[T]) -> String {
+    sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_tells_case_message_place_and_hint() {
+        let finding = Finding {
+            severity: Severity::Error,
+            case: Some("a".into()),
+            path: Some("labelsTr/a.nii.gz".into()),
+            message: "has label 7".into(),
+            hint: Some("declare it".into()),
+        };
+        assert_eq!(
+            text(&finding),
+            "error: case `a`: has label 7\n  in: labelsTr/a.nii.gz\n  hint: declare it"
+        );
+        let line: serde_json::Value = serde_json::from_str(&json_line(&finding)).expect("JSON");
+        assert_eq!((&line["severity"], &line["case"]), (&json!("error"), &json!("a")));
+    }
+}

@@ -1,0 +1,83 @@
+//! `glioseg fingerprint`: what the planner needs to know of a dataset.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use clap::Args;
+use glioseg_plan::{Fingerprint as Facts, RawDataset};
+
+use super::dataset::{by, open, output_folder, problem};
+use super::{Outcome, print};
+use crate::ui::{Ui, duration};
+
+/// Reads every training case and writes dataset_fingerprint.json: spacings, shapes, foreground intensities.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg fingerprint Dataset001_BraTS\n\n\
+    Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \
+    a folder nnUNet_raw,\nelse to NAME_preprocessed beside the dataset.")]
+pub(crate) struct Fingerprint {
+    /// Raw dataset: dataset.json with imagesTr and labelsTr
+    #[arg(value_name = "DIR")]
+    pub(crate) dataset: PathBuf,
+    /// Folder for the file; see below for the default
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Make it anew if it is there already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
+    let dataset = open(&options.dataset)?;
+    let folder = output_folder(&options.dataset, options.output.as_ref())?;
+    let (facts, path) = get(&dataset, &folder, options.overwrite, ui)?;
+    print(&path.display().to_string())?;
+    let middle = facts.shapes_after_crop.len() / 2;
+    let median = |mut of: Vec<f64>| {
+        of.sort_unstable_by(f64::total_cmp);
+        of[middle.min(of.len() - 1)]
+    };
+    let spacing = [0, 1, 2].map(|a| median(facts.spacings_mm.iter().map(|s| s[a]).collect()));
+    let shape = [0, 1, 2].map(|a| median(facts.shapes_after_crop.iter().map(|s| s[a] as f64).collect()));
+    print(&format!(
+        "{} cases | median spacing {} mm | median shape after cropping {} | {:.0} % of the voxels",
+        facts.shapes_after_crop.len(),
+        by(&spacing),
+        by(&shape),
+        100.0 * facts.median_relative_size_after_cropping
+    ))?;
+    for (name, c) in dataset.description.channel_names.iter().zip(&facts.foreground_intensities) {
+        print(&format!(
+            "{name} | mean {:.4} | std {:.4} | range {:.4} to {:.4} | 0.5 % {:.4} | median {:.4} | 99.5 % {:.4}",
+            c.mean, c.std, c.min, c.max, c.percentile_00_5, c.median, c.percentile_99_5
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The fingerprint of a dataset: read if it is there, else made and written.
+pub(crate) fn get(
+    dataset: &RawDataset,
+    folder: &Path,
+    overwrite: bool,
+    ui: &Ui,
+) -> anyhow::Result<(Facts, PathBuf)> {
+    let path = folder.join(Facts::FILE);
+    if path.exists() && !overwrite {
+        let facts = Facts::read(&path).map_err(problem)?;
+        facts.check(dataset, &path).map_err(problem)?;
+        ui.say(&format!("{} is there already; --overwrite makes it anew", path.display()));
+        return Ok((facts, path));
+    }
+    let (start, of) = (Instant::now(), dataset.cases.len());
+    let done = AtomicUsize::new(0);
+    let progress = |case: &str| {
+        let number = done.fetch_add(1, Ordering::Relaxed) + 1;
+        ui.say(&format!("case {number}/{of} {case}"));
+    };
+    let facts = Facts::extract(dataset, &progress).map_err(problem)?;
+    facts.write(&path).map_err(problem)?;
+    ui.say(&format!("fingerprint of {of} cases in {}", duration(start.elapsed())));
+    Ok((facts, path))
+}

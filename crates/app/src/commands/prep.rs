@@ -1,0 +1,126 @@
+//! `glioseg prep`: preprocess a dataset for training.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use clap::Args;
+use glioseg_plan::Plans;
+use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, StoreError, prepare_dataset};
+
+use super::dataset::{open, output_folder, problem};
+use super::{Outcome, Problem, print};
+use crate::ui::{Ui, duration};
+
+/// Preprocesses all cases of a dataset as planned: one file per case, from which training reads its patches.
+///
+/// Cases are done in parallel, as many at once as half of the free memory holds. Finished ones are kept when the command runs
+/// again, unless files or plans have changed.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg prep Dataset001_BraTS -c 3d_fullres\n\n\
+    Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \
+    a folder nnUNet_raw,\nelse to NAME_preprocessed beside the dataset.\n\n\
+    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start or the disk is full.")]
+pub(crate) struct Prep {
+    /// Raw dataset: dataset.json with imagesTr and labelsTr
+    #[arg(value_name = "DIR")]
+    pub(crate) dataset: PathBuf,
+    /// Configurations, separated by commas
+    #[arg(short, long, value_name = "CONFIG", value_delimiter = ',', default_value = "3d_fullres")]
+    pub(crate) configuration: Vec<String>,
+    /// Name of the plans
+    #[arg(short, long, value_name = "NAME", default_value = "nnUNetPlans")]
+    pub(crate) plans: String,
+    /// Folder with the plans, and for the cases; see below for the default
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Make finished cases anew
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
+    let dataset = open(&options.dataset)?;
+    let folder = output_folder(&options.dataset, options.output.as_ref())?;
+    let path = folder.join(format!("{}.json", options.plans));
+    if !path.exists() {
+        let planned = format!("glioseg plan {} --name {}", options.dataset.display(), options.plans);
+        let message = format!("there are no plans {}", path.display());
+        return Err(Problem::new(
+            message,
+            format!("make them with `{planned}`, or name others with --plans"),
+        ));
+    }
+    let plans = Plans::read(&path).map_err(problem)?;
+    let configurations: Vec<_> = options
+        .configuration
+        .iter()
+        .map(|name| plans.configuration(name).map_err(problem))
+        .collect::<Result<_, _>>()?;
+    let mut failed = 0;
+    for configuration in &configurations {
+        let cases = folder.join(&configuration.data_identifier);
+        ui.say(&format!(
+            "{} | {} cases | {} threads | into {}",
+            configuration.name,
+            dataset.cases.len(),
+            rayon::current_num_threads(),
+            cases.display()
+        ));
+        let (start, of) = (Instant::now(), dataset.cases.len());
+        let seen = Mutex::new((0, 0));
+        let observer = |done: CaseDone<'_>| {
+            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            seen.0 += 1;
+            let number = seen.0;
+            match done.result {
+                Ok(CaseOutcome::Kept) => seen.1 += 1,
+                Ok(CaseOutcome::Prepared) => {
+                    ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
+                }
+                Err(error) => ui.warn(&describe(done.case, error)),
+            }
+        };
+        let summary = prepare_dataset(&dataset, &plans, configuration, &cases, options.overwrite, &observer)
+            .map_err(|e| store_problem(&e))?;
+        if !summary.removed.is_empty() {
+            let names = summary.removed.join(", ");
+            ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
+        }
+        for warning in &summary.warnings {
+            ui.warn(warning);
+        }
+        let kept = summary.cases.len() - summary.prepared;
+        print(&format!(
+            "{} | {} prepared, {kept} kept, {} failed | {} | {}",
+            configuration.name,
+            summary.prepared,
+            summary.failed.len(),
+            duration(start.elapsed()),
+            cases.display()
+        ))?;
+        failed += summary.failed.len();
+    }
+    Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+/// Message, place and remedy of a case that failed.
+fn describe(case: &str, error: &StoreError) -> String {
+    let message = error.to_string();
+    let name = format!("case `{case}`");
+    let mut text = if message.contains(&name) { message } else { format!("{name}: {message}") };
+    if let Some(path) = error.path().filter(|p| !text.contains(&p.display().to_string())) {
+        text += &format!("\n  in: {}", path.display());
+    }
+    if let Some(hint) = error.hint() {
+        text += &format!("\n  hint: {hint}");
+    }
+    text
+}
+
+fn store_problem(error: &StoreError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Problem::new(error.to_string(), hint),
+        None => anyhow::anyhow!("{error}"),
+    }
+}
