@@ -6,6 +6,7 @@
 //! computed is a cross-correlation, as in every deep learning library.
 
 pub(crate) mod direct;
+pub(crate) mod frequencies;
 pub(crate) mod pack;
 mod reference;
 mod shape;

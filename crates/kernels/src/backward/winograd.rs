@@ -13,8 +13,9 @@ use rayon::prelude::*;
 
 use crate::buffer::{Shared, with_scratch};
 use crate::conv3d::ConvShape;
+use crate::conv3d::frequencies::{FREQ, OUT, backward_weights, forward, forward_gradient};
 use crate::conv3d::pack::{pack_row, zero_range};
-use crate::conv3d::winograd::{A, B, FREQ, OUT, forward, supports};
+use crate::conv3d::winograd::supports;
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::source::{Source, plane};
 
@@ -30,38 +31,6 @@ const PARTIAL_LEN: usize = 8 << 20;
 /// Whether it is faster than the direct algorithm: enough channels to fill blocks, enough tiles to pay for them.
 pub(super) fn pays(shape: &ConvShape) -> bool {
     supports(shape) && shape.in_channels >= 16 && shape.out_channels >= 16 && shape.output()[2] >= 12
-}
-
-/// Frequencies of four gradients.
-#[inline(always)]
-fn forward_gradient<I: Isa>(isa: I, g: [I::F32; OUT]) -> [I::F32; FREQ] {
-    let (a, b) = (isa.splat(A as f32), isa.splat(B as f32));
-    let (a2, b2) = (isa.splat((A * A) as f32), isa.splat((B * B) as f32));
-    let (even_a, odd_a) = (isa.fma(a2, g[2], g[0]), isa.fma(a2, g[3], g[1]));
-    let (even_b, odd_b) = (isa.fma(b2, g[2], g[0]), isa.fma(b2, g[3], g[1]));
-    [
-        g[0],
-        isa.fma(a, odd_a, even_a),
-        isa.fnma(a, odd_a, even_a),
-        isa.fma(b, odd_b, even_b),
-        isa.fnma(b, odd_b, even_b),
-        g[3],
-    ]
-}
-
-/// Three taps from the sums of six frequencies: the transpose of the weights' transform.
-#[inline(always)]
-fn backward_weights<I: Isa>(isa: I, u: [I::F32; FREQ]) -> [I::F32; 3] {
-    let (a2, b2) = (A * A, B * B);
-    let (na, nb) = (1.0 / (2.0 * a2 * (a2 - b2)), 1.0 / (2.0 * b2 * (b2 - a2)));
-    let factor = |x: f64| isa.splat(x as f32);
-    let (sum_a, difference_a) = (isa.add(u[1], u[2]), isa.sub(u[1], u[2]));
-    let (sum_b, difference_b) = (isa.add(u[3], u[4]), isa.sub(u[3], u[4]));
-    [
-        isa.fma(factor(na), sum_a, isa.fma(factor(nb), sum_b, u[0])),
-        isa.fma(factor(na * A), difference_a, isa.mul(factor(nb * B), difference_b)),
-        isa.fma(factor(na * a2), sum_a, isa.fma(factor(nb * b2), sum_b, u[5])),
-    ]
 }
 
 /// How a call is cut into jobs; a function of the shape and the lanes alone.

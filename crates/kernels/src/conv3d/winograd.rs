@@ -1,9 +1,7 @@
 //! Winograd convolution, F(4, 3) along every axis the kernel spans with three taps.
 //!
 //! Tiles of 4 outputs per axis need 6 products instead of 12, so a 3×3×3 kernel costs 216 products per 64 outputs instead
-//! of 1728, an eighth, and a 1×3×3 kernel a quarter. The interpolation points are 0, ±2/3, ±3/2 and infinity: with them the
-//! relative L2 error of 256 channels is 3e-6, a third of what the usual 0, ±1, ±2 give, and the transforms stay as short
-//! because the points are reciprocal (their squares multiply to one).
+//! of 1728, an eighth, and a 1×3×3 kernel a quarter.
 //!
 //! A job is a few vectors of tiles of one sample. It transforms the tiles of all input channels along width and height, then
 //! takes one frequency of height and width after the other: transforms along depth, multiplies (a small matrix product per
@@ -15,15 +13,13 @@
 use rayon::prelude::*;
 
 use super::ConvShape;
+use super::frequencies::{FREQ, OUT, backward, forward, weight_frequencies};
 use super::pack::{pack_row, zero_range};
 use crate::buffer::{Buffer, Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::source::{Plane, Source, plane};
 use crate::stats::{ChannelStats, Partial};
 
-/// Outputs per tile and axis, and frequencies.
-pub(crate) const OUT: usize = 4;
-pub(crate) const FREQ: usize = 6;
 /// Output channels per packed block of weights.
 const CO_BLOCK: usize = 16;
 /// Output channels whose products are held at once.
@@ -31,9 +27,6 @@ const CO_HELD: usize = 64;
 
 /// Chunks of the most vectors of tiles held.
 const MAX_CHUNKS: usize = 16;
-
-pub(crate) const A: f64 = 2.0 / 3.0;
-pub(crate) const B: f64 = 3.0 / 2.0;
 
 /// Whether this algorithm computes `shape`.
 pub(crate) fn supports(shape: &ConvShape) -> bool {
@@ -58,54 +51,6 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
     let packed =
         GROUPS * self::deep(shape.kernel) * shape.in_channels * shape.out_channels.next_multiple_of(CO_BLOCK);
     d * h * w >= 2000 && padded <= 3 * d * h * w && packed <= MAX_PACKED_LEN
-}
-
-/// The six frequencies of three taps.
-fn weight_frequencies(g: [f64; 3]) -> [f64; FREQ] {
-    let (a2, b2) = (A * A, B * B);
-    let (na, nb) = (1.0 / (2.0 * a2 * (a2 - b2)), 1.0 / (2.0 * b2 * (b2 - a2)));
-    [
-        g[0],
-        na * (g[0] + A * g[1] + a2 * g[2]),
-        na * (g[0] - A * g[1] + a2 * g[2]),
-        nb * (g[0] + B * g[1] + b2 * g[2]),
-        nb * (g[0] - B * g[1] + b2 * g[2]),
-        g[2],
-    ]
-}
-
-/// Frequencies of six inputs.
-#[inline(always)]
-pub(crate) fn forward<I: Isa>(isa: I, d: [I::F32; FREQ]) -> [I::F32; FREQ] {
-    let s = isa.splat((A * A + B * B) as f32);
-    let (a, b) = (isa.splat(A as f32), isa.splat(B as f32));
-    let (a2, b2) = (isa.splat((A * A) as f32), isa.splat((B * B) as f32));
-    let (even_a, odd_a) = (isa.fnma(b2, d[2], d[4]), isa.fnma(b2, d[1], d[3]));
-    let (even_b, odd_b) = (isa.fnma(a2, d[2], d[4]), isa.fnma(a2, d[1], d[3]));
-    [
-        isa.add(isa.fnma(s, d[2], d[0]), d[4]),
-        isa.fma(a, odd_a, even_a),
-        isa.fnma(a, odd_a, even_a),
-        isa.fma(b, odd_b, even_b),
-        isa.fnma(b, odd_b, even_b),
-        isa.add(isa.fnma(s, d[3], d[5]), d[1]),
-    ]
-}
-
-/// Four outputs from six frequencies.
-#[inline(always)]
-fn backward<I: Isa>(isa: I, m: [I::F32; FREQ]) -> [I::F32; OUT] {
-    let (a, b) = (isa.splat(A as f32), isa.splat(B as f32));
-    let (a2, b2) = (isa.splat((A * A) as f32), isa.splat((B * B) as f32));
-    let (a3, b3) = (isa.splat((A * A * A) as f32), isa.splat((B * B * B) as f32));
-    let (even_a, odd_a) = (isa.add(m[1], m[2]), isa.sub(m[1], m[2]));
-    let (even_b, odd_b) = (isa.add(m[3], m[4]), isa.sub(m[3], m[4]));
-    [
-        isa.add(isa.add(m[0], even_a), even_b),
-        isa.fma(a, odd_a, isa.mul(b, odd_b)),
-        isa.fma(a2, even_a, isa.mul(b2, even_b)),
-        isa.fma(a3, odd_a, isa.fma(b3, odd_b, m[5])),
-    ]
 }
 
 /// Frequencies of height and width.
