@@ -11,7 +11,11 @@ use glioseg_engine::infer::Part;
 use glioseg_engine::model::Folds;
 
 use crate::commands::compare::Compare;
+use crate::commands::dataset::DatasetCommand;
 use crate::commands::evaluate::Evaluate;
+use crate::commands::fingerprint::Fingerprint;
+use crate::commands::plan::Plan;
+use crate::commands::prep::Prep;
 use crate::commands::rank::Rank;
 
 /// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
@@ -33,6 +37,15 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Segment cases with a trained model
     Predict(Predict),
+    /// Look over a raw dataset before anything is made of it
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Measure a raw dataset: spacings, shapes, intensities
+    Fingerprint(Fingerprint),
+    /// Plan patch, network and preprocessing from the fingerprint, as nnU-Net does
+    Plan(Plan),
+    /// Preprocess the cases of a dataset for training
+    Prep(Prep),
     /// Score a folder of predictions against references, by every rule in use
     Evaluate(Evaluate),
     /// Rank several scored runs, and test whether the order is more than chance

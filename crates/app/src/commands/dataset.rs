@@ -92,6 +92,7 @@ fn counts(report: &IntegrityReport) -> serde_json::Value {
 }
 
 /// An error of the library, with its place and remedy.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
 pub(crate) fn problem(error: PlanError) -> anyhow::Error {
     let mut text = error.to_string();
     if let PlanError::Case { path, .. } = &error

@@ -11,7 +11,7 @@ use super::dataset::{by, open, output_folder, problem};
 use super::{Outcome, print};
 use crate::ui::{Ui, duration};
 
-/// Reads every training case and writes dataset_fingerprint.json: spacings, shapes, foreground intensities.
+/// Reads every training case and writes `dataset_fingerprint.json`: spacings, shapes, foreground intensities.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg fingerprint Dataset001_BraTS\n\n\
     Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \

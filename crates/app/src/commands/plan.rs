@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     /// GPU memory to plan for, in GB [default: 8, with resenc-l 24, with resenc-xl 40]
     #[arg(long, value_name = "GB")]
     pub(crate) gpu_memory: Option<f64>,
-    /// Spacing of 3d_fullres in mm, axes as in the files' arrays (z y x), instead of the median
+    /// Spacing of `3d_fullres` in mm, axes as in the files' arrays (z y x), instead of the median
     #[arg(long, value_names = ["Z", "Y", "X"], num_args = 3)]
     pub(crate) overwrite_target_spacing: Option<Vec<f64>>,
     /// Name of the plans [default: nnUNetPlans, with a residual encoder nnUNetResEncUNetMPlans and so on]

@@ -15,7 +15,6 @@ const SMALLEST: usize = 16 * 1024;
 
 /// Values, not bytes.
 struct Pool {
-    /// Oldest first.
     free: Vec<Vec<f32>>,
     /// Lent and not yet given back.
     lent: usize,
@@ -34,6 +33,21 @@ impl Pool {
     fn kept(&self) -> usize {
         self.free.iter().map(Vec::capacity).sum()
     }
+
+    /// Frees kept buffers until `extra` more values make the process no larger than its layers have been.
+    fn make_room(&mut self, extra: usize) {
+        loop {
+            let over = (self.lent + self.kept() + extra).saturating_sub(self.most);
+            if over == 0 || self.free.is_empty() {
+                return;
+            }
+            // The smallest that is enough, or else the largest.
+            let size = |i: &usize| self.free[*i].capacity();
+            let enough = (0..self.free.len()).filter(|i| size(i) >= over).min_by_key(size);
+            let chosen = enough.or_else(|| (0..self.free.len()).max_by_key(size));
+            self.free.swap_remove(chosen.unwrap_or(0));
+        }
+    }
 }
 
 /// A buffer of exactly `len` values, which are unspecified; whoever takes it overwrites all of them.
@@ -48,7 +62,7 @@ pub(crate) fn take(len: usize) -> Vec<f32> {
     let found =
         (0..pool.free.len()).filter(|&i| fits(&pool.free[i])).min_by_key(|&i| pool.free[i].capacity());
     if let Some(i) = found {
-        let mut buffer = pool.free.remove(i);
+        let mut buffer = pool.free.swap_remove(i);
         drop(pool);
         buffer.resize(len, 0.0);
         if cfg!(debug_assertions) {
@@ -56,9 +70,7 @@ pub(crate) fn take(len: usize) -> Vec<f32> {
         }
         return buffer;
     }
-    while !pool.free.is_empty() && pool.lent + pool.kept() > pool.most {
-        pool.free.remove(0);
-    }
+    pool.make_room(0);
     drop(pool);
     zeroed_tensor(len)
 }
@@ -70,6 +82,11 @@ pub(crate) fn give(buffer: Vec<f32>) {
         pool.lent = pool.lent.saturating_sub(buffer.len());
         pool.free.push(buffer);
     }
+}
+
+/// Makes room for `len` values that somebody else is about to allocate for a short time.
+pub(crate) fn make_room(len: usize) {
+    pool().make_room(len);
 }
 
 /// A new forward pass starts: whatever was lent before and has left the layers, as logits do, is not ours any more.

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::flex::FlexTensor;
 use glioseg_kernels::{Algorithm, ConvShape, PackedConv, PackedTransposed, TransposedShape};
 
-use super::{cpu, memory::values};
+use super::cpu;
+use super::memory::{make_room, values};
 
 /// Bytes that may be kept, and that are kept, in the whole process.
 static BUDGET: AtomicUsize = AtomicUsize::new(64 << 20);
@@ -113,6 +114,8 @@ impl Packed {
             return entry.weights.clone();
         }
         *slot = None;
+        // At most eight values for one: 216 frequencies for 27 taps.
+        make_room(8 * key.tensor.layout().num_elements());
         let (weights, bytes) = make();
         let fits = |kept: usize| (kept + bytes <= BUDGET.load(Ordering::SeqCst)).then_some(kept + bytes);
         if KEPT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok() {

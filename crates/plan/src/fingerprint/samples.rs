@@ -148,7 +148,9 @@ pub(super) fn draw(random: &mut RandomState, last: u32, count: usize, mut each: 
     while left > 0 {
         let some = &mut indices[..left.min(1024)];
         random.intervals(last, some);
-        some.iter().for_each(|&i| each(i as usize));
+        for &i in some.iter() {
+            each(i as usize);
+        }
         left -= some.len();
     }
 }
