@@ -612,15 +612,18 @@ fn write_case(
         ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
     };
     let Segmentation { labels, probabilities } = segmentation;
-    let volume_ml = volumes(&labels, &model.dataset.labels, geometry.voxel_ml());
-    if labels.iter().all(|&l| l == 0) {
+    let map = match LabelMap::new(labels, geometry) {
+        Ok(map) => map,
+        Err(error) => return Err(Failure { files, error: Box::new(error.into()) }),
+    };
+    let volume_ml = volumes(&map, &model.dataset.labels);
+    if map.data.iter().all(|&l| l == 0) {
         warnings.push("the segmentation is empty".into());
     }
     // Probabilities first: a case counts as finished when its segmentation is there.
     let written = probabilities
         .map_or(Ok(()), |p| write_probabilities(&probabilities_path(out, &files.id), &p))
-        .and_then(|()| LabelMap::new(labels, geometry))
-        .and_then(|map| nifti::write_labels(&segmentation_path(out, &files.id), &map));
+        .and_then(|()| nifti::write_labels(&segmentation_path(out, &files.id), &map));
     if let Err(error) = written {
         return Err(Failure { files, error: Box::new(error.into()) });
     }
@@ -641,14 +644,11 @@ fn write_case(
 }
 
 /// Volume in mL of every region, or of every label but background.
-fn volumes(map: &[u16], labels: &Labels, voxel_ml: f64) -> IndexMap<String, f64> {
-    let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
-    for &label in map {
-        counts[usize::from(label)] += 1;
-    }
+fn volumes(map: &LabelMap, labels: &Labels) -> IndexMap<String, f64> {
+    let counts = map.counts();
     let ml = |values: &[u16]| {
-        let voxels: u64 = values.iter().map(|&v| counts[usize::from(v)]).sum();
-        (voxels as f64 * voxel_ml * 1e6).round() / 1e6
+        let voxels: usize = values.iter().filter_map(|v| counts.get(v)).sum();
+        (voxels as f64 * map.geometry.voxel_ml() * 1e6).round() / 1e6
     };
     if labels.has_regions() {
         labels.regions().iter().map(|r| (r.name.clone(), ml(&r.labels))).collect()
