@@ -103,7 +103,8 @@ impl Recoding {
     /// # Panics
     /// If the recoding was made for another dataset.
     pub fn description(&self, dataset: &Dataset) -> Value {
-        let new = |value: u16| self.get(value).expect("a value of the dataset that the recoding was made for");
+        let new =
+            |value: u16| self.get(value).expect("a value of the dataset that the recoding was made for");
         let mut labels = Map::new();
         for label in dataset.labels.entries() {
             let value = match label.values[..] {
@@ -194,7 +195,10 @@ mod tests {
         assert!(OutputLabels::Brats2023.recoding(&post).is_ok());
         let liver = dataset(r#""labels": {"background": 0, "liver": 1}"#);
         let error = OutputLabels::Brats.recoding(&liver).expect_err("no tumour");
-        assert!(error.to_string().contains("label 1 (`liver`) is no part of a tumour by its name"), "{error}");
+        assert!(
+            error.to_string().contains("label 1 (`liver`) is no part of a tumour by its name"),
+            "{error}"
+        );
         assert!(OutputLabels::Dataset.recoding(&liver).is_ok());
     }
 }

@@ -66,7 +66,10 @@ fn version_one_is_merged_thresholded_and_converted_exactly() {
     for (below_voxels, folder) in [(200, "ensemble_200"), (2344, "ensemble_2344"), (2345, "ensemble_2345")] {
         let step = Step::ReplaceSmall { labels: vec![3], below_voxels, with: 2 };
         let postprocessing = Postprocessing::new(vec![step]);
-        let out = merged(&folders, &EnsembleOptions { postprocessing: postprocessing.clone(), ..Default::default() });
+        let out = merged(
+            &folders,
+            &EnsembleOptions { postprocessing: postprocessing.clone(), ..Default::default() },
+        );
         same(out.path(), &format!("thresholded/{folder}"));
         if below_voxels == 200 {
             let options =
@@ -120,7 +123,12 @@ fn version_two_is_the_mean_in_single_precision() {
 /// Saved probabilities of v2: one output per number, the same everywhere in an image of 2 x 3 x 4 voxels.
 fn save(folder: &Path, case: &str, outputs: &[f32]) {
     let values: Vec<f32> = outputs.iter().flat_map(|&v| [v; 24]).collect();
-    save_array(&folder.join(format!("{case}.npz")), "probabilities", &[outputs.len() as u64, 2, 3, 4], &values);
+    save_array(
+        &folder.join(format!("{case}.npz")),
+        "probabilities",
+        &[outputs.len() as u64, 2, 3, 4],
+        &values,
+    );
     let affine = Affine::from_rows([[-1.0, 0.0, 0.0, 5.0], [0.0, -1.0, 0.0, 7.0], [0.0, 0.0, 2.0, 0.0]]);
     let geometry = Geometry::from_affine([2, 3, 4], affine).expect("regular");
     let map = LabelMap::new(vec![0; 24], geometry).expect("a map");
@@ -131,8 +139,12 @@ fn save_array(path: &Path, name: &str, shape: &[u64], values: &[f32]) {
     let mut zip = zip::ZipWriter::new(fs::File::create(path).expect("a file"));
     zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).expect("an entry");
     let mut bytes = Vec::new();
-    let mut array =
-        npyz::WriteOptions::<f32>::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().expect("a header");
+    let mut array = npyz::WriteOptions::<f32>::new()
+        .default_dtype()
+        .shape(shape)
+        .writer(&mut bytes)
+        .begin_nd()
+        .expect("a header");
     array.extend(values.iter().copied()).expect("values");
     array.finish().expect("all values");
     zip.write_all(&bytes).expect("written");
@@ -212,7 +224,14 @@ fn folders_that_do_not_fit_together_are_named_with_both_sides() {
         "FIRST/a.npz: it has 3 outputs, but the dataset has 4: background, edema, NCR, ET"
     );
     let steps = Postprocessing::new(vec![Step::keep_largest(&[4])]);
-    let (error, _) = error_of(&[&a], &EnsembleOptions { postprocessing: steps, postprocessing_path: "pp.json".into(), ..Default::default() });
+    let (error, _) = error_of(
+        &[&a],
+        &EnsembleOptions {
+            postprocessing: steps,
+            postprocessing_path: "pp.json".into(),
+            ..Default::default()
+        },
+    );
     assert_eq!(error, "pp.json has a step for label 4, but the labels are [0, 1, 2, 3]");
 }
 
@@ -236,7 +255,10 @@ fn damaged_files_fail_their_case_with_a_reason() {
     let nan = with(&|p| save_array(p, "probabilities", &[4, 2, 3, 4], &[f32::NAN; 96]));
     assert_eq!(nan, "FIRST/a.npz holds 24 values that are NaN or infinite");
     let moved = with(&|p| save_array(p, "probabilities", &[4, 2, 4, 3], &[0.0; 96]));
-    assert!(moved.contains("has shape [2, 3, 4], but the probabilities belong to an image of [2, 4, 3]"), "{moved}");
+    assert!(
+        moved.contains("has shape [2, 3, 4], but the probabilities belong to an image of [2, 4, 3]"),
+        "{moved}"
+    );
     let bare = with(&|p| fs::remove_file(p.with_extension("nii.gz")).expect("removed"));
     assert!(bare.contains("neither a label map nor a .pkl"), "{bare}");
     let code = with(&|p| {
@@ -249,7 +271,8 @@ fn damaged_files_fail_their_case_with_a_reason() {
 #[test]
 fn probabilities_of_both_versions_are_not_mixed() {
     let Some(golden) = shared("golden") else { return };
-    let (v1, v2) = (case_03_only(&golden.join("v1/predicted/BL")), case_03_only(&golden.join("pipeline/iso/predicted")));
+    let (v1, v2) =
+        (case_03_only(&golden.join("v1/predicted/BL")), case_03_only(&golden.join("pipeline/iso/predicted")));
     let (error, hint) = error_of(&[&v1, &v2], &EnsembleOptions::default());
     assert_eq!(
         error,

@@ -126,7 +126,9 @@ impl TumourParts {
             });
         }
         if dataset.raw.get("channel_names").is_none() {
-            return Err(refused("a dataset.json of nnU-Net v1 names labels, but its names are not reliable".into()));
+            return Err(refused(
+                "a dataset.json of nnU-Net v1 names labels, but its names are not reliable".into(),
+            ));
         }
         Self::of_names(labels).map_err(refused)
     }
@@ -200,7 +202,9 @@ impl TumourParts {
             (Some(from), Some(to)) => table.push((from, to)),
             (Some(from), None) => {
                 return Err(PlanError::TumourParts {
-                    reason: format!("label {from} is a resection cavity, which the other coding does not have"),
+                    reason: format!(
+                        "label {from} is a resection cavity, which the other coding does not have"
+                    ),
                 });
             }
             (None, _) => {}
@@ -310,7 +314,8 @@ mod tests {
         assert_eq!(parts(brats), Ok(Convention::Brats1234.parts()));
         let names = r#""labels": {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}"#;
         assert_eq!(parts(names), Ok(Convention::Brats1234.parts()));
-        let names = r#""labels": {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3}"#;
+        let names =
+            r#""labels": {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3}"#;
         assert_eq!(parts(names), Ok(Convention::NnUnet.parts()));
         let error = parts(r#""labels": {"background": 0, "edema": 1, "ET": 2}"#).expect_err("no core");
         assert!(error.contains("no label is named necrotic core"), "{error}");

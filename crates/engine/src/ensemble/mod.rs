@@ -160,7 +160,12 @@ fn dataset_of(folders: &[PathBuf], case: &str, given: Option<&Path>) -> Result<D
                 let (first, second) = (meaning(&first.labels), meaning(&dataset.labels));
                 if first != second {
                     let first_path = first_path.clone();
-                    return Err(EnsembleError::OutputsDiffer { first, second, first_path, second_path: path });
+                    return Err(EnsembleError::OutputsDiffer {
+                        first,
+                        second,
+                        first_path,
+                        second_path: path,
+                    });
                 }
             }
         }
@@ -199,8 +204,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn case(&self, case: &str) -> Result<Option<Vec<(u16, usize)>>, EnsembleError> {
         let labels = self.out.join(format!("{case}.nii.gz"));
-        let probabilities =
-            self.options.save_probabilities.then(|| self.out.join(format!("{case}.npz")));
+        let probabilities = self.options.save_probabilities.then(|| self.out.join(format!("{case}.npz")));
         let there = |p: &PathBuf| p.is_file();
         if self.options.skip_finished && there(&labels) && probabilities.as_ref().is_none_or(there) {
             return Ok(None);
@@ -257,7 +261,12 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     for (file, properties) in files.iter().zip(&properties).skip(1) {
         let other = Place::of(file, version, [z, y, x], properties.as_ref())?;
         if other.bbox != place.bbox {
-            let reason = format!("its box is {:?}, but that of {} is {:?}", other.bbox, files[0].display(), place.bbox);
+            let reason = format!(
+                "its box is {:?}, but that of {} is {:?}",
+                other.bbox,
+                files[0].display(),
+                place.bbox
+            );
             return Err(EnsembleError::format(file, reason));
         }
     }
@@ -313,7 +322,11 @@ fn version1_decision(
 }
 
 /// As [`merge`], and writes the mean in the version's own form.
-fn merge_and_save(arrays: &mut [Array<'_>], decision: &Decision, path: &Path) -> Result<Vec<u16>, EnsembleError> {
+fn merge_and_save(
+    arrays: &mut [Array<'_>],
+    decision: &Decision,
+    path: &Path,
+) -> Result<Vec<u16>, EnsembleError> {
     let version = arrays[0].version;
     let shape = arrays[0].shape.map(|n| n as u64);
     let mut seg = Err(EnsembleError::format(path, "nothing was merged"));
@@ -338,7 +351,8 @@ fn merge_and_save(arrays: &mut [Array<'_>], decision: &Decision, path: &Path) ->
             Version::V1 => {
                 let mut array =
                     npyz::WriteOptions::<f16>::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
-                let halves = |mean: &[f32]| array.extend(mean.iter().map(|&v| f16::from_f32(v))).map_err(failed);
+                let halves =
+                    |mean: &[f32]| array.extend(mean.iter().map(|&v| f16::from_f32(v))).map_err(failed);
                 seg = merge(arrays, decision, halves);
                 if seg.is_ok() {
                     array.finish()?;

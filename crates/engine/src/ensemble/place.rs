@@ -44,11 +44,7 @@ impl Properties {
             holder.and_then(|v| v.get(key)).and_then(numbers)
         };
         let itk = |spacing: Option<Vec<f64>>, origin: Option<Vec<f64>>, direction: Option<Vec<f64>>| {
-            Some((
-                spacing?.try_into().ok()?,
-                origin?.try_into().ok()?,
-                direction?.try_into().ok()?,
-            ))
+            Some((spacing?.try_into().ok()?, origin?.try_into().ok()?, direction?.try_into().ok()?))
         };
         let v1 = itk(inside("", "itk_spacing"), inside("", "itk_origin"), inside("", "itk_direction"));
         let v2 = itk(
@@ -123,7 +119,9 @@ impl Place {
         // The upper bound may lie one beyond the array: nnU-Net v1 takes the array's own size.
         let bbox = [0, 1, 2].map(|a| [bbox[a][0], (bbox[a][0] + shape[a]).min(whole[a])]);
         if box_shape(bbox) != shape {
-            let reason = format!("the array has shape {shape:?} (z, y, x), which does not fit into the image of {whole:?} at {bbox:?}");
+            let reason = format!(
+                "the array has shape {shape:?} (z, y, x), which does not fit into the image of {whole:?} at {bbox:?}"
+            );
             return Err(EnsembleError::format(npz, reason));
         }
         let beside = ["nii.gz", "nii"].into_iter().map(|e| npz.with_extension(e)).find(|p| p.is_file());

@@ -55,14 +55,14 @@ impl Archive {
 
     /// The array of probabilities, of whichever version.
     pub(crate) fn array(&mut self) -> Result<Array<'_>, EnsembleError> {
-        let names: Vec<String> = self.zip.file_names().filter_map(|n| n.ok().map(std::borrow::Cow::into_owned)).collect();
+        let names: Vec<String> =
+            self.zip.file_names().filter_map(|n| n.ok().map(std::borrow::Cow::into_owned)).collect();
         let found = [Version::V2, Version::V1].into_iter().find_map(|version| {
             let name = format!("{}.npy", version.array());
             names.contains(&name).then_some((version, name))
         });
         let Some((version, name)) = found else {
-            let reason =
-                format!("it has no array `probabilities` or `softmax`, but {}", names.join(", "));
+            let reason = format!("it has no array `probabilities` or `softmax`, but {}", names.join(", "));
             return Err(EnsembleError::format(&self.path, reason));
         };
         let wrong = |reason: String| EnsembleError::format(&self.path, reason);

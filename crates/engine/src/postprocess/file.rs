@@ -46,7 +46,10 @@ impl Postprocessing {
             version1(map)
         } else {
             let keys: Vec<&str> = map.keys().map(String::as_str).collect();
-            Err(format!("it has none of `steps`, `postprocessing_fns`, `for_which_classes`, but {}", keys.join(", ")))
+            Err(format!(
+                "it has none of `steps`, `postprocessing_fns`, `for_which_classes`, but {}",
+                keys.join(", ")
+            ))
         };
         let notes = map.get("notes").and_then(Value::as_object).cloned().unwrap_or_default();
         Ok(Self { steps: steps.map_err(format)?, notes })
@@ -82,7 +85,8 @@ fn own(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
 
 fn label(value: &Value) -> Result<u16, String> {
     // nnU-Net's writer may leave floats such as 3.0.
-    let whole = value.as_u64().or_else(|| value.as_f64().filter(|v| v.fract() == 0.0 && *v >= 0.0).map(|v| v as u64));
+    let whole =
+        value.as_u64().or_else(|| value.as_f64().filter(|v| v.fract() == 0.0 && *v >= 0.0).map(|v| v as u64));
     whole.and_then(|v| u16::try_from(v).ok()).ok_or_else(|| format!("{value} is no label"))
 }
 
@@ -100,7 +104,8 @@ fn union(value: &Value) -> Result<Vec<u16>, String> {
 /// nnU-Net v2: names of functions, and what each was called with.
 fn version2(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
     const KNOWN: &str = "remove_all_but_largest_component_from_segmentation";
-    let list = |key: &str| map.get(key).and_then(Value::as_array).ok_or_else(|| format!("`{key}` is no list"));
+    let list =
+        |key: &str| map.get(key).and_then(Value::as_array).ok_or_else(|| format!("`{key}` is no list"));
     let (functions, arguments) = (list("postprocessing_fns")?, list("postprocessing_kwargs")?);
     if functions.len() != arguments.len() {
         return Err(format!("{} functions, but arguments for {}", functions.len(), arguments.len()));
@@ -203,7 +208,8 @@ mod tests {
             neighbours: Neighbours::Faces,
             small_below_mm3,
         };
-        let text = r#"{"for_which_classes": [[1, 2], 2], "min_valid_object_sizes": "None", "num_samples": 2}"#;
+        let text =
+            r#"{"for_which_classes": [[1, 2], 2], "min_valid_object_sizes": "None", "num_samples": 2}"#;
         assert_eq!(read(text).expect("version 1"), [v1(&[1, 2], None), v1(&[2], None)]);
         let text = r#"{"for_which_classes": [[1, 2], 2], "min_valid_object_sizes": "{(1, 2): 12.5, 2: 3}"}"#;
         assert_eq!(read(text).expect("sizes"), [v1(&[1, 2], Some(12.5)), v1(&[2], Some(3.0))]);
@@ -217,7 +223,10 @@ mod tests {
             (r#"{"labels": 1}"#, "but labels"),
             (r#"{"steps": [{"shrink": {}}]}"#, "unknown variant `shrink`"),
             (r#"{"steps": [], "version": 9}"#, "it has version 9"),
-            (r#"{"steps": [{"replace_small": {"labels": [], "below_voxels": 3, "with": 1}}]}"#, "a step has no labels"),
+            (
+                r#"{"steps": [{"replace_small": {"labels": [], "below_voxels": 3, "with": 1}}]}"#,
+                "a step has no labels",
+            ),
             (
                 r#"{"steps": [{"keep_largest": {"labels": [1], "neighbours": "corners", "connectivity": 6}}]}"#,
                 "unknown field `connectivity`",

@@ -40,8 +40,11 @@ pub fn postprocess_cases(
     options: &PostprocessOptions,
     observer: &(dyn Fn(&PostprocessedCase) + Sync),
 ) -> Result<Vec<PostprocessedCase>, PostprocessError> {
-    std::fs::create_dir_all(out)
-        .map_err(|source| glioseg_volume::VolumeError::Io { path: out.into(), action: "make", source })?;
+    std::fs::create_dir_all(out).map_err(|source| glioseg_volume::VolumeError::Io {
+        path: out.into(),
+        action: "make",
+        source,
+    })?;
     let same = |path: &Path| path.parent().and_then(|p| p.canonicalize().ok()) == out.canonicalize().ok();
     if cases.iter().any(|(_, path)| same(path)) {
         return Err(PostprocessError::OutputIsInput { path: out.into() });
@@ -61,11 +64,8 @@ fn postprocess_file(
     options: &PostprocessOptions,
 ) -> Result<Vec<usize>, PostprocessError> {
     let mut map = nifti::read_labels(path)?;
-    let strange = |label| PostprocessError::StrangeLabel {
-        path: path.to_owned(),
-        label,
-        known: options.known.clone(),
-    };
+    let strange =
+        |label| PostprocessError::StrangeLabel { path: path.to_owned(), label, known: options.known.clone() };
     let found = map.counts();
     if let Some(&label) = found.keys().find(|v| !options.known.is_empty() && !options.known.contains(v)) {
         return Err(strange(label));
@@ -80,10 +80,7 @@ fn postprocess_file(
 ///
 /// # Errors
 /// [`PostprocessError::Shape`] if the two differ in shape; those of reading.
-pub fn count_pair(
-    prediction: (&Path, u16),
-    reference: (&Path, u16),
-) -> Result<SearchCase, PostprocessError> {
+pub fn count_pair(prediction: (&Path, u16), reference: (&Path, u16)) -> Result<SearchCase, PostprocessError> {
     let (found, expected) = (nifti::read_labels(prediction.0)?, nifti::read_labels(reference.0)?);
     if found.shape() != expected.shape() {
         return Err(PostprocessError::Shape {

@@ -102,7 +102,8 @@ impl Step {
         match self {
             Self::KeepLargest { labels, neighbours, small_below_mm3 } => {
                 let voxel_mm3 = map.geometry.voxel_ml() * 1000.0;
-                let spare = |size: usize| small_below_mm3.is_some_and(|least| size as f64 * voxel_mm3 >= least);
+                let spare =
+                    |size: usize| small_below_mm3.is_some_and(|least| size as f64 * voxel_mm3 >= least);
                 keep_largest(&mut map.data, map.geometry.shape, labels, *neighbours, spare)
             }
             Self::ReplaceSmall { labels, below_voxels, with } => {
@@ -287,7 +288,8 @@ mod tests {
     #[test]
     fn corners_connect_in_version_two_and_faces_only_in_version_one() {
         let diagonal = map(&[&[1, 1, 0], &[0, 0, 1]]);
-        let step = |neighbours, small_below_mm3| Step::KeepLargest { labels: vec![1], neighbours, small_below_mm3 };
+        let step =
+            |neighbours, small_below_mm3| Step::KeepLargest { labels: vec![1], neighbours, small_below_mm3 };
         for (neighbours, small_below, removed) in [
             (Neighbours::Corners, None, 0),
             (Neighbours::Faces, None, 1),
@@ -316,7 +318,8 @@ mod tests {
 
     #[test]
     fn steps_for_strange_labels_are_refused() {
-        let steps = Postprocessing::new(vec![Step::ReplaceSmall { labels: vec![4], below_voxels: 9, with: 1 }]);
+        let steps =
+            Postprocessing::new(vec![Step::ReplaceSmall { labels: vec![4], below_voxels: 9, with: 1 }]);
         let error = steps.check(&[0, 1, 2, 3], Path::new("postprocessing.json")).expect_err("label 4");
         assert_eq!(
             error.to_string(),

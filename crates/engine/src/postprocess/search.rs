@@ -97,8 +97,13 @@ mod tests {
         let dice = |a: f64, b: f64, both: f64| 2.0 * both / (a + b);
         let (small, large) = (dice(120.0, 100.0, 90.0), dice(5000.0, 5200.0, 4600.0));
         let means: Vec<f64> = found.scores.iter().map(|s| s.mean).collect();
-        let expected =
-            [(small + large) / 4.0, (small + large + 1.0) / 4.0, (small + large + 2.0) / 4.0, (small + large + 2.0) / 4.0, (large + 2.0) / 4.0];
+        let expected = [
+            (small + large) / 4.0,
+            (small + large + 1.0) / 4.0,
+            (small + large + 2.0) / 4.0,
+            (small + large + 2.0) / 4.0,
+            (large + 2.0) / 4.0,
+        ];
         for (mean, expected) in means.iter().zip(expected) {
             assert!((mean - expected).abs() < 1e-12, "{means:?}");
         }
