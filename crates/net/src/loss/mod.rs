@@ -324,16 +324,17 @@ mod tests {
         let device = Device::flex().autodiff();
         let head = Tensor::<5>::full([1, 2, 1, 1, 2], 3.0, &device).require_grad();
         let gradient = vec![0.5f32, -1.0, 0.0, 2.0];
-        let ours = supervised(&head, bridge::supervise(head.clone().mul_scalar(2.0), gradient.clone(), None));
-        let theirs = supervised(&head, surrogate(head.clone().mul_scalar(2.0), gradient.clone()));
+        let ours =
+            supervised(&head, &bridge::supervise(head.clone().mul_scalar(2.0), gradient.clone(), None));
+        let theirs = supervised(&head, &surrogate(head.clone().mul_scalar(2.0), gradient.clone()));
         assert_eq!(ours, [1.0, -2.0, 0.0, 4.0]);
         assert_eq!(theirs, ours);
         // A factor that something puts on the loss reaches the gradient.
         let root = bridge::supervise(head.clone(), gradient, None).mul_scalar(3.0);
-        assert_eq!(supervised(&head, root), [1.5, -3.0, 0.0, 6.0]);
+        assert_eq!(supervised(&head, &root), [1.5, -3.0, 0.0, 6.0]);
     }
 
-    fn supervised(head: &Tensor<5>, root: Tensor<1>) -> Vec<f32> {
+    fn supervised(head: &Tensor<5>, root: &Tensor<1>) -> Vec<f32> {
         let gradient = head.grad(&root.backward()).expect("a gradient");
         gradient.into_data().try_into_vec().expect("f32")
     }
