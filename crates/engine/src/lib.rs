@@ -1,4 +1,4 @@
-//! Inference: from a model and images to segmentations.
+//! Inference, from a model and images to segmentations, and training, from prepared cases to a model.
 
 pub mod cases;
 pub mod ensemble;
@@ -6,3 +6,4 @@ pub mod infer;
 pub mod labels;
 pub mod model;
 pub mod postprocess;
+pub mod train;

@@ -7,7 +7,7 @@
 mod error;
 mod export;
 mod gaussian;
-mod output;
+pub(crate) mod output;
 mod predict;
 mod record;
 mod tiles;
@@ -15,7 +15,9 @@ mod window;
 
 pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
+pub(crate) use export::{Logits, ProbabilitySum};
 pub use gaussian::gaussian_weights;
+pub(crate) use predict::forward;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
 pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 pub use tiles::{Grid, tile_starts};
