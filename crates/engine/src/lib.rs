@@ -6,3 +6,4 @@ pub mod infer;
 pub mod labels;
 pub mod model;
 pub mod postprocess;
+pub mod recipe;
