@@ -22,10 +22,13 @@ fn main() -> ExitCode {
     let ui = ui::Ui::new(cli.quiet);
     let outcome = commands::set_threads(cli.threads).and_then(|()| match &cli.command {
         cli::Command::Predict(options) => commands::predict::run(options, &ui),
+        cli::Command::Ensemble(options) => commands::ensemble::run(options, &ui),
+        cli::Command::Postprocess(options) => commands::postprocess::run(options, &ui),
         cli::Command::Dataset(command) => commands::dataset::run(command, &ui),
         cli::Command::Fingerprint(options) => commands::fingerprint::run(options, &ui),
         cli::Command::Plan(options) => commands::plan::run(options, &ui),
         cli::Command::Prep(options) => commands::prep::run(options, &ui),
+        cli::Command::Train(options) => commands::train::run(options, &ui),
         cli::Command::Evaluate(options) => commands::evaluate::run(options, &ui),
         cli::Command::Rank(options) => commands::rank::run(options, &ui),
         cli::Command::Compare(options) => commands::compare::run(options, &ui),

@@ -361,7 +361,9 @@ mod tests {
 
     #[test]
     fn preprocessed_data_go_where_nnunet_has_them_or_beside() {
-        let beside = |raw: &str, root: Option<&str>| folder_beside(Path::new(raw), root.map(OsStr::new), "preprocessed");
+        let beside = |raw: &str, root: Option<&str>| {
+            folder_beside(Path::new(raw), root.map(OsStr::new), "preprocessed")
+        };
         assert_eq!(beside("/a/Dataset001_X", Some("/pre")), Path::new("/pre/Dataset001_X"));
         assert_eq!(
             beside("/a/nnUNet_raw/Dataset001_X", None),

@@ -4,15 +4,18 @@ pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod dataset;
 pub(crate) mod demo;
+pub(crate) mod ensemble;
 pub(crate) mod evaluate;
 pub(crate) mod fingerprint;
 pub(crate) mod info;
 pub(crate) mod phantom;
 pub(crate) mod plan;
+pub(crate) mod postprocess;
 pub(crate) mod predict;
 pub(crate) mod prep;
 pub(crate) mod rank;
 mod table;
+pub(crate) mod train;
 
 use std::io::Write as _;
 

@@ -6,6 +6,7 @@
 
 mod error;
 mod export;
+mod finish;
 mod gaussian;
 pub(crate) mod output;
 mod predict;
@@ -15,7 +16,11 @@ mod window;
 
 pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
+<<<<<<< HEAD
 pub(crate) use export::{Logits, ProbabilitySum};
+=======
+pub use finish::PostprocessingChoice;
+>>>>>>> main
 pub use gaussian::gaussian_weights;
 pub(crate) use predict::forward;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};

@@ -24,6 +24,14 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// Neither the name of a preset nor a file.
+    #[error("there is no preset `{name}`, and no such file; there are {}", known.join(", "))]
+    UnknownPreset {
+        /// What was asked for.
+        name: String,
+        /// The presets that come along.
+        known: Vec<String>,
+    },
     /// A setting that makes no sense.
     #[error("the setting `{name}` is {found}, but must be {expected}")]
     Setting {
@@ -181,7 +189,7 @@ impl TrainError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Preset { .. } => Some("a preset is a JSON object with settings such as {\"epochs\": 100}".into()),
-            Self::Setting { .. } => None,
+            Self::Setting { .. } | Self::UnknownPreset { .. } => None,
             Self::NotPrepared { configuration, path, .. } => Some(format!(
                 "run `glioseg prep DATASET -c {configuration}`; it should make {}",
                 path.display()

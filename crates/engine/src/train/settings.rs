@@ -175,17 +175,43 @@ impl Supervision {
     }
 }
 
+/// Presets that come along: name and content.
+const PRESETS: [(&str, &str); 2] = [("default", "{}"), ("demo", include_str!("../../presets/demo.json"))];
+
 impl Settings {
+    /// Names of the presets that come along.
+    pub fn preset_names() -> impl Iterator<Item = &'static str> {
+        PRESETS.iter().map(|(name, _)| *name)
+    }
+
+    /// A preset that comes along, by its name, or that of a file.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`TrainError::UnknownPreset`] if it is neither.
+    pub fn preset(name: &str) -> Result<Self, TrainError> {
+        if let Some((name, text)) = PRESETS.iter().find(|(known, _)| *known == name) {
+            return Self::parse(serde_json::from_str(text).unwrap_or_default(), Path::new(name));
+        }
+        if Path::new(name).is_file() {
+            return Self::read(Path::new(name));
+        }
+        let known = Self::preset_names().map(str::to_owned).collect();
+        Err(TrainError::UnknownPreset { name: name.to_owned(), known })
+    }
+
+    fn parse(value: Value, path: &Path) -> Result<Self, TrainError> {
+        let settings: Self = serde_json::from_value(value)
+            .map_err(|e| TrainError::Preset { path: path.to_owned(), reason: e.to_string() })?;
+        settings.check()?;
+        Ok(settings)
+    }
+
     /// Reads a preset: a JSON object with some of the fields.
     ///
     /// # Errors
     /// [`TrainError::Preset`] if the file is none, [`TrainError::Setting`] for a value that makes no sense.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let value = read_json(path)?;
-        let settings: Self = serde_json::from_value(value)
-            .map_err(|e| TrainError::Preset { path: path.to_owned(), reason: e.to_string() })?;
-        settings.check()?;
-        Ok(settings)
+        Self::parse(read_json(path)?, path)
     }
 
     /// Whether every value makes sense.
@@ -326,6 +352,15 @@ mod tests {
         assert!(wrong.contains("unknown field `epoch`, expected one of `trainer`, `epochs`"), "{wrong}");
         let wrong = serde_json::from_str::<Settings>(r#"{"augmentation": "da6"}"#).expect_err("unknown");
         assert!(wrong.to_string().contains("valid are default, da5, da4, none"), "{wrong}");
+    }
+
+    #[test]
+    fn presets_that_come_along_can_be_read_and_others_are_named() {
+        for name in Settings::preset_names() {
+            Settings::preset(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        let error = Settings::preset("dmeo").expect_err("unknown").to_string();
+        assert!(error.starts_with("there is no preset `dmeo`, and no such file; there are default, demo"), "{error}");
     }
 
     #[test]
