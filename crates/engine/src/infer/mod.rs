@@ -16,11 +16,8 @@ mod window;
 
 pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
-<<<<<<< HEAD
 pub(crate) use export::{Logits, ProbabilitySum};
-=======
 pub use finish::PostprocessingChoice;
->>>>>>> main
 pub use gaussian::gaussian_weights;
 pub(crate) use predict::forward;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};

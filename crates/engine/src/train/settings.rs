@@ -360,7 +360,10 @@ mod tests {
             Settings::preset(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
         let error = Settings::preset("dmeo").expect_err("unknown").to_string();
-        assert!(error.starts_with("there is no preset `dmeo`, and no such file; there are default, demo"), "{error}");
+        assert!(
+            error.starts_with("there is no preset `dmeo`, and no such file; there are default, demo"),
+            "{error}"
+        );
     }
 
     #[test]
