@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -12,7 +13,9 @@ use glioseg_engine::train::{
 use glioseg_eval::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
-use serde_json::{Value, json};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_shutdown};
 
 use super::dataset::{by, open, problem};
 use super::{Outcome, Problem, plan, prep, print};
@@ -263,31 +266,33 @@ pub(crate) fn make_ready(
     ))
 }
 
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// The first Ctrl-C asks the training to stop, the second ends the program.
-fn catch_interrupts() {
-    // A handler that is there already is this one.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            #[expect(clippy::exit, reason = "the user insists")]
-            std::process::exit(130);
+/// The flag that Ctrl-C sets: the first asks the training to stop, the second ends the program.
+fn interrupts() -> Arc<AtomicBool> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let flag = STOP.get_or_init(|| {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the shutdown looks at the flag as the signal before has left it. Without handlers the
+            // program ends at once, and what was saved before stays.
+            let _ = register_conditional_shutdown(signal, 130, Arc::clone(&flag));
+            let _ = register(signal, Arc::clone(&flag));
         }
+        flag
     });
+    Arc::clone(flag)
 }
 
 /// Trains one fold and shows what happens.
 pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::Result<Trained> {
-    catch_interrupts();
+    let stop = interrupts();
     let mut told = false;
     let mut observer = |event: Event<'_>| {
         show(event, ui);
-        if STOP.load(Ordering::SeqCst) && !std::mem::replace(&mut told, true) {
+        if stop.load(Ordering::SeqCst) && !std::mem::replace(&mut told, true) {
             ui.say("stopping after this batch; Ctrl-C again ends at once");
         }
     };
-    let trained = glioseg_engine::train::train(setup, options, &STOP, &mut observer);
+    let trained = glioseg_engine::train::train(setup, options, &stop, &mut observer);
     ui.stop();
     Ok(trained?)
 }
@@ -430,15 +435,6 @@ fn epoch_line(record: &EpochRecord, epochs: usize, classes: &[String], left: Dur
         duration(Duration::from_secs_f64(record.seconds)),
         duration(left)
     )
-}
-
-/// The summary of a model's fold as JSON.
-pub(crate) fn summary_value(summary: &NnUnetSummary) -> Value {
-    json!({
-        "foreground_mean_dice": summary.foreground_mean.get("Dice"),
-        "mean_dice": summary.mean.iter().map(|(k, v)| (k.clone(), json!(v.get("Dice")))).collect::<serde_json::Map<_, _>>(),
-        "cases": summary.cases.len(),
-    })
 }
 
 #[cfg(test)]
