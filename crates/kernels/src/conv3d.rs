@@ -10,6 +10,7 @@ pub(crate) mod frequencies;
 pub(crate) mod pack;
 mod reference;
 mod shape;
+mod transformed;
 pub(crate) mod winograd;
 
 pub use reference::conv3d_reference;
@@ -88,7 +89,7 @@ impl PackedConv {
         assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
         assert!(algorithm.supports(shape), "{algorithm:?} cannot compute {shape:?}");
         let form = match algorithm.choose(shape) {
-            Algorithm::Winograd => Form::Winograd(winograd::pack_weights(shape, weights)),
+            Algorithm::Winograd => Form::Winograd(transformed::pack_weights(cpu, shape, weights)),
             Algorithm::Auto | Algorithm::Direct => Form::Direct(direct::pack_weights(
                 shape.out_channels,
                 shape.in_channels,

@@ -13,15 +13,15 @@
 use rayon::prelude::*;
 
 use super::ConvShape;
-use super::frequencies::{FREQ, OUT, backward, forward, weight_frequencies};
+use super::frequencies::{FREQ, OUT, backward, forward};
 use super::pack::{pack_row, zero_range};
-use crate::buffer::{Buffer, Shared, with_scratch};
+use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::source::{Plane, Source, plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Output channels per packed block of weights.
-const CO_BLOCK: usize = 16;
+pub(super) const CO_BLOCK: usize = 16;
 /// Output channels whose products are held at once.
 const CO_HELD: usize = 64;
 
@@ -54,58 +54,11 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
 }
 
 /// Frequencies of height and width.
-const GROUPS: usize = FREQ * FREQ;
+pub(super) const GROUPS: usize = FREQ * FREQ;
 
 /// Frequencies along depth: one if the kernel is flat.
-fn deep(kernel: [usize; 3]) -> usize {
+pub(super) fn deep(kernel: [usize; 3]) -> usize {
     if kernel[0] == 3 { FREQ } else { 1 }
-}
-
-/// Transformed weights, `[height and width][co / 16][depth][ci][16]`, missing output channels zero.
-pub(super) fn pack_weights(shape: &ConvShape, weights: &[f32]) -> Buffer {
-    let (ci, taps) = (shape.in_channels, shape.taps());
-    let blocks = shape.out_channels.div_ceil(CO_BLOCK);
-    let deep = deep(shape.kernel);
-    let panel = deep * ci * CO_BLOCK;
-    let mut packed = Buffer::zeroed(GROUPS * blocks * panel);
-    let shared = Shared::new(&mut packed);
-    (0..shape.out_channels).into_par_iter().for_each(|co| {
-        for c in 0..ci {
-            let g = &weights[(co * ci + c) * taps..][..taps];
-            let tap = |z: usize, y: usize, x: usize| f64::from(g[(z * 3 + y) * 3 + x]);
-            // Depth, then height, then width; a flat kernel has one plane of taps and of frequencies.
-            let mut planes = [[[0.0; 3]; 3]; FREQ];
-            for y in 0..3 {
-                for x in 0..3 {
-                    if shape.kernel[0] == 3 {
-                        let f = weight_frequencies([tap(0, y, x), tap(1, y, x), tap(2, y, x)]);
-                        for (plane, f) in planes.iter_mut().zip(f) {
-                            plane[y][x] = f;
-                        }
-                    } else {
-                        planes[0][y][x] = tap(0, y, x);
-                    }
-                }
-            }
-            for (z, plane) in planes.iter().take(deep).enumerate() {
-                let mut rows = [[0.0; 3]; FREQ];
-                for x in 0..3 {
-                    let f = weight_frequencies([plane[0][x], plane[1][x], plane[2][x]]);
-                    for (row, f) in rows.iter_mut().zip(f) {
-                        row[x] = f;
-                    }
-                }
-                for (y, row) in rows.iter().enumerate() {
-                    for (x, f) in weight_frequencies(*row).into_iter().enumerate() {
-                        let at = ((y * FREQ + x) * blocks + co / CO_BLOCK) * panel + (z * ci + c) * CO_BLOCK;
-                        // SAFETY: this output channel's lane of the panel, written by nobody else.
-                        unsafe { shared.range(at + co % CO_BLOCK, 1)[0] = f as f32 }
-                    }
-                }
-            }
-        }
-    });
-    packed
 }
 
 /// How a call is cut into jobs; a function of the shape and the lanes alone.
