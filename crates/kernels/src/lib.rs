@@ -28,6 +28,7 @@ mod pool;
 mod source;
 mod stats;
 mod transposed;
+mod upsampled;
 
 pub use backward::data::{PackedBackwardData, conv3d_backward_data, conv3d_backward_data_reference};
 pub use backward::norm::{NormGradients, norm_backward, norm_backward_reference};
@@ -46,3 +47,4 @@ pub use pool::{avg_pool3d, avg_pool3d_backward};
 pub use source::{Prologue, Source};
 pub use stats::ChannelStats;
 pub use transposed::{PackedTransposed, TransposedShape, conv_transpose3d, conv_transpose3d_reference};
+pub use upsampled::{Upsampling, conv3d_upsampled};

@@ -63,9 +63,9 @@ pub(crate) struct UpConv {
 }
 
 impl UpConv {
-    fn forward(&self, input: Features) -> Features {
+    fn weights(&self) -> Weights<'_> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::conv_transpose3d(input, Weights { weight: self.weight.val(), bias, packed: &self.packed }).into()
+        Weights { weight: self.weight.val(), bias, packed: &self.packed }
     }
 }
 
@@ -83,14 +83,22 @@ pub(crate) struct ConvBlock {
 }
 
 impl ConvBlock {
-    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
-        let after = ops::After {
+    fn after(&self) -> ops::After<'_> {
+        ops::After {
             dropout: self.dropout,
             norm: self.norm.as_ref(),
             slope: self.slope,
             nonlin_first: self.nonlin_first,
-        };
-        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, after)
+        }
+    }
+
+    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
+        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, self.after())
+    }
+
+    /// The block of the upsampled `below` and `skip`.
+    fn forward_up(&self, up: &UpConv, below: Features, skip: Features) -> Features {
+        ops::up_block(below, up.weights(), skip, self.conv.weights(), self.conv.padding, self.after())
     }
 }
 
@@ -153,7 +161,7 @@ impl Step {
     fn forward(&self, below: Features, skip: Features) -> Features {
         let mut blocks = self.convs.iter();
         let first = blocks.next().expect("a step has convolutions: NetworkSpec::validate");
-        let mut x = first.forward([self.up.forward(below), skip]);
+        let mut x = first.forward_up(&self.up, below, skip);
         for block in blocks {
             x = block.forward([x]);
         }
