@@ -7,6 +7,7 @@
 
 pub(crate) mod direct;
 pub(crate) mod frequencies;
+mod gemm;
 pub(crate) mod pack;
 mod reference;
 mod shape;
@@ -31,13 +32,18 @@ pub enum Algorithm {
     Direct,
     /// Tile by tile in the frequency domain, for 3×3×3 and 1×3×3 kernels with stride 1; relative L2 error below 1e-5.
     Winograd,
+    /// As a matrix product, for small volumes; relative L2 error below 1e-6.
+    Gemm,
 }
 
 impl Algorithm {
+    /// All that can be named.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Direct, Self::Winograd, Self::Gemm];
+
     /// Whether this algorithm computes `shape`.
     pub fn supports(self, shape: &ConvShape) -> bool {
         match self {
-            Self::Auto | Self::Direct => true,
+            Self::Auto | Self::Direct | Self::Gemm => true,
             Self::Winograd => winograd::supports(shape),
         }
     }
@@ -46,6 +52,7 @@ impl Algorithm {
     fn choose(self, shape: &ConvShape) -> Self {
         match self {
             Self::Auto if winograd::pays(shape) => Self::Winograd,
+            Self::Auto if gemm::pays(shape) => Self::Gemm,
             Self::Auto => Self::Direct,
             named => named,
         }
@@ -57,6 +64,7 @@ impl Algorithm {
             Self::Auto => "auto",
             Self::Direct => "direct",
             Self::Winograd => "winograd",
+            Self::Gemm => "gemm",
         }
     }
 }
@@ -76,6 +84,7 @@ pub struct PackedConv {
 enum Form {
     Direct(Buffer),
     Winograd(Buffer),
+    Gemm(Buffer),
 }
 
 impl PackedConv {
@@ -90,12 +99,11 @@ impl PackedConv {
         assert!(algorithm.supports(shape), "{algorithm:?} cannot compute {shape:?}");
         let form = match algorithm.choose(shape) {
             Algorithm::Winograd => Form::Winograd(transformed::pack_weights(cpu, shape, weights)),
-            Algorithm::Auto | Algorithm::Direct => Form::Direct(direct::pack_weights(
-                shape.out_channels,
-                shape.in_channels,
-                shape.taps(),
-                weights,
-            )),
+            chosen => {
+                let taps = shape.taps();
+                let packed = direct::pack_weights(shape.out_channels, shape.in_channels, taps, weights);
+                if chosen == Algorithm::Gemm { Form::Gemm(packed) } else { Form::Direct(packed) }
+            }
         };
         Self {
             cpu,
@@ -112,13 +120,14 @@ impl PackedConv {
         match self.form {
             Form::Direct(_) => Algorithm::Direct,
             Form::Winograd(_) => Algorithm::Winograd,
+            Form::Gemm(_) => Algorithm::Gemm,
         }
     }
 
     /// Bytes of the prepared weights.
     pub fn bytes(&self) -> usize {
         match &self.form {
-            Form::Direct(b) | Form::Winograd(b) => b.len() * size_of::<f32>(),
+            Form::Direct(b) | Form::Winograd(b) | Form::Gemm(b) => b.len() * size_of::<f32>(),
         }
     }
 
@@ -222,6 +231,9 @@ pub(crate) fn convolve(
         }
         Form::Winograd(weights) => {
             winograd::Winograd { cpu, shape, part, sources, weights, bias }.run(out, stats);
+        }
+        Form::Gemm(weights) => {
+            gemm::Gemm { cpu, shape, part, sources, weights, bias }.run(out, stats);
         }
     }
 }

@@ -35,7 +35,7 @@ pub use backward::norm::{NormGradients, norm_backward, norm_backward_reference};
 pub use backward::weights::{
     bias_gradient, conv3d_backward_weights, conv3d_backward_weights_by, conv3d_backward_weights_reference,
 };
-pub use buffer::zeroed_tensor;
+pub use buffer::{return_freed_memory, zeroed_tensor};
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
 pub use isa::{Cpu, ISA_VARIABLE, Level};

@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn slabs_give_what_the_two_layers_give_one_after_the_other() {
         for cpu in Cpu::available() {
-            for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
+            for algorithm in [Algorithm::Direct, Algorithm::Winograd, Algorithm::Gemm] {
                 for (below, up, kernel, step) in [
                     ([5, 3, 9], [2, 2, 2], [3, 3, 3], 8),
                     ([5, 3, 9], [2, 2, 2], [3, 3, 3], 3),

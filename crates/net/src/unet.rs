@@ -204,6 +204,7 @@ impl Unet {
     pub fn seeded(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self, NetError> {
         spec.validate()?;
         bridge::check(bridge::kernels())?;
+        glioseg_kernels::return_freed_memory();
         let mut init = Init::new(seed, device);
         let mut builder = Builder { spec, init: &mut init };
         let mut channels = spec.in_channels;

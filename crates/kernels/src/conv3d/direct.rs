@@ -446,7 +446,7 @@ impl Job<'_> {
 /// For every packed channel, tap and base, `LANES` values lie inside `packed`; `weights` holds a panel of
 /// [`CO_BLOCK`] per channel and tap.
 #[inline(always)]
-unsafe fn accumulate<I: Isa, const C: usize, const R: usize>(
+pub(super) unsafe fn accumulate<I: Isa, const C: usize, const R: usize>(
     isa: I,
     packed: &[f32],
     channel: usize,
