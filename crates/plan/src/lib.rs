@@ -8,6 +8,7 @@
 
 mod architecture;
 mod configuration;
+mod convention;
 mod dataset;
 mod error;
 mod fingerprint;
@@ -23,6 +24,7 @@ mod splits;
 
 pub use architecture::{Architecture, ArchitectureKind, Dropout, Nonlin, Norm, NormKind};
 pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn};
+pub use convention::{Convention, Evidence, TumourParts};
 pub use dataset::{Dataset, Label, Labels, Region};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;

@@ -17,10 +17,12 @@ use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
+use super::finish::{Finish, PostprocessingChoice};
 use super::output::write_probabilities;
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
+use crate::labels::{OutputLabels, meaning, write_description};
 use crate::model::{CheckpointChoice, Folds, Model};
 
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
@@ -48,7 +50,7 @@ impl std::str::FromStr for Part {
 }
 
 /// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
-/// step and mirroring choose tiles, probabilities are saved last.
+/// step and mirroring choose tiles; the decided label map is postprocessed and then recoded, probabilities are saved as they are.
 #[derive(Debug, Clone)]
 pub struct PredictOptions {
     /// Which folds of every model.
@@ -65,6 +67,10 @@ pub struct PredictOptions {
     pub mirroring: bool,
     /// Precision of the running sums.
     pub accumulation: Accumulation,
+    /// What is done to the label map.
+    pub postprocessing: PostprocessingChoice,
+    /// Which label values are written.
+    pub labels: OutputLabels,
     /// Also write `CASE.npz`.
     pub save_probabilities: bool,
     /// What computes.
@@ -151,7 +157,7 @@ struct Failure {
     error: Box<InferError>,
 }
 
-/// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz` and `predict.json` to `out`.
+/// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz`, `predict.json` and `dataset.json` to `out`.
 ///
 /// One model is applied as nnU-Net v2 does: the mean of the logits over tiles, mirrorings and folds. Several models are combined
 /// as `nnUNetv2_ensemble` does: the mean of their probabilities.
@@ -171,12 +177,14 @@ pub fn predict(
         .map(|m| Model::open(m, &options.folds, options.checkpoint))
         .collect::<Result<Vec<_>, _>>()?;
     check_models_agree(&models)?;
+    let finish = Finish::new(&models, &options.postprocessing, options.labels, options.save_probabilities)?;
     let dataset = &models[0].dataset;
     let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
     check_output(out, inputs)?;
     let networks = Networks::load(&models, &options.device)?;
+    write_description(out, dataset, &finish.recoding)?;
     let record_path = out.join(record_name(options.part));
-    let mut record = new_record(&models, &networks.hashes, options, &record_path);
+    let mut record = new_record(&models, &networks.hashes, options, &finish, &record_path);
 
     let mine = |i: usize| options.part.is_none_or(|p| i % p.of == p.number - 1);
     let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
@@ -202,7 +210,7 @@ pub fn predict(
         skipped: summary.skipped,
     });
 
-    let mut finish = |case: CaseRecord| -> Result<(), InferError> {
+    let mut record_case = |case: CaseRecord| -> Result<(), InferError> {
         match case.status {
             CaseStatus::Done => summary.done += 1,
             CaseStatus::Failed => summary.failed += 1,
@@ -212,20 +220,22 @@ pub fn predict(
         record.write(&record_path)
     };
     for failure in failures {
-        finish(failure.into_record())?;
+        record_case(failure.into_record())?;
     }
     let (ready_in, ready_out) = sync_channel::<Result<Ready, Failure>>(0);
     let (done_in, done_out) = sync_channel::<Result<Segmented, Failure>>(0);
     let count = cases.len();
     let outcome = thread::scope(|scope| {
-        let models = &models;
+        let (models, finish) = (&models, &finish);
         scope.spawn(move || read_cases(cases, models, &ready_in));
         let writer = scope.spawn(move || -> Result<(), InferError> {
             for case in done_out {
-                finish(match case.and_then(|case| write_case(case, &models[0], out, options)) {
-                    Ok(record) => record,
-                    Err(failure) => failure.into_record(),
-                })?;
+                record_case(
+                    match case.and_then(|case| write_case(case, &models[0], finish, out, options)) {
+                        Ok(record) => record,
+                        Err(failure) => failure.into_record(),
+                    },
+                )?;
             }
             Ok(())
         });
@@ -242,7 +252,13 @@ fn record_name(part: Option<Part>) -> String {
     part.map_or_else(|| "predict.json".into(), |p| format!("predict_part{}of{}.json", p.number, p.of))
 }
 
-fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions, path: &Path) -> Record {
+fn new_record(
+    models: &[Model],
+    hashes: &[Vec<String>],
+    options: &PredictOptions,
+    finish: &Finish,
+    path: &Path,
+) -> Record {
     let models: Vec<ModelRecord> = models.iter().zip(hashes).map(|(m, h)| ModelRecord::new(m, h)).collect();
     let settings = Settings {
         checkpoint: options.checkpoint.stem().into(),
@@ -252,6 +268,8 @@ fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions
         device: options.device_name.clone(),
         kernels: glioseg_net::kernels().word().into(),
         threads: rayon::current_num_threads(),
+        postprocessing: finish.postprocessing.steps.clone(),
+        labels: options.labels,
     };
     // Cases of an earlier run stay in the record if this run only adds to it.
     let cases = if options.skip_finished {
@@ -288,14 +306,7 @@ fn check_models_agree(models: &[Model]) -> Result<(), InferError> {
     let channels = |m: &Model| {
         m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ")
     };
-    let labels = |m: &Model| {
-        let meaning = |l: &Labels| {
-            let regions: Vec<String> =
-                l.regions().iter().map(|r| format!("{:?} painted {}", r.labels, r.paint)).collect();
-            if regions.is_empty() { format!("{:?}", l.all_labels()) } else { regions.join(", ") }
-        };
-        meaning(&m.dataset.labels)
-    };
+    let labels = |m: &Model| meaning(&m.dataset.labels);
     for other in &models[1..] {
         let differ = |what, first_is: String, second_is: String| InferError::ModelsDiffer {
             what,
@@ -601,6 +612,7 @@ fn logits_of<'a>(
 fn write_case(
     case: Segmented,
     model: &Model,
+    finish: &Finish,
     out: &Path,
     options: &PredictOptions,
 ) -> Result<CaseRecord, Failure> {
@@ -612,11 +624,14 @@ fn write_case(
         ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
     };
     let Segmentation { labels, probabilities } = segmentation;
-    let map = match LabelMap::new(labels, geometry) {
+    let mut map = match LabelMap::new(labels, geometry) {
         Ok(map) => map,
         Err(error) => return Err(Failure { files, error: Box::new(error.into()) }),
     };
+    let postprocessed_voxels = finish.postprocessing.apply(&mut map);
     let volume_ml = volumes(&map, &model.dataset.labels);
+    // The decision paints values of the dataset, and the recoding was made for these.
+    finish.recoding.apply(&mut map.data).expect("values of the dataset");
     if map.data.iter().all(|&l| l == 0) {
         warnings.push("the segmentation is empty".into());
     }
@@ -637,6 +652,7 @@ fn write_case(
         files: files.files,
         seconds,
         volume_ml,
+        postprocessed_voxels,
         warnings,
         error: None,
         hint: None,
@@ -666,6 +682,7 @@ impl Failure {
             files: self.files.files,
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
+            postprocessed_voxels: Vec::new(),
             warnings: Vec::new(),
             hint: self.error.hint(),
             error: Some(self.error.to_string()),
