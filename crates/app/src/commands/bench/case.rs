@@ -6,8 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use burn::tensor::Device;
-use glioseg_engine::infer::{self, Accumulation, CaseRecord, Event, PredictOptions};
-use glioseg_engine::model::{CheckpointChoice, Folds};
+use glioseg_engine::infer::{self, CaseRecord, Event, PredictOptions};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::{NetworkSpec, Unet};
 use glioseg_plan::{Fingerprint, ForegroundIntensities, PlanOptions, Plans, RawDataset};
@@ -25,6 +24,17 @@ const SHAPE: [usize; 3] = [155, 240, 240];
 /// Median voxels of the BraTS 2021 training cases inside their boxes; nnU-Net plans a patch of 128³ for them.
 const CROPPED: [usize; 3] = [140, 171, 137];
 
+/// Intensities that no scheme of the plan reads: channels of MRI are normalised case by case.
+const UNUSED: ForegroundIntensities = ForegroundIntensities {
+    mean: 0.0,
+    std: 1.0,
+    percentile_00_5: 0.0,
+    percentile_99_5: 0.0,
+    min: 0.0,
+    max: 0.0,
+    median: 0.0,
+};
+
 pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
     options.kernels.choose()?;
@@ -34,18 +44,7 @@ pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
     let made = phantom(&PhantomOptions { shape: SHAPE, spacing_mm: [1.0; 3], ..PhantomOptions::default() })?;
     write_raw(&raw, &[made])?;
     let parameters = write_model(&raw, &model)?;
-    let predict = PredictOptions {
-        folds: Folds::default(),
-        checkpoint: CheckpointChoice::Final,
-        part: None,
-        skip_finished: false,
-        step: 0.5,
-        mirroring: options.mirroring,
-        accumulation: Accumulation::Half,
-        save_probabilities: false,
-        device: Device::flex(),
-        device_name: "cpu".into(),
-    };
+    let predict = PredictOptions { mirroring: options.mirroring, ..PredictOptions::default() };
     let mut seconds = Vec::with_capacity(options.runs);
     let mut last: Option<CaseRecord> = None;
     for run in 0..options.runs {
@@ -87,7 +86,7 @@ fn write_model(raw: &Path, model: &Path) -> anyhow::Result<usize> {
     let fingerprint = Fingerprint {
         spacings_mm: vec![[1.0; 3]],
         shapes_after_crop: vec![CROPPED],
-        foreground_intensities: vec![ForegroundIntensities::default(); channels],
+        foreground_intensities: vec![UNUSED; channels],
         median_relative_size_after_cropping: 0.37,
     };
     let planned = glioseg_plan::plan(&dataset, &fingerprint, &PlanOptions::default())?;

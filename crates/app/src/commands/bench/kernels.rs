@@ -331,7 +331,8 @@ mod tests {
 
     #[test]
     fn names_say_kernel_stride_channels_and_size() {
-        let names: Vec<String> = layers(&NetworkSpec::brats(3), [128; 3], 1).iter().map(Layer::name).collect();
+        let names: Vec<String> =
+            layers(&NetworkSpec::brats(3), [128; 3], 1).iter().map(Layer::name).collect();
         for name in ["conv3d_k3s1/c64_c32/128", "conv3d_k3s2/c32_c64/128", "transposed_k2/c64_c32/64"] {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }

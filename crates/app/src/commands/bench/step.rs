@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use glioseg_net::loss::{LossOptions, Targets, deep_supervision_weights};
-use glioseg_net::{Optimiser, OptimiserOptions, StepOptions, Unet, training_step};
+use glioseg_net::optimiser::{Optimiser, OptimiserOptions};
+use glioseg_net::{StepOptions, Unet, training_step};
 use serde_json::json;
 
 use super::{check_runs, input, median, noise, report, rounded};
