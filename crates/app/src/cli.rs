@@ -71,7 +71,7 @@ pub(crate) enum Command {
 )]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
-    /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
+    /// Result folder of a model, with plans.json, dataset.json and fold_*, or of nnU-Net v1 with plans.pkl; several are averaged
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
@@ -101,7 +101,8 @@ pub(crate) struct Predict {
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
     pub(crate) kernels: Kernels,
-    /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
+    /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
+    /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
     /// Skip the cases that the output folder has already
@@ -171,7 +172,8 @@ pub(crate) enum Device {
     after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
 )]
 pub(crate) struct Info {
-    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors)
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), or a
+    /// pickle of version 1 (plans.pkl, .model.pkl)
     pub(crate) path: PathBuf,
     /// As JSON
     #[arg(long)]

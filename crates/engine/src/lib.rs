@@ -3,3 +3,4 @@
 pub mod cases;
 pub mod infer;
 pub mod model;
+mod v1;

@@ -36,6 +36,7 @@ pub use burn::tensor::{Device, Tensor, TensorData};
 pub use checkpoint::Checkpoint;
 pub use error::NetError;
 pub use spec::{
-    BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec, decoder_like_encoder,
+    AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec,
+    decoder_like_encoder,
 };
 pub use unet::Unet;

@@ -195,6 +195,9 @@ impl Unet {
     /// as 0 (`init_last_bn_before_add_to_0`), so that each block starts as its skip connection.
     pub fn seeded(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self, NetError> {
         spec.validate()?;
+        if spec.fixed_input().is_some() {
+            return Err(NetError::Spec { what: "axial attention is not available yet".into() });
+        }
         bridge::check(bridge::kernels())?;
         let mut init = Init::new(seed, device);
         let mut builder = Builder { spec, init: &mut init };

@@ -55,6 +55,7 @@ fn v1_spec(config: &Json) -> NetworkSpec {
             stride: if d == 0 { [1; 3] } else { [2; 3] },
             blocks: 2,
             dropout: 0.0,
+            attention: None,
         })
         .collect();
     let step = |skip: usize| StepSpec {
@@ -62,6 +63,7 @@ fn v1_spec(config: &Json) -> NetworkSpec {
         convs: vec![skip, skip / scale],
         kernel: [3; 3],
         dropout: 0.0,
+        attention: None,
     };
     let decoder = encoder.iter().rev().skip(1).map(|s| step(s.features)).collect();
     let kind = match config["kind"].as_str() {

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::{Checkpoint, Unet};
-use glioseg_plan::Labels;
+use glioseg_plan::{Labels, Rules};
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
-use super::output::write_probabilities;
+use super::output::{V1Properties, write_probabilities, write_softmax};
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
@@ -142,7 +142,7 @@ struct Segmented {
 /// What is left to do when the network has finished with a case.
 enum ToWrite {
     Logits { logits: Vec<f32>, prepared: Arc<PreparedCase> },
-    Probabilities(ProbabilitySum),
+    Probabilities { sum: ProbabilitySum, prepared: Arc<PreparedCase> },
 }
 
 /// A case that failed, at whatever step.
@@ -154,7 +154,8 @@ struct Failure {
 /// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz` and `predict.json` to `out`.
 ///
 /// One model is applied as nnU-Net v2 does: the mean of the logits over tiles, mirrorings and folds. Several models are combined
-/// as `nnUNetv2_ensemble` does: the mean of their probabilities.
+/// as `nnUNetv2_ensemble` does: the mean of their probabilities. A model of version 1 is applied by version 1's rules (the mean of
+/// probabilities, in single precision), and several such models are combined as `nnUNet_ensemble` does, in half precision.
 ///
 /// # Errors
 /// What makes the whole batch impossible: a model or an input that cannot be opened, an output folder that cannot be written or lies
@@ -222,7 +223,7 @@ pub fn predict(
         scope.spawn(move || read_cases(cases, models, &ready_in));
         let writer = scope.spawn(move || -> Result<(), InferError> {
             for case in done_out {
-                finish(match case.and_then(|case| write_case(case, &models[0], out, options)) {
+                finish(match case.and_then(|case| write_case(case, models, out, options)) {
                     Ok(record) => record,
                     Err(failure) => failure.into_record(),
                 })?;
@@ -452,6 +453,7 @@ fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<
 fn prepares_alike(a: &Model, b: &Model) -> bool {
     let (x, y) = (&a.configuration, &b.configuration);
     a.plans.transpose_forward() == b.plans.transpose_forward()
+        && x.rules == y.rules
         && a.plans.foreground_intensities() == b.plans.foreground_intensities()
         && x.spacing == y.spacing
         && x.normalization == y.normalization
@@ -525,14 +527,17 @@ fn predict_case(
             tile: model.tile(),
             step: options.step,
             mirror_axes: if options.mirroring { model.mirror_axes.clone() } else { Vec::new() },
+            rules: model.configuration.rules,
         };
         let grid = super::Grid::new(prepared.shape, window.tile, window.step)?;
         passes += (grid.len() * model.folds.len()) << window.mirror_axes.len();
         windows.push(window);
     }
     observer(Event::Case { case: &files.id, number, of, passes });
-    let mut probabilities = ProbabilitySum::default();
+    let mut probabilities =
+        if models.len() > 1 && by_v1(models) { ProbabilitySum::rounded() } else { ProbabilitySum::default() };
     let mut only = None;
+    let first = Arc::clone(&prepared[0]);
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
         let logits = predict_logits(at, model, window, &prepared, networks, options.accumulation, observer)?;
         if options.save_probabilities || models.len() > 1 {
@@ -547,13 +552,26 @@ fn predict_case(
     Ok(Segmented {
         files,
         geometry,
-        result: only.unwrap_or(ToWrite::Probabilities(probabilities)),
+        result: only.unwrap_or(ToWrite::Probabilities { sum: probabilities, prepared: first }),
         warnings,
         seconds: seconds.into_iter().collect(),
     })
 }
 
-/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case.
+/// Whether all models are applied by version 1's rules.
+fn by_v1(models: &[Model]) -> bool {
+    models.iter().all(|m| m.configuration.rules == Rules::V1)
+}
+
+/// Precision of a model's running sums; version 1's are in single precision always.
+fn precision_for(model: &Model, wanted: Accumulation) -> Accumulation {
+    match model.configuration.rules {
+        Rules::V2 => wanted,
+        Rules::V1 => Accumulation::Single,
+    }
+}
+
+/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case; mean probabilities by version 1's rules.
 fn predict_logits(
     at: usize,
     model: &Model,
@@ -564,11 +582,18 @@ fn predict_logits(
     observer: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Vec<f32>, InferError> {
     let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
-    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, accumulation)?;
+    let precision = precision_for(model, accumulation);
+    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, precision)?;
+    let activation = (model.configuration.rules == Rules::V1).then(|| Decision::new(&model.dataset.labels));
     networks.for_each_fold(at, model, |network| {
-        sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || {
-            observer(Event::Pass);
-        })
+        let mut pass = |patch, shape| {
+            let logits = forward(network, patch, shape, &networks.device)?;
+            Ok(match &activation {
+                Some(decision) => decision.activate_pass(logits),
+                None => logits,
+            })
+        };
+        sum.add(image, &mut pass, &mut || observer(Event::Pass))
     })?;
     sum.finish()
 }
@@ -595,21 +620,33 @@ fn logits_of<'a>(
 ) -> Logits<'a> {
     let properties = &prepared.properties;
     let resampling = properties.probabilities_resampling(&model.configuration);
-    Logits { values, shape: prepared.shape, properties, resampling, precision }
+    let precision = precision_for(model, precision);
+    let activated = model.configuration.rules == Rules::V1;
+    Logits { values, shape: prepared.shape, properties, resampling, precision, activated }
 }
 
 fn write_case(
     case: Segmented,
-    model: &Model,
+    models: &[Model],
     out: &Path,
     options: &PredictOptions,
 ) -> Result<CaseRecord, Failure> {
     let start = Instant::now();
     let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
+    let model = &models[0];
+    let mut properties = None;
     let segmentation = match result {
         ToWrite::Logits { logits, prepared } => logits_of(&logits, &prepared, model, options.accumulation)
             .segment(&Decision::new(&model.dataset.labels)),
-        ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
+        ToWrite::Probabilities { sum, prepared } => {
+            properties = by_v1(models).then(|| V1Properties {
+                files: files.files.clone(),
+                geometry: geometry.clone(),
+                resampled: prepared.shape,
+                spacing_mm: prepared.properties.target_spacing,
+            });
+            sum.finish(options.save_probabilities)
+        }
     };
     let Segmentation { labels, probabilities } = segmentation;
     let map = match LabelMap::new(labels, geometry) {
@@ -621,8 +658,14 @@ fn write_case(
         warnings.push("the segmentation is empty".into());
     }
     // Probabilities first: a case counts as finished when its segmentation is there.
+    let path = probabilities_path(out, &files.id);
     let written = probabilities
-        .map_or(Ok(()), |p| write_probabilities(&probabilities_path(out, &files.id), &p))
+        .map_or(Ok(()), |p| match &properties {
+            Some(properties) => {
+                properties.write(&path.with_extension("pkl"), &p).and_then(|()| write_softmax(&path, &p))
+            }
+            None => write_probabilities(&path, &p),
+        })
         .and_then(|()| nifti::write_labels(&segmentation_path(out, &files.id), &map));
     if let Err(error) = written {
         return Err(Failure { files, error: Box::new(error.into()) });

@@ -12,6 +12,7 @@
 
 mod globals;
 mod pickle;
+mod pickle_write;
 mod pth;
 mod safetensors;
 mod value;
@@ -28,6 +29,7 @@ use sha2::{Digest, Sha256};
 
 use crate::NetError;
 pub use pickle::{PickleError, read_pickle};
+pub use pickle_write::write_pickle;
 pub use pth::read_pickle_file;
 pub use safetensors::write_safetensors;
 pub use value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};
