@@ -1,6 +1,9 @@
 //! Inference: from a model and images to segmentations.
 
 pub mod cases;
+pub mod ensemble;
 pub mod infer;
+pub mod labels;
 pub mod model;
+pub mod postprocess;
 mod v1;

@@ -211,6 +211,20 @@ pub enum PlanError {
         /// What it must be.
         expected: &'static str,
     },
+    /// No such coding of BraTS labels.
+    #[error("there is no label convention `{name}`; there are {}", known.join(", "))]
+    UnknownConvention {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// Labels that cannot be translated into another coding.
+    #[error("the labels have no other coding: {reason}")]
+    TumourParts {
+        /// Why.
+        reason: String,
+    },
 }
 
 fn stage_text(wanted: Option<usize>, stages: &[String]) -> String {
@@ -294,6 +308,12 @@ impl PlanError {
             PlanError::Fingerprint { .. } => {
                 Some("make it anew with `glioseg fingerprint --overwrite`".to_owned())
             }
+            PlanError::UnknownConvention { .. } => None,
+            PlanError::TumourParts { .. } => Some(
+                "labels can be translated where the dataset has the regions WT, TC and ET, or plain labels named NCR (or \
+                 NETC), ED (or SNFH), ET and RC; `--labels dataset` leaves them as they are"
+                    .to_owned(),
+            ),
             PlanError::Memory { .. } => Some("plan for more memory with --gpu-memory GB".to_owned()),
         }
     }

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod configuration;
+mod convention;
 mod dataset;
 mod error;
 mod fingerprint;
@@ -27,6 +28,7 @@ pub use architecture::{
     NormKind,
 };
 pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn, Rules};
+pub use convention::{Convention, Evidence, TumourParts};
 pub use dataset::{Dataset, Label, Labels, Region};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;
