@@ -42,6 +42,7 @@ fn every_network_answers_as_the_winners_own() {
         ("BL_L", [24, 32, 40], 3),
         ("BL_GN", [24, 32, 40], 1),
         ("BL_L_GN", [24, 32, 40], 1),
+        ("BL_AA", [24, 32, 40], 3),
         ("BL_ANISO", [12, 32, 40], 2),
     ] {
         let model = open(&golden.join(name));
@@ -163,8 +164,10 @@ fn compare(golden: &Path, models: &[&str], images: &str, cases: &[&str], referen
         for key in
             ["crop_bbox", "original_size_of_raw_data", "size_after_resampling", "itk_direction", "itk_origin"]
         {
-            let json = |v: &glioseg_net::checkpoint::Value| v.get(key).expect(key).to_json();
-            assert_eq!(json(&properties), json(&expected), "{case}: {key}");
+            let [ours, theirs] = [&properties, &expected].map(|v| numbers(&v.get(key).expect(key).to_json()));
+            assert_eq!(ours.len(), theirs.len(), "{case}: {key}");
+            let close = ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-6);
+            assert!(close, "{case}: {key}: {ours:?} {theirs:?}");
         }
         if at(&reference, "npz").is_file() {
             let (ours, shape) = array(&at(out.path(), "npz"), "softmax");
@@ -182,7 +185,7 @@ const BOTH: &[&str] = &["case_03", "case_07"];
 fn predictions_with_mirroring_equal_the_winners() {
     let Some(golden) = shared("golden/v1") else { return };
     compare(&golden, &["BL"], RAW, BOTH, "predicted/BL", true);
-    for name in ["BL_L", "BL_GN"] {
+    for name in ["BL_L", "BL_GN", "BL_AA"] {
         compare(&golden, &[name], RAW, &["case_03"], &format!("predicted/{name}"), true);
     }
 }
@@ -190,7 +193,7 @@ fn predictions_with_mirroring_equal_the_winners() {
 #[test]
 fn predictions_without_mirroring_equal_the_winners() {
     let Some(golden) = shared("golden/v1") else { return };
-    for name in ["BL", "BL_L", "BL_GN", "BL_L_GN"] {
+    for name in ["BL", "BL_L", "BL_GN", "BL_L_GN", "BL_AA"] {
         compare(&golden, &[name], RAW, BOTH, &format!("predicted/{name}_no_mirroring"), false);
     }
 }

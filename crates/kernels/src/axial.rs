@@ -139,7 +139,11 @@ pub fn axial_attention(
     assert_eq!(out.len(), shape.len(), "values of the output");
     assert!(input.is_none_or(|i| i.len() == shape.len()), "values of the input");
     if let Some(positions) = positions {
-        assert_eq!(positions.map(<[f32]>::len), shape.size.map(|n| n * shape.channels), "position embeddings");
+        assert_eq!(
+            positions.map(<[f32]>::len),
+            shape.size.map(|n| n * shape.channels),
+            "position embeddings"
+        );
     }
     if let AxialOutput::StoreWith(other) = output {
         assert_eq!(other.len(), shape.len(), "values that are added");
@@ -234,27 +238,33 @@ pub fn axial_attention_reference(
                 let v = voxel(p);
                 let [_, sy, sx] = shape.size;
                 let place = [v / (sy * sx), v / sx % sy, v % sx];
-                let embedded: f64 = positions
-                    .map_or(0.0, |ps| (0..3).map(|a| f64::from(ps[a][channel * shape.size[a] + place[a]])).sum());
+                let embedded: f64 = positions.map_or(0.0, |ps| {
+                    (0..3).map(|a| f64::from(ps[a][channel * shape.size[a] + place[a]])).sum()
+                });
                 f64::from(input[at(channel, p)]) + embedded
             };
-            let project = |matrix: &[f32], row: usize, p: usize| {
-                (0..c).map(|k| f64::from(matrix[row * c + k]) * x(k, p)).sum::<f64>()
+            let x: Vec<f64> =
+                (0..c).flat_map(|k| (0..t).map(move |p| (k, p))).map(|(k, p)| x(k, p)).collect();
+            let project = |matrix: &[f32]| -> Vec<f64> {
+                let rows = matrix.chunks_exact(c).flat_map(|row| (0..t).map(move |p| (row, p)));
+                rows.map(|(row, p)| row.iter().enumerate().map(|(k, &w)| f64::from(w) * x[k * t + p]).sum())
+                    .collect()
             };
+            let (q, kv) = (project(weights.q), project(weights.kv));
             let mut result = vec![0f64; hidden * t];
             for head in 0..shape.heads {
                 let rows = head * e..(head + 1) * e;
                 for p in 0..t {
                     let score = |other: usize| {
-                        let products = rows.clone().map(|r| project(weights.q, r, p) * project(weights.kv, r, other));
-                        products.sum::<f64>() / (e as f64).sqrt()
+                        rows.clone().map(|r| q[r * t + p] * kv[r * t + other]).sum::<f64>()
+                            / (e as f64).sqrt()
                     };
                     let scores: Vec<f64> = (0..t).map(score).collect();
                     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
                     for r in rows.clone() {
                         let value = |(other, s): (usize, &f64)| {
-                            (s - largest).exp() / sum * project(weights.kv, hidden + r, other)
+                            (s - largest).exp() / sum * kv[(hidden + r) * t + other]
                         };
                         result[r * t + p] = scores.iter().enumerate().map(value).sum();
                     }
@@ -262,7 +272,8 @@ pub fn axial_attention_reference(
             }
             for channel in 0..c {
                 for p in 0..t {
-                    let products = (0..hidden).map(|r| f64::from(weights.out[channel * hidden + r]) * result[r * t + p]);
+                    let products =
+                        (0..hidden).map(|r| f64::from(weights.out[channel * hidden + r]) * result[r * t + p]);
                     out[at(channel, p)] = (products.sum::<f64>() + f64::from(weights.bias[channel])) as f32;
                 }
             }

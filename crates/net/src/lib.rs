@@ -17,6 +17,7 @@
 //! Everything that computes goes through [`ops`]. What nnU-Net's files hold beside tensors comes back as plain data;
 //! reading one never runs code from it.
 
+mod attention;
 mod bridge;
 pub mod checkpoint;
 mod cost;

@@ -74,7 +74,13 @@ impl Block {
 
     /// Adds the position embeddings to a gathered block, absent lines left out.
     #[inline(always)]
-    pub(super) fn add_positions(&self, shape: &AxialShape, lanes: usize, block: &mut [f32], positions: Positions<'_>) {
+    pub(super) fn add_positions(
+        &self,
+        shape: &AxialShape,
+        lanes: usize,
+        block: &mut [f32],
+        positions: Positions<'_>,
+    ) {
         let ([sz, sy, sx], axis) = (shape.size, shape.axis);
         for (c, block) in block.chunks_exact_mut(shape.positions() * lanes).enumerate() {
             let [z, y, x] =
@@ -182,8 +188,8 @@ pub(super) fn attend<I: Isa>(
         // result(feature, row) = Σ_position v(feature, position) scores(row, position)
         multiply_lines(
             isa,
-            Lines { values: v, row: positions, column: 1 },
-            Lines { values: scores, row: positions, column: 1 },
+            Lines::rows(v, positions),
+            Lines::rows(scores, positions),
             &mut result[first * I::LANES..],
             (positions, 1),
             [dim, rows, positions],
@@ -206,8 +212,8 @@ pub(super) fn softmax_rows<I: Isa>(
     // scores(row, position) = Σ_feature q(feature, row) k(feature, position)
     multiply_lines(
         isa,
-        Lines { values: &q[first * I::LANES..], row: 1, column: positions },
-        Lines { values: k, row: 1, column: positions },
+        Lines::columns(&q[first * I::LANES..], positions),
+        Lines::columns(k, positions),
         scores,
         (positions, 1),
         [rows, positions, dim],

@@ -12,8 +12,18 @@ pub(super) struct Factor<'a> {
 
 /// `to[m, n] = Σ_k a[m, k] b[k, n]`, or added to it; `n` is whole vectors, rows of `b` and `to` are `n` long.
 #[inline(always)]
-pub(super) fn multiply<I: Isa>(isa: I, a: Factor<'_>, b: &[f32], to: &mut [f32], [m, k, n]: [usize; 3], add: bool) {
-    assert!(n.is_multiple_of(I::LANES) && b.len() >= k * n && to.len() >= m * n, "a product of {m} x {k} x {n}");
+pub(super) fn multiply<I: Isa>(
+    isa: I,
+    a: Factor<'_>,
+    b: &[f32],
+    to: &mut [f32],
+    [m, k, n]: [usize; 3],
+    add: bool,
+) {
+    assert!(
+        n.is_multiple_of(I::LANES) && b.len() >= k * n && to.len() >= m * n,
+        "a product of {m} x {k} x {n}"
+    );
     assert!(m == 0 || k == 0 || a.values.len() > (m - 1) * a.row + (k - 1) * a.column, "the left factor");
     let vectors = n / I::LANES;
     let mut v = 0;
@@ -100,7 +110,10 @@ pub(super) fn multiply_transposed<I: Isa>(
     (row, column): (usize, usize),
     [m, k, n]: [usize; 3],
 ) {
-    assert!(n.is_multiple_of(I::LANES) && a.len() >= m * n && b.len() >= k * n, "a product of {m} x {n} x {k}");
+    assert!(
+        n.is_multiple_of(I::LANES) && a.len() >= m * n && b.len() >= k * n,
+        "a product of {m} x {n} x {k}"
+    );
     assert!(m == 0 || k == 0 || to.len() > (m - 1) * row + (k - 1) * column, "the result");
     let mut i = 0;
     while i < m {
@@ -169,6 +182,18 @@ pub(super) struct Lines<'a> {
     pub(super) column: usize,
 }
 
+impl<'a> Lines<'a> {
+    /// The matrix whose rows, of `length` vectors, lie one after the other.
+    pub(super) fn rows(values: &'a [f32], length: usize) -> Self {
+        Self { values, row: length, column: 1 }
+    }
+
+    /// The matrix whose columns, of `length` vectors, lie one after the other.
+    pub(super) fn columns(values: &'a [f32], length: usize) -> Self {
+        Self { values, row: 1, column: length }
+    }
+}
+
 /// For every line by itself: `to(i, j) = Σ_k a(i, k) b(j, k)`; `to` holds vectors at `i * row + j * column`.
 #[inline(always)]
 pub(super) fn multiply_lines<I: Isa>(
@@ -182,8 +207,12 @@ pub(super) fn multiply_lines<I: Isa>(
     if m == 0 || n == 0 {
         return;
     }
-    let last = |rows: usize, l: Lines<'_>| ((rows - 1) * l.row + k.saturating_sub(1) * l.column + 1) * I::LANES;
-    assert!(k > 0 && a.values.len() >= last(m, a) && b.values.len() >= last(n, b), "factors of {m} x {k} x {n}");
+    let last =
+        |rows: usize, l: Lines<'_>| ((rows - 1) * l.row + k.saturating_sub(1) * l.column + 1) * I::LANES;
+    assert!(
+        k > 0 && a.values.len() >= last(m, a) && b.values.len() >= last(n, b),
+        "factors of {m} x {k} x {n}"
+    );
     assert!(to.len() >= ((m - 1) * row + (n - 1) * column + 1) * I::LANES, "the result of {m} x {n}");
     let mut i = 0;
     while i < m {
