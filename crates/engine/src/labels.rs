@@ -9,10 +9,12 @@ use std::path::Path;
 
 use glioseg_plan::{Convention, Dataset, KeyOrder, Labels, PlanError, TumourParts, python_json};
 use glioseg_volume::{VolumeError, atomic};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// Which values written label maps have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OutputLabels {
     /// Those of the dataset.
     #[default]

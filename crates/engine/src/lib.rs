@@ -6,4 +6,5 @@ pub mod infer;
 pub mod labels;
 pub mod model;
 pub mod postprocess;
+pub mod recipe;
 mod v1;

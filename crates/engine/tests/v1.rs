@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use glioseg_engine::infer::{Accumulation, Event, PredictOptions, PredictSummary, predict};
+use glioseg_engine::infer::{
+    Accumulation, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict,
+};
+use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
 use glioseg_net::checkpoint::read_pickle_file;
 use glioseg_net::{Checkpoint, Unet};
@@ -121,6 +124,9 @@ fn options(mirroring: bool) -> PredictOptions {
         step: 0.5,
         mirroring,
         accumulation: Accumulation::Half,
+        interpolate_positions: false,
+        postprocessing: PostprocessingChoice::Nothing,
+        labels: OutputLabels::Dataset,
         save_probabilities: true,
         device: Device::flex(),
         device_name: "cpu".into(),

@@ -44,6 +44,12 @@ pub enum NetError {
         /// The size asked for.
         size: [usize; 3],
     },
+    /// What a network should have answered does not fit its answer.
+    #[error("the targets do not fit the network: {what}")]
+    Target {
+        /// The contradiction.
+        what: String,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -171,6 +177,7 @@ impl NetError {
             NetError::Positions { trained: [z, y, x], .. } => format!(
                 "use patches of {z} x {y} x {x} voxels, or interpolate the embeddings with --interpolate-positions"
             ),
+            NetError::Target { .. } => "the labels of the cases must be those of dataset.json: `glioseg dataset check`".into(),
             NetError::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => "check the path; nnU-Net calls it fold_K/checkpoint_final.pth".into(),
                 std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder".into(),

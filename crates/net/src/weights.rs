@@ -78,6 +78,54 @@ impl Slot<'_> {
         Some(data.convert::<f32>().try_into_vec().expect("converted to f32"))
     }
 
+    /// The gradient, which leaves `gradients`.
+    pub(crate) fn take_gradient(&self, gradients: &mut Gradients) -> Option<Vec<f32>> {
+        let data = match &self.param {
+            Place::Kernel(p) => p.val().grad_remove(gradients)?.into_data(),
+            Place::Matrix(p) => p.val().grad_remove(gradients)?.into_data(),
+            Place::Vector(p) => p.val().grad_remove(gradients)?.into_data(),
+            Place::Running(_) => return None,
+        };
+        Some(data.convert::<f32>().try_into_vec().expect("converted to f32"))
+    }
+
+    /// Changes the values, in their own memory where nobody else holds it.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut [f32])) {
+        fn take<const D: usize>(param: &mut Param<Tensor<D>>) -> TensorData {
+            let empty = Tensor::empty([0; D], &param.lazy_device());
+            let empty = Param::initialized(param.id, empty);
+            std::mem::replace(param, empty).into_value().inner().into_data()
+        }
+        fn put<const D: usize>(param: &mut Param<Tensor<D>>, data: TensorData) {
+            let tensor = Tensor::from_data(data, &param.lazy_device());
+            *param = Param::initialized(param.id, tensor).set_require_grad(true);
+        }
+        let shape = match &self.param {
+            Place::Kernel(p) => p.lazy_shape(),
+            Place::Matrix(p) => p.lazy_shape(),
+            Place::Vector(p) => p.lazy_shape(),
+            Place::Running(state) => state.value().shape(),
+        };
+        let data = match &mut self.param {
+            Place::Kernel(p) => take(p),
+            Place::Matrix(p) => take(p),
+            Place::Vector(p) => take(p),
+            Place::Running(_) => self.data(),
+        };
+        let mut values: Vec<f32> = data.convert::<f32>().try_into_vec().expect("converted to f32");
+        change(&mut values);
+        let data = TensorData::new(values, shape);
+        match &mut self.param {
+            Place::Kernel(p) => put(p, data),
+            Place::Matrix(p) => put(p, data),
+            Place::Vector(p) => put(p, data),
+            Place::Running(state) => {
+                let device = state.value().device();
+                **state = RunningState::new(Tensor::from_data(data, &device));
+            }
+        }
+    }
+
     /// Replaces the values; there are as many as the shape says.
     fn set(&mut self, values: Vec<f32>) {
         fn param<const D: usize>(param: &mut Param<Tensor<D>>, values: Vec<f32>) {

@@ -216,6 +216,16 @@ pub enum PostprocessError {
         /// The labels there are.
         known: Vec<u16>,
     },
+    /// A prediction without a reference.
+    #[error("case `{case}` of {} has no reference in {}", folder.display(), reference.display())]
+    NoReference {
+        /// The case.
+        case: String,
+        /// The folder of predictions.
+        folder: PathBuf,
+        /// The folder of references.
+        reference: PathBuf,
+    },
     /// A prediction and its reference on other grids.
     #[error("{} has {found:?} voxels, but its reference {} has {expected:?} (z, y, x)", path.display(), reference.display())]
     Shape {
@@ -256,6 +266,9 @@ impl PostprocessError {
             Self::StrangeLabel { .. } => {
                 Some("say what the labels mean with --dataset dataset.json or --input-labels".into())
             }
+            Self::NoReference { .. } => Some(
+                "references are named as predictions, or end in -seg or _seg; leave out predictions without one".into(),
+            ),
             Self::Shape { .. } => Some("both must be on the image's own grid; do they belong to the same case?".into()),
             Self::OutputIsInput { .. } => Some("choose another output folder".into()),
             Self::Volume(error) => error.hint(),
