@@ -5,6 +5,7 @@
 
 mod case;
 mod kernels;
+mod nets;
 mod network;
 mod step;
 
@@ -40,14 +41,16 @@ fn check_runs(runs: usize) -> anyhow::Result<()> {
 impl BenchNet {
     /// The network to time, and the size of its input.
     fn spec(&self) -> anyhow::Result<(NetworkSpec, [usize; 3])> {
-        if self.net == "nnunet" {
-            return Ok((NetworkSpec::brats(3), [self.size.unwrap_or(128); 3]));
+        if let Some(spec) = nets::named(&self.net) {
+            let size = [self.size.unwrap_or(128); 3];
+            // Position embeddings are for one size.
+            return Ok((spec.with_positions_for(size), size));
         }
         let path = Path::new(&self.net);
         if !path.is_file() {
             return Err(Problem::new(
                 format!("--net {} is neither a known network nor a plans.json", self.net),
-                "give `nnunet`, or the path of a plans.json",
+                format!("give one of {}, or the path of a plans.json", nets::NAMES.join(", ")),
             ));
         }
         let plans = Plans::read(path)?;
