@@ -84,7 +84,7 @@ pub(crate) enum Command {
 )]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
-    /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
+    /// Result folder of a model, with plans.json, dataset.json and fold_*, or of nnU-Net v1 with plans.pkl; several are averaged
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
@@ -114,6 +114,9 @@ pub(crate) struct Predict {
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
     pub(crate) kernels: Kernels,
+    /// For models with axial attention whose position embeddings are for another patch size: interpolate them
+    #[arg(long, help_heading = "Computation")]
+    pub(crate) interpolate_positions: bool,
     /// Several models as one submission: `brats21` (the winner of BraTS 2021), or the file of a recipe; see below
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "postprocessing", help_heading = "Output")]
     pub(crate) recipe: Option<String>,
@@ -123,7 +126,8 @@ pub(crate) struct Predict {
     /// Which values are written [default: dataset, or those of the recipe]
     #[arg(long, value_enum, help_heading = "Output")]
     pub(crate) labels: Option<Labels>,
-    /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
+    /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
+    /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
     /// Skip the cases that the output folder has already
@@ -215,7 +219,8 @@ pub(crate) enum Device {
     after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
 )]
 pub(crate) struct Info {
-    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors)
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), or a
+    /// pickle of version 1 (plans.pkl, .model.pkl)
     pub(crate) path: PathBuf,
     /// As JSON
     #[arg(long)]
@@ -224,16 +229,21 @@ pub(crate) struct Info {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Time one forward pass of a full-size network with random weights
+    /// Time every convolution of a network alone, forward or one of its gradients
+    Kernels(BenchKernels),
+    /// Time a forward pass of a full-size network with random weights
     Network(BenchNetwork),
+    /// Time a training step: forward, loss with deep supervision, backward, optimiser
+    Step(BenchStep),
+    /// Time a whole case from files to file: a phantom of BraTS size, a full-size network with random weights
+    Case(BenchCase),
 }
 
-/// Times forward passes of a network with random weights; prints seconds, GFLOP/s and peak memory as a line of JSON.
+/// The network to time.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  glioseg bench network --net nnunet --size 128 --runs 3")]
-pub(crate) struct BenchNetwork {
-    /// `nnunet` (nnU-Net's 3D network for BraTS, 31 M parameters), or a plans.json
-    #[arg(long, default_value = "nnunet", value_name = "nnunet|PLAN")]
+pub(crate) struct BenchNet {
+    /// nnunet (nnU-Net's 3D network for BraTS), bl, bl-l, bl-gn, bl-l-gn, bl-aa (the BraTS 2021 winner's), or a plans.json
+    #[arg(long, default_value = "nnunet", value_name = "NAME|PLAN")]
     pub(crate) net: String,
     /// Configuration of the plans.json
     #[arg(long, default_value = "3d_fullres")]
@@ -241,11 +251,113 @@ pub(crate) struct BenchNetwork {
     /// Voxels of the input along every axis [default: 128, or the plan's patch]
     #[arg(long, value_name = "VOXELS")]
     pub(crate) size: Option<usize>,
+}
+
+/// Times every convolution of a network; prints milliseconds, GFLOP/s and the share of the measured peak, a line of JSON per layer.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench kernels --pass weights --layer c32_c32/128")]
+pub(crate) struct BenchKernels {
+    #[command(flatten)]
+    pub(crate) net: BenchNet,
+    /// Which pass
+    #[arg(long, value_enum, default_value = "forward")]
+    pub(crate) pass: KernelPass,
+    /// How convolutions are computed, where the layer allows it
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) algorithm: KernelAlgorithm,
+    /// Only layers whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) layer: Option<String>,
+    /// Samples
+    #[arg(long, default_value_t = 1)]
+    pub(crate) batch: usize,
+    /// Timed passes; the least counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelPass {
+    /// The layer itself, with normalisation of its input and sums of its output
+    Forward,
+    /// The gradient of its input
+    Data,
+    /// The gradient of its weights
+    Weights,
+}
+
+impl KernelPass {
+    /// The word of the command line.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Data => "data",
+            Self::Weights => "weights",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelAlgorithm {
+    /// The fastest for the shape
+    Auto,
+    /// Tap by tap
+    Direct,
+    /// Tile by tile in the frequency domain
+    Winograd,
+    /// As a matrix product
+    Gemm,
+}
+
+/// Times forward passes of a network with random weights; prints seconds, GFLOP/s and peak memory as a line of JSON.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench network --net nnunet --size 128 --runs 3 --layers")]
+pub(crate) struct BenchNetwork {
+    #[command(flatten)]
+    pub(crate) net: BenchNet,
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) kernels: Kernels,
+    /// Samples
+    #[arg(long, default_value_t = 1)]
+    pub(crate) batch: usize,
+    /// Also the least time of every layer, a line each
+    #[arg(long)]
+    pub(crate) layers: bool,
     /// Timed passes after one to warm up; the median counts
     #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+/// Times training steps on noise with nnU-Net's loss (Dice and cross entropy of regions at every resolution) and optimiser.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench step --size 64 --batch 2")]
+pub(crate) struct BenchStep {
+    #[command(flatten)]
+    pub(crate) net: BenchNet,
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kernels: Kernels,
+    /// Samples
+    #[arg(long, default_value_t = 2)]
+    pub(crate) batch: usize,
+    /// Timed steps after one to warm up; the median counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+/// Times the prediction of a case of 240 x 240 x 155 voxels, with the seconds of reading, network and writing.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench case --runs 3")]
+pub(crate) struct BenchCase {
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kernels: Kernels,
+    /// Average over mirrored tiles: eight times the work
+    #[arg(long)]
+    pub(crate) mirroring: bool,
+    /// Timed predictions; the median counts
+    #[arg(long, default_value_t = 1)]
     pub(crate) runs: usize,
 }
 

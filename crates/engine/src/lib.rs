@@ -8,3 +8,4 @@ pub mod model;
 pub mod postprocess;
 pub mod recipe;
 pub mod train;
+mod v1;

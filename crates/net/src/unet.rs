@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::NetError;
+use crate::attention::Attention;
 use crate::bridge::{self, Packed};
 use crate::init::Init;
 use crate::ops::{self, Features, Norm, Weights};
@@ -63,9 +64,13 @@ pub(crate) struct UpConv {
 }
 
 impl UpConv {
-    fn forward(&self, input: Features) -> Features {
+    fn weights(&self) -> Weights<'_> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::conv_transpose3d(input, Weights { weight: self.weight.val(), bias, packed: &self.packed }).into()
+        Weights { weight: self.weight.val(), bias, packed: &self.packed }
+    }
+
+    fn forward(&self, input: Features) -> Features {
+        ops::conv_transpose3d(input, self.weights()).into()
     }
 }
 
@@ -83,14 +88,22 @@ pub(crate) struct ConvBlock {
 }
 
 impl ConvBlock {
-    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
-        let after = ops::After {
+    fn after(&self) -> ops::After<'_> {
+        ops::After {
             dropout: self.dropout,
             norm: self.norm.as_ref(),
             slope: self.slope,
             nonlin_first: self.nonlin_first,
-        };
-        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, after)
+        }
+    }
+
+    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
+        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, self.after())
+    }
+
+    /// The block of the upsampled `below` and `skip`.
+    fn forward_up(&self, up: &UpConv, below: Features, skip: Features) -> Features {
+        ops::up_block(below, up.weights(), skip, self.conv.weights(), self.conv.padding, self.after())
     }
 }
 
@@ -127,6 +140,7 @@ impl ResidualBlock {
 pub(crate) struct Stage {
     pub(crate) plain: Vec<ConvBlock>,
     pub(crate) residual: Vec<ResidualBlock>,
+    pub(crate) attention: Option<Attention>,
 }
 
 impl Stage {
@@ -137,7 +151,10 @@ impl Stage {
         for block in &self.residual {
             x = block.forward(x);
         }
-        x
+        match &self.attention {
+            Some(attention) => attention.forward(x),
+            None => x,
+        }
     }
 }
 
@@ -145,6 +162,7 @@ impl Stage {
 #[derive(Module, Debug)]
 pub(crate) struct Step {
     pub(crate) up: UpConv,
+    pub(crate) attention: Option<Attention>,
     pub(crate) convs: Vec<ConvBlock>,
     pub(crate) head: Conv,
 }
@@ -153,7 +171,10 @@ impl Step {
     fn forward(&self, below: Features, skip: Features) -> Features {
         let mut blocks = self.convs.iter();
         let first = blocks.next().expect("a step has convolutions: NetworkSpec::validate");
-        let mut x = first.forward([self.up.forward(below), skip]);
+        let mut x = match &self.attention {
+            Some(attention) => first.forward([attention.forward(self.up.forward(below)), skip]),
+            None => first.forward_up(&self.up, below, skip),
+        };
         for block in blocks {
             x = block.forward([x]);
         }
@@ -196,6 +217,7 @@ impl Unet {
     pub fn seeded(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self, NetError> {
         spec.validate()?;
         bridge::check(bridge::kernels())?;
+        glioseg_kernels::return_freed_memory();
         let mut init = Init::new(seed, device);
         let mut builder = Builder { spec, init: &mut init };
         let mut channels = spec.in_channels;
@@ -219,6 +241,7 @@ impl Unet {
                 bias: spec.up_bias.then(|| builder.init.zeros(step.up_features)),
                 packed: Packed::default(),
             };
+            let attention = step.attention.map(|a| Attention::new(builder.init, a, step.up_features, spec));
             channels = step.up_features + spec.encoder[level].features;
             let mut convs = Vec::with_capacity(step.convs.len());
             for &features in &step.convs {
@@ -226,7 +249,7 @@ impl Unet {
                 channels = features;
             }
             let head = Conv::new(builder.init, [channels, spec.num_outputs], [1; 3], [1; 3], spec.head_bias);
-            decoder.push(Step { up, convs, head });
+            decoder.push(Step { up, attention, convs, head });
         }
         Ok(Self { stem, encoder, decoder, spec: spec.clone() })
     }
@@ -339,7 +362,8 @@ impl Builder<'_, '_> {
             }
             channels = stage.features;
         }
-        Stage { plain, residual }
+        let attention = stage.attention.map(|a| Attention::new(self.init, a, stage.features, self.spec));
+        Stage { plain, residual, attention }
     }
 
     fn residual(&mut self, io: [usize; 2], stage: &StageSpec, stride: [usize; 3]) -> ResidualBlock {

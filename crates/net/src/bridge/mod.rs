@@ -7,8 +7,10 @@
 //!
 //! - [`forward`]: the layers on plain slices, shared by both modes;
 //! - [`gradient`]: the same layers with their backward passes, recorded in Burn's graph; [`supervision`]: the loss's;
+//! - [`attention`]: axial attention in both modes;
 //! - [`packed`]: weights prepared once per parameter; [`memory`]: buffers that layers pass on.
 
+mod attention;
 mod forward;
 mod gradient;
 pub(crate) mod memory;
@@ -31,6 +33,8 @@ use glioseg_kernels::{
 };
 
 use crate::NetError;
+use crate::ops::Weights;
+pub(crate) use attention::axial_attention;
 pub use memory::release_memory;
 pub use packed::{Packed, packed_bytes, set_packed_budget};
 pub use profile::{LayerTime, profile_layers, take_layer_times};
@@ -252,6 +256,18 @@ pub(crate) fn conv_transpose(
             gradient::conv_transpose(strategy, input, weight, bias)
         }
     }
+}
+
+/// Convolution, with stride 1, of a transposed convolution's result and `skip`; outside training.
+pub(crate) fn up_conv(
+    below: Input,
+    up: Weights<'_>,
+    skip: Input,
+    weights: Weights<'_>,
+    padding: [usize; 3],
+    want_stats: bool,
+) -> (Tensor<5>, Option<ChannelStats>) {
+    forward::up_conv(below, up, skip, weights, padding, want_stats)
 }
 
 /// Does what is due.
