@@ -349,6 +349,8 @@ impl Unet {
         }
         Ok(kept)
     }
+}
+
 /// Whether this is the name of a position embedding.
 fn is_position(name: &str) -> bool {
     name.rsplit_once(".params.").is_some_and(|(_, axis)| axis.len() == 1)
