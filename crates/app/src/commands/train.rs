@@ -56,6 +56,9 @@ pub(crate) struct Train {
     /// Time for the training with its validation, such as 90m or 8h; the learning rate falls accordingly
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) budget: Option<Duration>,
+    /// Write a checkpoint this often within an epoch, such as 5m or 1h
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
+    pub(crate) save_every: Duration,
     /// Also write the probabilities of the validation cases, to compare ensembles
     #[arg(long)]
     pub(crate) save_probabilities: bool,
@@ -211,6 +214,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         weights: options.weights.clone(),
         budget: options.budget,
         save_probabilities: options.save_probabilities,
+        save_every: options.save_every,
         ..TrainOptions::default()
     };
     let trained = train(&setup, &train_options, ui)?;
