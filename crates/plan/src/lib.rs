@@ -25,7 +25,7 @@ mod splits;
 pub use architecture::{Architecture, ArchitectureKind, Dropout, Nonlin, Norm, NormKind};
 pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn};
 pub use convention::{Convention, Evidence, TumourParts};
-pub use dataset::{Dataset, Label, Labels, Region};
+pub use dataset::{Dataset, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;
 pub use groups::{case_groups, case_size, memory_budget};
