@@ -81,7 +81,7 @@ pub(crate) enum Command {
 )]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
-    /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
+    /// Result folder of a model, with plans.json, dataset.json and fold_*, or of nnU-Net v1 with plans.pkl; several are averaged
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
@@ -111,6 +111,9 @@ pub(crate) struct Predict {
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
     pub(crate) kernels: Kernels,
+    /// For models with axial attention whose position embeddings are for another patch size: interpolate them
+    #[arg(long, help_heading = "Computation")]
+    pub(crate) interpolate_positions: bool,
     /// Several models as one submission: `brats21` (the winner of BraTS 2021), or the file of a recipe; see below
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "postprocessing", help_heading = "Output")]
     pub(crate) recipe: Option<String>,
@@ -120,7 +123,8 @@ pub(crate) struct Predict {
     /// Which values are written [default: dataset, or those of the recipe]
     #[arg(long, value_enum, help_heading = "Output")]
     pub(crate) labels: Option<Labels>,
-    /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
+    /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
+    /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
     /// Refuse cases whose channels do not look like their names (exchanged, or one given twice) instead of warning
@@ -215,7 +219,8 @@ pub(crate) enum Device {
     after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
 )]
 pub(crate) struct Info {
-    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors)
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), or a
+    /// pickle of version 1 (plans.pkl, .model.pkl)
     pub(crate) path: PathBuf,
     /// As JSON
     #[arg(long)]

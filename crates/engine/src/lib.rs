@@ -7,3 +7,4 @@ pub mod labels;
 pub mod model;
 pub mod postprocess;
 pub mod recipe;
+mod v1;

@@ -20,6 +20,7 @@ fn options(mirroring: bool) -> PredictOptions {
         step: 0.5,
         mirroring,
         accumulation: Accumulation::Half,
+        interpolate_positions: false,
         postprocessing: PostprocessingChoice::default(),
         labels: OutputLabels::Dataset,
         save_probabilities: true,

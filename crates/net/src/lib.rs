@@ -17,6 +17,7 @@
 //! Everything that computes goes through [`ops`]. What nnU-Net's files hold beside tensors comes back as plain data;
 //! reading one never runs code from it.
 
+mod attention;
 mod bridge;
 pub mod checkpoint;
 mod cost;
@@ -39,7 +40,8 @@ pub use burn::tensor::{Device, Gradients, Tensor, TensorData};
 pub use checkpoint::Checkpoint;
 pub use error::NetError;
 pub use spec::{
-    BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec, decoder_like_encoder,
+    AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec,
+    decoder_like_encoder,
 };
 pub use step::{StepOptions, StepReport, training_step};
 pub use unet::Unet;

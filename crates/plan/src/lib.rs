@@ -21,9 +21,13 @@ mod python_json;
 mod random_state;
 mod raw;
 mod splits;
+mod v1;
 
-pub use architecture::{Architecture, ArchitectureKind, Dropout, Nonlin, Norm, NormKind};
-pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn};
+pub use architecture::{
+    Architecture, ArchitectureKind, AttentionPlace, AxialAttention, Dropout, GenericUNet, Nonlin, Norm,
+    NormKind,
+};
+pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn, Rules};
 pub use convention::{Convention, Evidence, TumourParts};
 pub use dataset::{Dataset, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
@@ -37,3 +41,4 @@ pub use python_json::{KeyOrder, python_json};
 pub use random_state::RandomState;
 pub use raw::{RawCase, RawDataset, preprocessed_folder};
 pub use splits::{Fold, Splits};
+pub use v1::{V1Converted, V1Model, V1Trainer};

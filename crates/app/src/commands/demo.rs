@@ -52,6 +52,7 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         no_mirroring: false,
         accumulation: Accumulation::Half,
         kernels: Kernels::Auto,
+        interpolate_positions: false,
         recipe: None,
         postprocessing: None,
         labels: None,

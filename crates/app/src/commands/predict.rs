@@ -43,6 +43,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
             cli::Accumulation::Half => Accumulation::Half,
             cli::Accumulation::Single => Accumulation::Single,
         },
+        interpolate_positions: options.interpolate_positions,
         postprocessing,
         labels,
         save_probabilities: options.save_probabilities,

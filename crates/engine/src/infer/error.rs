@@ -200,10 +200,11 @@ impl InferError {
                 Some(format!("give one of the models in it: {}", below.join(", ")))
             }
             Self::NotAModel { .. } => Some(
-                "a model is nnU-Net's result folder TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and fold_0 …"
+                "a model is nnU-Net's result folder: of version 2 TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and \
+                 fold_0 …, of version 1 TRAINER__PLANS with plans.pkl and fold_0 …"
                     .into(),
             ),
-            Self::MissingFold { checkpoint: "checkpoint_best", .. } => {
+            Self::MissingFold { checkpoint: "checkpoint_best" | "model_best", .. } => {
                 Some("choose folds that are there with --folds, or take --checkpoint final".into())
             }
             Self::MissingFold { .. } => {

@@ -42,6 +42,9 @@ pub struct ModelRecord {
     pub configuration: String,
     /// Its trainer class, where known.
     pub trainer: Option<String>,
+    /// Whose rules it was applied by: `nnunet_v2` or `nnunet_v1`.
+    #[serde(default)]
+    pub rules: String,
     /// Its channels, in the order in which it reads them.
     pub channels: Vec<String>,
     /// SHA-256 of every fold's checkpoint file.
@@ -56,6 +59,7 @@ impl ModelRecord {
             plans: model.plans.plans_name().to_owned(),
             configuration: model.configuration.name.clone(),
             trainer: model.trainer.clone(),
+            rules: model.configuration.rules.name().to_owned(),
             channels: model.dataset.channel_names.clone(),
             folds: model.folds.iter().map(|f| f.name.clone()).zip(hashes.iter().cloned()).collect(),
         }

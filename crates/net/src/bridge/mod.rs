@@ -7,8 +7,10 @@
 //!
 //! - [`forward`]: the layers on plain slices, shared by both modes;
 //! - [`gradient`]: the same layers with their backward passes, recorded in Burn's graph; [`supervision`]: the loss's;
+//! - [`attention`]: axial attention in both modes;
 //! - [`packed`]: weights prepared once per parameter; [`memory`]: buffers that layers pass on.
 
+mod attention;
 mod forward;
 mod gradient;
 pub(crate) mod memory;
@@ -31,6 +33,7 @@ use glioseg_kernels::{
 };
 
 use crate::NetError;
+pub(crate) use attention::axial_attention;
 pub use memory::release_memory;
 pub use packed::{Packed, packed_bytes, set_packed_budget};
 pub use profile::{LayerTime, profile_layers, take_layer_times};

@@ -15,6 +15,7 @@
 
 mod globals;
 mod pickle;
+mod pickle_write;
 mod pth;
 mod safetensors;
 mod value;
@@ -31,6 +32,7 @@ use sha2::{Digest, Sha256};
 
 use crate::NetError;
 pub use pickle::{PickleError, read_pickle};
+pub use pickle_write::write_pickle;
 pub use pth::read_pickle_file;
 pub use safetensors::{write_safetensors, write_training};
 pub use value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};

@@ -379,8 +379,7 @@ impl Assignment {
         }
         let moved = (0..4).filter(|&i| chosen.0[i] != self.0[i]);
         // `chosen` calls channel chosen[i] what this assignment calls self[i].
-        let mut moved: Vec<(usize, usize)> =
-            moved.filter_map(|i| Some((chosen.0[i]?, self.0[i]?))).collect();
+        let mut moved: Vec<(usize, usize)> = moved.filter_map(|i| Some((chosen.0[i]?, self.0[i]?))).collect();
         moved.sort_unstable();
         Some(Doubt::Exchanged {
             moved,
