@@ -7,6 +7,7 @@
 //! found and what is valid. A configuration is checked when it is asked for: a broken one beside it does not matter.
 
 mod architecture;
+pub mod brats;
 mod configuration;
 mod convention;
 mod dataset;
