@@ -98,6 +98,7 @@ impl Default for PredictOptions {
             postprocessing: PostprocessingChoice::default(),
             labels: OutputLabels::default(),
             save_probabilities: false,
+            strict: false,
             interpolate_positions: false,
             device: Device::flex(),
             device_name: "cpu".into(),
