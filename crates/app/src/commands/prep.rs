@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use glioseg_plan::{Configuration, Plans, RawDataset};
+use glioseg_prep::guard::check_stored;
 use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, PrepareSummary, StoreError, prepare_dataset};
 
 use super::dataset::{open, output_folder, problem};
@@ -37,6 +38,9 @@ pub(crate) struct Prep {
     /// Make finished cases anew
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Count cases whose channels do not look like their names (exchanged, or one given twice) as failed
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -68,6 +72,10 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
             cases.display()
         ));
         let summary = prepare(&dataset, &plans, configuration, &cases, options.overwrite, ui)?;
+        let doubtful = warn_of_channels(&dataset, &summary, ui);
+        if options.strict {
+            failed += doubtful;
+        }
         let kept = summary.cases.len() - summary.prepared;
         print(&format!(
             "{} | {} prepared, {kept} kept, {} failed | {} | {}",
@@ -115,6 +123,15 @@ pub(crate) fn prepare(
         ui.warn(warning);
     }
     Ok(summary)
+}
+
+/// Warns of cases whose channels do not look like their names; how many there are.
+pub(crate) fn warn_of_channels(dataset: &RawDataset, summary: &PrepareSummary, ui: &Ui) -> usize {
+    let doubtful = check_stored(&summary.cases, &dataset.description.channel_names);
+    for (case, doubts) in &doubtful {
+        ui.warn(&format!("case `{case}`: {}", doubts.join("; ")));
+    }
+    doubtful.len()
 }
 
 /// Message, place and remedy of a case that failed.

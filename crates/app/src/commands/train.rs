@@ -260,6 +260,9 @@ pub(crate) fn make_ready(
     let configuration = plans.configuration(&places.configuration).map_err(problem)?;
     let cases = folder.join(&configuration.data_identifier);
     let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
+    if summary.prepared > 0 {
+        prep::warn_of_channels(dataset, &summary, ui);
+    }
     if summary.failed.is_empty() {
         return Ok(());
     }
