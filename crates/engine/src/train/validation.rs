@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use glioseg_eval::rules::nnunet;
 use glioseg_eval::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_net::Unet;
+use glioseg_plan::Rules;
 use glioseg_prep::store::StoredCase;
 use glioseg_volume::LabelMap;
 use glioseg_volume::nifti::{read_info, read_labels, write_labels};
@@ -98,7 +99,8 @@ fn segment(
     let precision = Accumulation::Half;
     let (data, _) = case.read_all()?;
     let shape = case.shape();
-    let window = WindowOptions { tile: setup.patch(), step: 0.5, mirror_axes: setup.mirror_axes() };
+    let window =
+        WindowOptions { tile: setup.patch(), step: 0.5, mirror_axes: setup.mirror_axes(), rules: Rules::V2 };
     let passes = Grid::new(shape, window.tile, window.step)?.len() << window.mirror_axes.len();
     observer(Event::Validating { case: case.name(), number, of, passes });
     let mut sum = LogitSum::new(setup.network.num_outputs, shape, &window, precision)?;
@@ -108,7 +110,8 @@ fn segment(
     drop(data);
     let properties = case.properties();
     let resampling = properties.probabilities_resampling(&setup.configuration);
-    let logits = Logits { values: &values, shape, properties: &properties, resampling, precision };
+    let logits =
+        Logits { values: &values, shape, properties: &properties, resampling, precision, activated: false };
     let decision = Decision::new(&setup.dataset.description.labels);
     let mut all = ProbabilitySum::default();
     all.add(logits.probabilities(&decision));
