@@ -17,6 +17,8 @@ use crate::commands::fingerprint::Fingerprint;
 use crate::commands::plan::Plan;
 use crate::commands::prep::Prep;
 use crate::commands::rank::Rank;
+use crate::commands::report::Report;
+use crate::commands::view::View;
 
 /// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
 #[derive(Debug, Parser)]
@@ -52,6 +54,10 @@ pub(crate) enum Command {
     Rank(Rank),
     /// Compare two scored runs case by case, worst first
     Compare(Compare),
+    /// Show scores, ranking and every case on one HTML page
+    Report(Report),
+    /// Serve reports and their volumes to a browser on this machine
+    View(View),
     /// Say what is in an image, dataset, plan, model or checkpoint
     Info(Info),
     /// Measure speed and memory on this machine

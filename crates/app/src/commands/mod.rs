@@ -12,7 +12,9 @@ pub(crate) mod plan;
 pub(crate) mod predict;
 pub(crate) mod prep;
 pub(crate) mod rank;
+pub(crate) mod report;
 mod table;
+pub(crate) mod view;
 
 use std::io::Write as _;
 

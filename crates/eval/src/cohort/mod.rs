@@ -143,6 +143,9 @@ pub struct CohortScores {
     pub labels: LabelScheme,
     /// Whether that was guessed.
     pub labels_guessed: bool,
+    /// Coding of the predictions, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction_convention: Option<Convention>,
     /// The rules.
     pub rules: Vec<Rule>,
     /// Choices within the metrics.
@@ -241,6 +244,7 @@ pub fn evaluate_cohort(
         prediction: prediction.to_owned(),
         labels: scheme,
         labels_guessed: guessed,
+        prediction_convention: recoding.map(|(from, _)| from),
         rules: options.rules.clone(),
         options: options.score,
         bootstrap: options.bootstrap,
