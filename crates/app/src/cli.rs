@@ -8,13 +8,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_engine::infer::Part;
+use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::Folds;
 
 use crate::commands::compare::Compare;
 use crate::commands::dataset::DatasetCommand;
+use crate::commands::ensemble::Ensemble;
 use crate::commands::evaluate::Evaluate;
 use crate::commands::fingerprint::Fingerprint;
 use crate::commands::plan::Plan;
+use crate::commands::postprocess::Postprocess;
 use crate::commands::prep::Prep;
 use crate::commands::rank::Rank;
 use crate::commands::report::Report;
@@ -39,6 +42,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Segment cases with a trained model
     Predict(Predict),
+    /// Average the saved probabilities of several predictions, as nnU-Net does
+    Ensemble(Ensemble),
+    /// Remove what is too small from label maps, or find out how small that is
+    Postprocess(Postprocess),
     /// Look over a raw dataset before anything is made of it
     #[command(subcommand)]
     Dataset(DatasetCommand),
@@ -72,12 +79,15 @@ pub(crate) enum Command {
 /// Segments every case of the input with every fold of a model and writes one label map per case.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n\n\
+    after_help = "Examples:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n  \
+    glioseg predict --recipe brats21 -m BL_MODEL -m BL_L_GN_MODEL -i BraTS2021 -o submission\n\n\
+    The recipe brats21 averages two models, takes an enhancing tumour below 200 voxels for necrotic core, and writes the labels\n\
+    0, 1, 2, 4. A recipe is a small JSON file: copy crates/engine/recipes/brats21.json of the sources to make another.\n\n\
     Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
-    /// Result folder of a model, with plans.json, dataset.json and fold_*; several are averaged
+    /// Result folder of a model, with plans.json, dataset.json and fold_*, or of nnU-Net v1 with plans.pkl; several are averaged
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
@@ -107,7 +117,20 @@ pub(crate) struct Predict {
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
     pub(crate) kernels: Kernels,
-    /// Also write CASE.npz with the array `probabilities`, [channel, z, y, x], as nnU-Net does
+    /// For models with axial attention whose position embeddings are for another patch size: interpolate them
+    #[arg(long, help_heading = "Computation")]
+    pub(crate) interpolate_positions: bool,
+    /// Several models as one submission: `brats21` (the winner of BraTS 2021), or the file of a recipe; see below
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "postprocessing", help_heading = "Output")]
+    pub(crate) recipe: Option<String>,
+    /// Steps on the label map: a postprocessing.json, or `none` [default: that of the model folder, if it has one]
+    #[arg(long, value_name = "FILE|none", help_heading = "Output")]
+    pub(crate) postprocessing: Option<String>,
+    /// Which values are written [default: dataset, or those of the recipe]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub(crate) labels: Option<Labels>,
+    /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
+    /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
     /// Skip the cases that the output folder has already
@@ -125,6 +148,28 @@ fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(v) if v > 0.0 && v <= 1.0 => Ok(v),
         _ => Err("a fraction of the patch: more than 0, at most 1".into()),
+    }
+}
+
+/// Which label values are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Labels {
+    /// Those of the model's dataset.json
+    #[default]
+    Dataset,
+    /// BraTS until 2022: 1 necrotic core, 2 oedema, 4 enhancing tumour
+    Brats,
+    /// BraTS since 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity
+    Brats2023,
+}
+
+impl From<Labels> for OutputLabels {
+    fn from(labels: Labels) -> Self {
+        match labels {
+            Labels::Dataset => Self::Dataset,
+            Labels::Brats => Self::Brats,
+            Labels::Brats2023 => Self::Brats2023,
+        }
     }
 }
 
@@ -177,7 +222,8 @@ pub(crate) enum Device {
     after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
 )]
 pub(crate) struct Info {
-    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors)
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), or a
+    /// pickle of version 1 (plans.pkl, .model.pkl)
     pub(crate) path: PathBuf,
     /// As JSON
     #[arg(long)]

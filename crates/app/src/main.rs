@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     let ui = ui::Ui::new(cli.quiet);
     let outcome = commands::set_threads(cli.threads).and_then(|()| match &cli.command {
         cli::Command::Predict(options) => commands::predict::run(options, &ui),
+        cli::Command::Ensemble(options) => commands::ensemble::run(options, &ui),
+        cli::Command::Postprocess(options) => commands::postprocess::run(options, &ui),
         cli::Command::Dataset(command) => commands::dataset::run(command, &ui),
         cli::Command::Fingerprint(options) => commands::fingerprint::run(options, &ui),
         cli::Command::Plan(options) => commands::plan::run(options, &ui),

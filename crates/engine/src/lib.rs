@@ -1,5 +1,10 @@
 //! Inference: from a model and images to segmentations.
 
 pub mod cases;
+pub mod ensemble;
 pub mod infer;
+pub mod labels;
 pub mod model;
+pub mod postprocess;
+pub mod recipe;
+mod v1;

@@ -1,4 +1,4 @@
-//! A trained model: nnU-Net's result folder with its plans, dataset description and folds.
+//! A trained model: nnU-Net's result folder, of either version, with its plans, dataset description and folds.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +6,7 @@ use glioseg_net::{Checkpoint, NetworkSpec};
 use glioseg_plan::{Configuration, Dataset, Plans};
 
 use crate::infer::InferError;
+use crate::v1;
 
 /// Which folds of a model are used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,11 +57,20 @@ impl CheckpointChoice {
         }
     }
 
-    /// The file in a fold's folder: our own safetensors before nnU-Net's `.pth`.
+    /// Name of version 1's file without ending.
+    pub fn v1_stem(self) -> &'static str {
+        match self {
+            Self::Final => "model_final_checkpoint",
+            Self::Best => "model_best",
+        }
+    }
+
+    /// The file in a fold's folder: our own safetensors before nnU-Net's `.pth` and version 1's `.model`.
     fn find(self, fold: &Path) -> Option<PathBuf> {
-        ["safetensors", "pth"]
+        let (stem, v1) = (self.stem(), self.v1_stem());
+        [format!("{stem}.safetensors"), format!("{stem}.pth"), format!("{v1}.model")]
             .into_iter()
-            .map(|e| fold.join(format!("{}.{e}", self.stem())))
+            .map(|name| fold.join(name))
             .find(|p| p.is_file())
     }
 }
@@ -74,7 +84,7 @@ pub struct Fold {
     pub checkpoint: PathBuf,
 }
 
-/// A result folder of nnU-Net v2 or of this program, opened and checked; weights are read later, fold by fold.
+/// A result folder of nnU-Net v2 or v1 or of this program, opened and checked; weights are read later, fold by fold.
 #[derive(Debug)]
 pub struct Model {
     /// The folder.
@@ -95,14 +105,15 @@ pub struct Model {
     pub network: NetworkSpec,
 }
 
-/// `fold_*` folders of a model folder, sorted by name.
-fn fold_folders(path: &Path) -> Vec<(String, PathBuf)> {
+/// `fold_*` folders of a model folder, and version 1's `all`, sorted by name.
+pub(crate) fn fold_folders(path: &Path) -> Vec<(String, PathBuf)> {
     let mut folds: Vec<(String, PathBuf)> = std::fs::read_dir(path)
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|e| {
-            let name = e.file_name().to_str()?.strip_prefix("fold_")?.to_owned();
+            let name = e.file_name().to_str()?.to_owned();
+            let name = if name == "all" { name } else { name.strip_prefix("fold_")?.to_owned() };
             e.path().is_dir().then(|| (name, e.path()))
         })
         .collect();
@@ -116,7 +127,10 @@ fn models_below(path: &Path) -> Vec<String> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|e| e.path().join("plans.json").is_file() && !fold_folders(&e.path()).is_empty())
+        .filter(|e| {
+            ["plans.json", "plans.pkl"].iter().any(|plans| e.path().join(plans).is_file())
+                && !fold_folders(&e.path()).is_empty()
+        })
         .map(|e| e.path().display().to_string())
         .collect();
     names.sort();
@@ -124,6 +138,11 @@ fn models_below(path: &Path) -> Vec<String> {
 }
 
 impl Model {
+    /// Whether a folder has what a model has: plans and dataset description, or version 1's plans or weights.
+    pub fn looks_like(path: &Path) -> bool {
+        ["plans.json", "dataset.json"].iter().all(|f| path.join(f).is_file()) || v1::is_model(path)
+    }
+
     /// Opens a result folder; reads the metadata of the first fold's checkpoint.
     ///
     /// # Errors
@@ -131,16 +150,22 @@ impl Model {
     /// and checkpoint, each with its file.
     pub fn open(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
         let missing = ["plans.json", "dataset.json"].into_iter().find(|f| !path.join(f).is_file());
-        if let Some(file) = missing {
-            let reason = if path.is_dir() {
-                format!("it has no {file}")
-            } else if path.is_file() {
-                "it is a file, not a folder".into()
-            } else {
-                "there is no such folder".into()
-            };
-            return Err(InferError::NotAModel { path: path.into(), reason, below: models_below(path) });
+        let Some(file) = missing else { return Self::open_v2(path, folds, choice) };
+        if v1::is_model(path) {
+            return Self::open_v1(path, folds, choice);
         }
+        let reason = if path.is_dir() {
+            format!("it has no {file}")
+        } else if path.is_file() {
+            "it is a file, not a folder".into()
+        } else {
+            "there is no such folder".into()
+        };
+        Err(InferError::NotAModel { path: path.into(), reason, below: models_below(path) })
+    }
+
+    /// Version 2's result folder, or ours.
+    fn open_v2(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
         let dataset = Dataset::read(&path.join("dataset.json"))?;
         let plans = Plans::read(&path.join("plans.json"))?;
         let folds = choose_folds(path, folds, choice)?;
@@ -154,10 +179,34 @@ impl Model {
             None => plans.configuration_names().first().cloned().unwrap_or_default(),
         };
         let configuration = plans.configuration(&name)?;
+        let slices = usize::from(configuration.patch_size.len() == 2);
+        let mirror_axes =
+            first.metadata().mirror_axes.iter().flatten().map(|a| a + slices).filter(|&a| a < 3).collect();
+        let trainer = first.metadata().trainer_name.clone();
+        Self::new(path, folds, dataset, plans, configuration, trainer, mirror_axes)
+    }
+
+    /// Version 1's result folder: everything but the weights is told in version 2's terms.
+    fn open_v1(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+        let folds = choose_folds(path, folds, choice)?;
+        let v1::Described { dataset, plans, configuration, trainer, mirror_axes } =
+            v1::describe(path, &folds[0].checkpoint)?;
+        Self::new(path, folds, dataset, plans, configuration, Some(trainer), mirror_axes)
+    }
+
+    fn new(
+        path: &Path,
+        folds: Vec<Fold>,
+        dataset: Dataset,
+        plans: Plans,
+        configuration: Configuration,
+        trainer: Option<String>,
+        mirror_axes: Vec<usize>,
+    ) -> Result<Self, InferError> {
         if let Some(previous) = &configuration.previous_stage {
             return Err(InferError::Cascade {
                 path: path.into(),
-                configuration: name,
+                configuration: configuration.name,
                 previous: previous.clone(),
             });
         }
@@ -166,19 +215,7 @@ impl Model {
             dataset.channel_names.len(),
             dataset.labels.num_outputs(),
         )?;
-        let slices = usize::from(configuration.patch_size.len() == 2);
-        let mirror_axes =
-            first.metadata().mirror_axes.iter().flatten().map(|a| a + slices).filter(|&a| a < 3).collect();
-        Ok(Self {
-            path: path.into(),
-            dataset,
-            plans,
-            folds,
-            trainer: first.metadata().trainer_name.clone(),
-            mirror_axes,
-            network,
-            configuration,
-        })
+        Ok(Self { path: path.into(), dataset, plans, configuration, folds, trainer, mirror_axes, network })
     }
 
     /// Voxels of one tile, `[z, y, x]`; one slice for a 2D configuration.
@@ -199,7 +236,7 @@ fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<
     let missing = |wanted: Option<&str>| InferError::MissingFold {
         path: path.into(),
         wanted: wanted.map(str::to_owned),
-        checkpoint: choice.stem(),
+        checkpoint: if path.join("plans.pkl").is_file() { choice.v1_stem() } else { choice.stem() },
         found: found.iter().map(|f| f.name.clone()).collect(),
     };
     let all = found.iter().find(|f| f.name == "all").cloned();

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use glioseg_engine::infer::{Accumulation, Event, PredictOptions, PredictSummary, predict};
+use glioseg_engine::infer::{
+    Accumulation, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict,
+};
+use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Folds};
 use glioseg_volume::nifti;
 use glioseg_volume::testing::shared;
@@ -17,6 +20,9 @@ fn options(mirroring: bool) -> PredictOptions {
         step: 0.5,
         mirroring,
         accumulation: Accumulation::Half,
+        interpolate_positions: false,
+        postprocessing: PostprocessingChoice::default(),
+        labels: OutputLabels::Dataset,
         save_probabilities: true,
         device: Device::flex(),
         device_name: "cpu".into(),

@@ -103,14 +103,6 @@ pub enum EvalError {
         /// The names there are.
         known: Vec<String>,
     },
-    /// A label convention of a name that does not exist.
-    #[error("there is no label convention `{name}`; there are {}", known.join(", "))]
-    UnknownConvention {
-        /// The name.
-        name: String,
-        /// The names there are.
-        known: Vec<String>,
-    },
     /// Nothing says what the labels mean.
     #[error("cannot tell what the labels {} in {} mean", numbers(labels), path.display())]
     UnclearLabels {

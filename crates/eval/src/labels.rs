@@ -1,6 +1,7 @@
 //! What label values mean: BraTS conventions, datasets, and guesses from the data.
 
-use glioseg_plan::Labels;
+pub use glioseg_plan::{Convention, Evidence};
+use glioseg_plan::{Labels, TumourParts};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
@@ -65,91 +66,6 @@ impl Class {
     }
 }
 
-/// A coding of the tumour's parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Convention {
-    /// BraTS until 2022: 1 necrotic core, 2 oedema, 4 enhancing tumour.
-    #[serde(rename = "1-2-4")]
-    Brats124,
-    /// BraTS 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour.
-    #[serde(rename = "1-2-3")]
-    Brats123,
-    /// BraTS after treatment (2024 on): as 1-2-3, and 4 resection cavity.
-    #[serde(rename = "1-2-3-4")]
-    Brats1234,
-    /// nnU-Net's own BraTS coding: 1 oedema, 2 necrotic core, 3 enhancing tumour.
-    #[serde(rename = "nnunet")]
-    NnUnet,
-}
-
-impl Convention {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Brats124, Self::Brats123, Self::Brats1234, Self::NnUnet];
-
-    /// As on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Brats124 => "1-2-4",
-            Self::Brats123 => "1-2-3",
-            Self::Brats1234 => "1-2-3-4",
-            Self::NnUnet => "nnunet",
-        }
-    }
-
-    /// In words.
-    pub const fn describe(self) -> &'static str {
-        match self {
-            Self::Brats124 => "BraTS until 2022 (1 necrotic core, 2 oedema, 4 enhancing tumour)",
-            Self::Brats123 => "BraTS 2023 (1 necrotic core, 2 oedema, 3 enhancing tumour)",
-            Self::Brats1234 => {
-                "BraTS 2024 (1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity)"
-            }
-            Self::NnUnet => "nnU-Net's BraTS coding (1 oedema, 2 necrotic core, 3 enhancing tumour)",
-        }
-    }
-
-    /// Values of necrotic core, oedema, enhancing tumour and resection cavity.
-    pub const fn parts(self) -> (u16, u16, u16, Option<u16>) {
-        match self {
-            Self::Brats124 => (1, 2, 4, None),
-            Self::Brats123 => (1, 2, 3, None),
-            Self::Brats1234 => (1, 2, 3, Some(4)),
-            Self::NnUnet => (2, 1, 3, None),
-        }
-    }
-
-    /// All values that occur in it, with background, ascending.
-    pub fn known(self) -> Vec<u16> {
-        let (core, oedema, enhancing, cavity) = self.parts();
-        let mut known = vec![0, core, oedema, enhancing];
-        known.extend(cavity);
-        known.sort_unstable();
-        known
-    }
-
-    /// The table that takes labels of this convention to those of `to`; values unknown to either stay as they are.
-    fn recode(self, to: Self, label: u16) -> u16 {
-        let (a, b) = (self.parts(), to.parts());
-        match label {
-            v if v == a.0 => b.0,
-            v if v == a.1 => b.1,
-            v if v == a.2 => b.2,
-            v => v,
-        }
-    }
-}
-
-impl std::str::FromStr for Convention {
-    type Err = EvalError;
-
-    fn from_str(text: &str) -> Result<Self, EvalError> {
-        Self::ALL.into_iter().find(|c| c.name() == text).ok_or_else(|| EvalError::UnknownConvention {
-            name: text.to_owned(),
-            known: Self::ALL.iter().map(|c| c.name().to_owned()).collect(),
-        })
-    }
-}
-
 /// Everything the rules need to know about the labels of a cohort.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelScheme {
@@ -172,7 +88,7 @@ pub struct LabelScheme {
 impl LabelScheme {
     /// The scheme of a BraTS convention.
     pub fn brats(convention: Convention) -> Self {
-        let (core, oedema, enhancing, cavity) = convention.parts();
+        let TumourParts { necrosis: core, oedema, enhancing, cavity } = convention.parts();
         let sorted = |mut labels: Vec<u16>| {
             labels.sort_unstable();
             labels
@@ -296,60 +212,6 @@ fn convention_of(regions: &[Region]) -> Option<Convention> {
     })
 }
 
-/// What the labels of some files say about their coding: which occur, and how much of the surface of labels 1 and 2
-/// borders on background.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// Labels that occur, ascending.
-    pub labels: Vec<u16>,
-    /// Faces of voxels of label 1 and of label 2 towards background.
-    pub outside: [u64; 2],
-}
-
-impl Evidence {
-    /// Adds a label map `[z, y, x]` of `shape`; what lies around it is background.
-    pub fn add(&mut self, data: &[u16], shape: [usize; 3]) {
-        let [_, height, width] = shape;
-        for run in data.chunk_by(|a, b| a == b) {
-            if let Err(at) = self.labels.binary_search(&run[0]) {
-                self.labels.insert(at, run[0]);
-            }
-        }
-        let mut count = |a: u16, b: u16| {
-            let (low, high) = (a.min(b), a.max(b));
-            if low == 0 && (high == 1 || high == 2) {
-                self.outside[usize::from(high) - 1] += 1;
-            }
-        };
-        let (last, slice) = ([shape[0].max(1) - 1, height.max(1) - 1, width.max(1) - 1], width * height);
-        for (i, &label) in data.iter().enumerate() {
-            let place = [i / slice, i / width % height, i % width];
-            for (axis, step) in [slice, width, 1].into_iter().enumerate() {
-                count(label, if place[axis] > 0 { data[i - step] } else { 0 });
-                if place[axis] == last[axis] {
-                    count(label, 0);
-                }
-            }
-        }
-    }
-
-    /// The coding, where the evidence is clear: oedema lies around the core, so that its label has the longer border
-    /// with background.
-    pub fn guess(&self) -> Option<Convention> {
-        let has = |v: u16| self.labels.binary_search(&v).is_ok();
-        if self.labels.iter().any(|&v| v > 4) || self.labels.iter().all(|&v| v == 0) {
-            return None;
-        }
-        match (has(3), has(4)) {
-            (true, true) => Some(Convention::Brats1234),
-            (false, true) => Some(Convention::Brats124),
-            _ if self.outside[1] > 3 * self.outside[0] => Some(Convention::Brats123),
-            _ if self.outside[0] > 3 * self.outside[1] => Some(Convention::NnUnet),
-            _ => None,
-        }
-    }
-}
-
 /// The coding of label maps, told from a few of them; `None` where it is not clear.
 pub fn guess_convention(files: &[&std::path::Path]) -> Option<Convention> {
     let mut evidence = Evidence::default();
@@ -428,34 +290,5 @@ mod tests {
         assert!(error.hint().is_some_and(|h| h.contains("BraTS until 2022")), "{:?}", error.hint());
         let error = scheme.check(&[0, 700], std::path::Path::new("a.nii.gz")).expect_err("700 is unknown");
         assert!(error.hint().is_some_and(|h| h.contains("--dataset")), "{:?}", error.hint());
-    }
-
-    #[test]
-    fn the_outer_label_is_the_oedema() {
-        // A cube of 1 inside a cube of 2.
-        let mut data = vec![0; 1000];
-        for z in 1..9 {
-            for y in 1..9 {
-                for x in 1..9 {
-                    let inner = [z, y, x].iter().all(|v| (3..7).contains(v));
-                    data[(z * 10 + y) * 10 + x] = if inner { 1 } else { 2 };
-                }
-            }
-        }
-        let guess = |data: &[u16]| {
-            let mut evidence = Evidence::default();
-            evidence.add(data, [10, 10, 10]);
-            evidence.guess()
-        };
-        assert_eq!(guess(&data), Some(Convention::Brats123));
-        recode(&mut data, Convention::Brats123, Convention::NnUnet);
-        assert_eq!(guess(&data), Some(Convention::NnUnet));
-        data[0] = 4;
-        assert_eq!(guess(&data), Some(Convention::Brats124));
-        data[1] = 3;
-        assert_eq!(guess(&data), Some(Convention::Brats1234));
-        data[2] = 9;
-        assert_eq!(guess(&data), None);
-        assert_eq!(guess(&[0; 1000]), None);
     }
 }

@@ -15,7 +15,7 @@ const SHAPE: [usize; 3] = [20, 22, 24];
 /// A tumour of three shells around `center`: `labels` are core, oedema, enhancing from the outside: oedema radius 8,
 /// enhancing 5, core 3.
 fn tumour(center: [f64; 3], convention: Convention) -> Vec<u16> {
-    let (core, oedema, enhancing, _) = convention.parts();
+    let glioseg_plan::TumourParts { necrosis: core, oedema, enhancing, .. } = convention.parts();
     let mut data = vec![0; SHAPE.iter().product()];
     for (i, value) in data.iter_mut().enumerate() {
         let place = [i / (SHAPE[1] * SHAPE[2]), i / SHAPE[2] % SHAPE[1], i % SHAPE[2]];

@@ -17,6 +17,7 @@
 //! # Ok::<(), glioseg_kernels::KernelError>(())
 //! ```
 
+mod axial;
 mod backward;
 mod buffer;
 mod conv3d;
@@ -29,6 +30,10 @@ mod source;
 mod stats;
 mod transposed;
 
+pub use axial::{
+    AxialGradients, AxialOutput, AxialShape, AxialWeights, Positions, axial_attention,
+    axial_attention_backward, axial_attention_reference, position_gradients,
+};
 pub use backward::data::{PackedBackwardData, conv3d_backward_data, conv3d_backward_data_reference};
 pub use backward::norm::{NormGradients, norm_backward, norm_backward_reference};
 pub use backward::weights::{

@@ -27,6 +27,7 @@ fn bl_l_gn() -> NetworkSpec {
             stride: if s == 0 { [1; 3] } else { [2; 3] },
             blocks: 2,
             dropout: 0.0,
+            attention: None,
         })
         .collect();
     let step = |skip: usize| StepSpec {
@@ -34,6 +35,7 @@ fn bl_l_gn() -> NetworkSpec {
         convs: vec![skip, skip / 2],
         kernel: [3; 3],
         dropout: 0.0,
+        attention: None,
     };
     let decoder = encoder.iter().rev().skip(1).map(|s| step(s.features)).collect();
     NetworkSpec {

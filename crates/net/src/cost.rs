@@ -1,6 +1,6 @@
 //! What a network costs: arithmetic and parameters, from its description alone.
 
-use crate::spec::{BlockKind, NetworkSpec};
+use crate::spec::{AttentionSpec, BlockKind, NetworkSpec};
 
 /// One convolution of a network, as far as its cost goes.
 struct Layer {
@@ -10,6 +10,20 @@ struct Layer {
     voxels: usize,
     /// Values beside the weights: bias, and factor and offset of the normalisation.
     vectors: usize,
+    /// Operations without weights: the scores and sums of attention.
+    products: usize,
+}
+
+/// Attention along all three axes and its embeddings.
+fn attention(channels: usize, spec: AttentionSpec, voxels: usize) -> Layer {
+    let hidden = spec.heads * spec.dim_heads;
+    let lengths: usize = spec.shape.iter().sum();
+    Layer {
+        weights: 3 * 4 * channels * hidden,
+        voxels,
+        vectors: 3 * channels + channels * lengths + if spec.norm { 2 * channels } else { 0 },
+        products: 4 * hidden * lengths * voxels,
+    }
 }
 
 impl NetworkSpec {
@@ -21,7 +35,7 @@ impl NetworkSpec {
     /// # Shapes
     /// `size` is the input's `[z, y, x]`; see [`Self::check_input`].
     pub fn flops(&self, size: [usize; 3]) -> u64 {
-        self.layers(size).iter().map(|l| 2 * l.weights as u64 * l.voxels as u64).sum()
+        self.layers(size).iter().map(|l| 2 * l.weights as u64 * l.voxels as u64 + l.products as u64).sum()
     }
 
     /// Number of trainable values, as of [`Unet::num_parameters`](crate::Unet::num_parameters).
@@ -37,6 +51,7 @@ impl NetworkSpec {
             weights: io[0] * io[1] * product(kernel),
             voxels,
             vectors: io[1] * (affine + usize::from(self.conv_bias)),
+            products: 0,
         };
         let mut channels = self.in_channels;
         let mut size = size;
@@ -62,6 +77,7 @@ impl NetworkSpec {
                 }
                 channels = stage.features;
             }
+            layers.extend(stage.attention.map(|a| attention(channels, a, voxels)));
         }
         for (j, step) in self.decoder.iter().enumerate() {
             let level = self.encoder.len() - 2 - j;
@@ -69,7 +85,9 @@ impl NetworkSpec {
                 weights: channels * step.up_features * product(self.encoder[level + 1].stride),
                 voxels: sizes[level + 1],
                 vectors: if self.up_bias { step.up_features } else { 0 },
+                products: 0,
             });
+            layers.extend(step.attention.map(|a| attention(step.up_features, a, sizes[level])));
             channels = step.up_features + self.encoder[level].features;
             for &features in &step.convs {
                 layers.push(block([channels, features], step.kernel, sizes[level]));
@@ -79,6 +97,7 @@ impl NetworkSpec {
                 weights: channels * self.num_outputs,
                 voxels: sizes[level],
                 vectors: if self.head_bias { self.num_outputs } else { 0 },
+                products: 0,
             });
         }
         layers

@@ -33,6 +33,23 @@ pub enum NetError {
         /// What every axis must be a multiple of.
         divisor: [usize; 3],
     },
+    /// Position embeddings are for another input size.
+    #[error(
+        "the network's position embeddings are for inputs of {} x {} x {} voxels, not of {} x {} x {}",
+        trained[0], trained[1], trained[2], size[0], size[1], size[2]
+    )]
+    Positions {
+        /// The size that they were trained for, `[z, y, x]`.
+        trained: [usize; 3],
+        /// The size asked for.
+        size: [usize; 3],
+    },
+    /// What a network should have answered does not fit its answer.
+    #[error("the targets do not fit the network: {what}")]
+    Target {
+        /// The contradiction.
+        what: String,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -157,6 +174,10 @@ impl NetError {
             NetError::Input { divisor, .. } => {
                 format!("pad the input to multiples of {} x {} x {} voxels", divisor[0], divisor[1], divisor[2])
             }
+            NetError::Positions { trained: [z, y, x], .. } => format!(
+                "use patches of {z} x {y} x {x} voxels, or interpolate the embeddings with --interpolate-positions"
+            ),
+            NetError::Target { .. } => "the labels of the cases must be those of dataset.json: `glioseg dataset check`".into(),
             NetError::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => "check the path; nnU-Net calls it fold_K/checkpoint_final.pth".into(),
                 std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder".into(),

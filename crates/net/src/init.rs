@@ -42,12 +42,30 @@ impl<'a> Init<'a> {
 
     /// A weight with He's distribution, drawn at its first use.
     pub(crate) fn he(&mut self, shape: [usize; 5]) -> Param<Tensor<5>> {
+        self.drawn(shape, move |key, len| normal(key, len, he_std(shape)))
+    }
+
+    /// A tensor of standard normal values, drawn at its first use.
+    pub(crate) fn normal<const D: usize>(&mut self, shape: [usize; D]) -> Param<Tensor<D>> {
+        self.drawn(shape, |key, len| normal(key, len, 1.0))
+    }
+
+    /// A tensor of values between plus and minus one over the root of `inputs`, drawn at its first use: PyTorch's linear layers.
+    pub(crate) fn uniform<const D: usize>(&mut self, shape: [usize; D], inputs: usize) -> Param<Tensor<D>> {
+        self.drawn(shape, move |key, len| uniform(key, len, 1.0 / (inputs as f64).sqrt()))
+    }
+
+    fn drawn<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        draw: impl Fn(u64, usize) -> Vec<f32> + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
         self.drawn += 1;
         let key = mix(self.seed) ^ mix(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         Param::uninitialized(
             ParamId::new(),
             move |device, require_grad| {
-                let values = normal(key, shape.iter().product(), he_std(shape));
+                let values = draw(key, shape.iter().product());
                 Tensor::from_data(TensorData::new(values, shape), device).set_require_grad(require_grad)
             },
             self.device.clone(),
@@ -95,6 +113,21 @@ fn normal(key: u64, len: usize, std: f64) -> Vec<f32> {
     values
 }
 
+/// Uniform values between `-bound` and `bound`.
+fn uniform(key: u64, len: usize, bound: f64) -> Vec<f32> {
+    let mut values = vec![0f32; len];
+    values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+        for (i, v) in values.iter_mut().enumerate() {
+            let bits =
+                mix(key.wrapping_add(((chunk * CHUNK + i) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            // 53 random bits as a fraction of 1.
+            let fraction = (bits >> 11) as f64 / (1u64 << 53) as f64;
+            *v = ((2.0 * fraction - 1.0) * bound) as f32;
+        }
+    });
+    values
+}
+
 /// The finalizer of `SplitMix64`.
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -116,6 +149,16 @@ mod tests {
         assert!(mean.abs() < 0.003, "mean {mean}");
         assert!((var.sqrt() - 0.3).abs() < 0.002, "std {}", var.sqrt());
         assert!((fourth / var.powi(2) - 3.0).abs() < 0.06, "kurtosis {}", fourth / var.powi(2));
+    }
+
+    #[test]
+    fn uniform_has_the_asked_bounds() {
+        let values = uniform(7, 200_001, 0.25);
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let var = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+        assert!(values.iter().all(|v| v.abs() <= 0.25));
+        assert!(mean.abs() < 0.002 && (var.sqrt() - 0.5 / 12f64.sqrt()).abs() < 0.002, "{mean} {var}");
     }
 
     #[test]

@@ -17,13 +17,17 @@
 //! Everything that computes goes through [`ops`]. What nnU-Net's files hold beside tensors comes back as plain data;
 //! reading one never runs code from it.
 
+mod attention;
 mod bridge;
 pub mod checkpoint;
 mod cost;
 mod error;
 mod init;
+pub mod loss;
 pub mod ops;
+pub mod optimiser;
 mod spec;
+mod step;
 mod unet;
 mod weights;
 
@@ -32,10 +36,12 @@ pub use bridge::{
     set_packed_budget, take_layer_times,
 };
 pub use burn::module::Module;
-pub use burn::tensor::{Device, Tensor, TensorData};
+pub use burn::tensor::{Device, Gradients, Tensor, TensorData};
 pub use checkpoint::Checkpoint;
 pub use error::NetError;
 pub use spec::{
-    BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec, decoder_like_encoder,
+    AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec,
+    decoder_like_encoder,
 };
+pub use step::{StepOptions, StepReport, training_step};
 pub use unet::Unet;

@@ -266,6 +266,64 @@ fn normalize_stats(raw: Tensor<5>, stats: Option<ChannelStats>, norm: &Norm, slo
     Features::new(raw, Pending { scale: scale.expand([n, c]), shift: shift.expand([n, c]), slope })
 }
 
+/// Parameters of position embeddings and axial attention, and how the axes are joined.
+#[derive(Debug, Clone)]
+pub struct AttentionWeights {
+    /// Number of heads.
+    pub heads: usize,
+    /// Features of a head.
+    pub dim_heads: usize,
+    /// `[1, c, z, 1, 1]`, `[1, c, 1, y, 1]`, `[1, c, 1, 1, x]`.
+    pub positions: [Tensor<5>; 3],
+    /// For every axis queries `[h e, c]`, keys and values `[2 h e, c]`, output `[c, h e]` and its bias `[c]`.
+    pub axes: [(Tensor<2>, Tensor<2>, Tensor<2>, Tensor<1>); 3],
+    /// Whether the axes' results are added; else one axis reads the result of the one before.
+    pub sum: bool,
+    /// Whether the input (without embeddings) is added to the result.
+    pub residual: bool,
+}
+
+/// Adds position embeddings and lets every voxel see the others of its line, one axis after the other.
+///
+/// # Shapes
+/// `[n, c, z, y, x]` to the same.
+pub fn axial_attention(x: Tensor<5>, weights: AttentionWeights) -> Tensor<5> {
+    if let Some(path) = bridge::path(&x)
+        && weights.positions.iter().all(|p| bridge::path(p) == Some(path))
+    {
+        return bridge::axial_attention(path, x, weights);
+    }
+    let AttentionWeights { heads, dim_heads, positions: [z, y, w], axes, sum, residual } = weights;
+    let embedded = x.clone().add(z).add(y).add(w);
+    let mut joined: Option<Tensor<5>> = None;
+    let mut input = embedded;
+    for (axis, (q, kv, out, bias)) in axes.into_iter().enumerate() {
+        // The attended axis next to last, the channels last.
+        let order = [[0, 3, 4, 2, 1], [0, 2, 4, 3, 1], [0, 2, 3, 4, 1]][axis];
+        let permuted = input.clone().permute(order.map(|a: isize| a));
+        let [n, a, b, t, c] = permuted.dims();
+        let (lines, hidden) = (n * a * b, heads * dim_heads);
+        let flat = permuted.reshape([lines * t, c]);
+        let by_head = |m: Tensor<2>| m.reshape([lines, t, heads, dim_heads]).swap_dims(1, 2);
+        let q = by_head(flat.clone().matmul(q.transpose()));
+        let kv = flat.matmul(kv.transpose());
+        let k = by_head(kv.clone().slice([0..lines * t, 0..hidden]));
+        let v = by_head(kv.slice([0..lines * t, hidden..2 * hidden]));
+        let scores = q.matmul(k.swap_dims(2, 3)).mul_scalar((dim_heads as f64).powf(-0.5));
+        let result = activation::softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([lines * t, hidden]);
+        let result = result.matmul(out.transpose()).add(bias.reshape([1, c])).reshape([n, a, b, t, c]);
+        let back = [[0, 4, 3, 1, 2], [0, 4, 1, 3, 2], [0, 4, 1, 2, 3]][axis];
+        let result = result.permute(back.map(|a: isize| a));
+        if sum {
+            joined = Some(joined.map_or(result.clone(), |j| j.add(result)));
+        } else {
+            input = result;
+        }
+    }
+    let result = joined.unwrap_or(input);
+    if residual { result.add(x) } else { result }
+}
+
 /// `leaky_relu(main + skip)`: the end of a residual block.
 pub fn add_act(main: Features, skip: Features, slope: f32) -> Features {
     if let Some(path) = path([&main, &skip], None)

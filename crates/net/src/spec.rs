@@ -5,9 +5,12 @@
 //! a rule, because the three families follow different rules. Kernels and strides always have three entries; a
 //! 2D network has depth-1 kernels and strides, and its weights lose that axis on disk.
 
-use glioseg_plan::{Architecture, ArchitectureKind, Nonlin};
+use glioseg_plan::{Architecture, ArchitectureKind, AttentionPlace, Nonlin};
 
 use crate::NetError;
+
+/// The most features of all heads together.
+const MAX_HIDDEN: usize = 1 << 20;
 
 /// How many spatial axes the network's weights have on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,27 @@ pub enum BlockKind {
     Residual,
 }
 
+/// Axial attention on a feature map: position embeddings, then attention along one axis after the other.
+///
+/// # Source
+/// axial-attention 0.5, `AxialPositionalEmbedding` and `AxialAttention`; the winner's `Generic_UNet` and `AxialAttention3D`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "`dim_heads` is the package's own name")]
+pub struct AttentionSpec {
+    /// Number of heads.
+    pub heads: usize,
+    /// Features of a head.
+    pub dim_heads: usize,
+    /// Voxels of the feature map, `[z, y, x]`; position embeddings are for this size only.
+    pub shape: [usize; 3],
+    /// Whether the axes' results are added (each reads the same input) instead of one axis reading the other's result.
+    pub sum: bool,
+    /// Whether a batch norm and the activation follow.
+    pub norm: bool,
+    /// Whether the result is added to the feature map instead of replacing it.
+    pub residual: bool,
+}
+
 /// One encoder stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageSpec {
@@ -69,6 +93,8 @@ pub struct StageSpec {
     pub blocks: usize,
     /// Probability with which a whole channel is dropped in training.
     pub dropout: f64,
+    /// Attention on the stage's output, before it becomes a skip.
+    pub attention: Option<AttentionSpec>,
 }
 
 /// One decoder step: upsampling to a stage's resolution, concatenation with its skip, convolutions, a head.
@@ -82,6 +108,8 @@ pub struct StepSpec {
     pub kernel: [usize; 3],
     /// Probability with which a whole channel is dropped in training.
     pub dropout: f64,
+    /// Attention on the output of the transposed convolution.
+    pub attention: Option<AttentionSpec>,
 }
 
 /// How the tensors are called in a checkpoint, and in which order they are registered.
@@ -140,6 +168,7 @@ impl NetworkSpec {
                 stride,
                 blocks: 2,
                 dropout: 0.0,
+                attention: None,
             })
             .collect();
         let decoder = decoder_like_encoder(&encoder, &vec![2; encoder.len().saturating_sub(1)]);
@@ -216,7 +245,8 @@ impl NetworkSpec {
             (Dims::Three, &[z, y, x]) => Ok([z, y, x]),
             _ => Err(contradiction(format!("{what} {axes:?} for {} spatial axes", plan.dim))),
         };
-        let dropout = plan.dropout.map_or(0.0, |d| d.p);
+        let p = plan.dropout.map_or(0.0, |d| d.p);
+        let generic = plan.generic.as_ref();
         let mut encoder = Vec::with_capacity(stages);
         for s in 0..stages {
             encoder.push(StageSpec {
@@ -224,8 +254,29 @@ impl NetworkSpec {
                 kernel: three("kernel", &plan.kernel_sizes[s])?,
                 stride: three("stride", &plan.strides[s])?,
                 blocks: plan.blocks_per_stage[s],
-                dropout,
+                dropout: if generic.is_none_or(|g| g.dropout_stages.contains(&s)) { p } else { 0.0 },
+                attention: None,
             });
+        }
+        let mut decoder = decoder_like_encoder(&encoder, &plan.n_conv_per_stage_decoder);
+        if let Some(generic) = generic {
+            for (j, step) in decoder.iter_mut().enumerate() {
+                if generic.encoder_scale == 0 || step.up_features % generic.encoder_scale != 0 {
+                    let (scale, width) = (generic.encoder_scale, step.up_features);
+                    return Err(contradiction(format!(
+                        "an encoder scale of {scale} does not divide {width} features"
+                    )));
+                }
+                // Version 1 takes the kernel of the stage below, and no dropout.
+                step.kernel = encoder[stages - 1 - j].kernel;
+                step.dropout = 0.0;
+                if let Some(last) = step.convs.last_mut() {
+                    *last /= generic.encoder_scale;
+                }
+            }
+            if let Some(attention) = &generic.attention {
+                place_attention(attention, &mut encoder, &mut decoder).map_err(contradiction)?;
+            }
         }
         let norm = |kind| Some(NormSpec { kind, eps: plan.norm.eps, affine: plan.norm.affine });
         let spec = Self {
@@ -233,16 +284,16 @@ impl NetworkSpec {
             in_channels,
             num_outputs,
             block: match plan.kind {
-                ArchitectureKind::PlainConvUNet => BlockKind::Plain,
+                ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => BlockKind::Plain,
                 ArchitectureKind::ResidualEncoderUNet => BlockKind::Residual,
             },
             stem_features: plan.features_per_stage.first().copied().unwrap_or(0),
-            decoder: decoder_like_encoder(&encoder, &plan.n_conv_per_stage_decoder),
+            decoder,
             encoder,
             conv_bias: plan.conv_bias,
-            // The decoder gives its own setting to these, and that is the blocks' one.
-            up_bias: plan.conv_bias,
-            head_bias: true,
+            // Version 2's decoder gives its own setting to these, and that is the blocks' one.
+            up_bias: plan.conv_bias && generic.is_none(),
+            head_bias: generic.is_none(),
             norm: match plan.norm.kind {
                 glioseg_plan::NormKind::Instance => norm(NormKind::Instance),
                 glioseg_plan::NormKind::Batch => norm(NormKind::Batch),
@@ -254,7 +305,7 @@ impl NetworkSpec {
                 Nonlin::Relu => 0.0,
             },
             nonlin_first: plan.nonlin_first,
-            naming: Naming::V2,
+            naming: if generic.is_some() { Naming::V1 } else { Naming::V2 },
         };
         spec.validate()?;
         Ok(spec)
@@ -277,17 +328,56 @@ impl NetworkSpec {
         sizes
     }
 
+    /// Every attention with its level, 0 the full resolution.
+    fn attentions(&self) -> impl Iterator<Item = (usize, AttentionSpec)> + '_ {
+        let last = self.encoder.len().saturating_sub(2);
+        let encoder = self.encoder.iter().enumerate().filter_map(|(s, stage)| Some((s, stage.attention?)));
+        let decoder = self.decoder.iter().enumerate();
+        encoder.chain(decoder.filter_map(move |(j, step)| Some((last.saturating_sub(j), step.attention?))))
+    }
+
+    /// Voxels of the feature map of a level for an input of this size.
+    fn level_size(&self, level: usize, input: [usize; 3]) -> [usize; 3] {
+        let strides = self.encoder.iter().take(level + 1).map(|s| s.stride);
+        strides.fold(input, |size, stride| std::array::from_fn(|a| size[a] / stride[a]))
+    }
+
+    /// The only input size that the position embeddings of attention allow; `None` where any will do.
+    pub fn fixed_input(&self) -> Option<[usize; 3]> {
+        let (level, attention) = self.attentions().min_by_key(|(level, _)| *level)?;
+        let strides = self.encoder.iter().take(level + 1).map(|s| s.stride);
+        Some(strides.fold(attention.shape, |size, stride| std::array::from_fn(|a| size[a] * stride[a])))
+    }
+
+    /// The same network with position embeddings for another input size.
+    #[must_use]
+    pub fn with_positions_for(mut self, input: [usize; 3]) -> Self {
+        let sizes: Vec<[usize; 3]> =
+            (0..self.encoder.len()).map(|level| self.level_size(level, input)).collect();
+        for (stage, &size) in self.encoder.iter_mut().zip(&sizes) {
+            stage.attention.iter_mut().for_each(|a| a.shape = size);
+        }
+        for (step, &size) in self.decoder.iter_mut().zip(sizes.iter().rev().skip(1)) {
+            step.attention.iter_mut().for_each(|a| a.shape = size);
+        }
+        self
+    }
+
     /// Whether an input of `channels` and spatial size `[z, y, x]` can go through the network.
     ///
     /// # Errors
-    /// [`NetError::Input`] if the channels differ or an axis is not divisible by [`Self::divisor`].
+    /// [`NetError::Input`] if the channels differ or an axis is not divisible by [`Self::divisor`];
+    /// [`NetError::Positions`] if there are position embeddings for another size.
     pub fn check_input(&self, channels: usize, size: [usize; 3]) -> Result<(), NetError> {
         let divisor = self.divisor();
         if channels != self.in_channels || (0..3).any(|a| size[a] == 0 || !size[a].is_multiple_of(divisor[a]))
         {
             return Err(NetError::Input { channels, size, expected_channels: self.in_channels, divisor });
         }
-        Ok(())
+        match self.fixed_input() {
+            Some(trained) if trained != size => Err(NetError::Positions { trained, size }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the tables agree with each other.
@@ -363,6 +453,28 @@ impl NetworkSpec {
                 return fail(format!("2D network with kernel {kernel:?}"));
             }
         }
+        for (level, attention) in self.attentions() {
+            let AttentionSpec { heads, dim_heads, shape, .. } = attention;
+            if self.naming != Naming::V1 || self.dims == Dims::Two {
+                return fail("axial attention is for three-dimensional networks of version 1".into());
+            }
+            if heads == 0
+                || dim_heads == 0
+                || shape.contains(&0)
+                || heads.saturating_mul(dim_heads) > MAX_HIDDEN
+            {
+                return fail(format!(
+                    "attention at level {level} of {heads} heads of {dim_heads} features for {shape:?} voxels"
+                ));
+            }
+            if let Some(input) = self.fixed_input()
+                && self.level_size(level, input) != shape
+            {
+                return fail(format!(
+                    "position embeddings at level {level} are for {shape:?} voxels, an input of {input:?} has others"
+                ));
+            }
+        }
         for stage in &self.encoder {
             if stage.stride.iter().any(|&s| s == 0 || s > 16) {
                 return fail(format!("stride {:?}", stage.stride));
@@ -390,8 +502,49 @@ pub fn decoder_like_encoder(encoder: &[StageSpec], convs: &[usize]) -> Vec<StepS
             convs: vec![stage.features; n],
             kernel: stage.kernel,
             dropout: stage.dropout,
+            attention: None,
         })
         .collect()
+}
+
+/// Puts attention where the winner's classes have it: heads and their features double with every level.
+///
+/// # Source
+/// The winner's fork, `Generic_UNet.__init__` and `Axial_UNet.__init__`.
+fn place_attention(
+    attention: &glioseg_plan::AxialAttention,
+    encoder: &mut [StageSpec],
+    decoder: &mut [StepSpec],
+) -> Result<(), String> {
+    let mut shape = attention.volume_shape;
+    let mut levels = Vec::with_capacity(decoder.len());
+    for (level, stage) in encoder.iter().take(decoder.len()).enumerate() {
+        if (0..3).any(|a| !shape[a].is_multiple_of(stage.stride[a].max(1))) {
+            return Err(format!(
+                "position embeddings for {:?} voxels, which the strides do not divide",
+                attention.volume_shape
+            ));
+        }
+        shape = std::array::from_fn(|a| shape[a] / stage.stride[a].max(1));
+        let of_level = (level < 16 && !attention.excluded_levels.contains(&level)).then(|| AttentionSpec {
+            heads: attention.heads << level,
+            dim_heads: attention.dim_heads << level,
+            shape,
+            sum: attention.place != AttentionPlace::Decoder,
+            norm: attention.place != AttentionPlace::Decoder,
+            residual: attention.place != AttentionPlace::Everywhere,
+        });
+        levels.push(of_level);
+    }
+    for (step, of_level) in decoder.iter_mut().zip(levels.iter().rev()) {
+        step.attention = *of_level;
+    }
+    if attention.place != AttentionPlace::Decoder {
+        for (stage, of_level) in encoder.iter_mut().zip(&levels) {
+            stage.attention = *of_level;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -444,6 +597,7 @@ mod tests {
             dropout: Some(glioseg_plan::Dropout { p: 0.5 }),
             nonlin: Nonlin::Relu,
             nonlin_first: false,
+            generic: None,
         }
     }
 
@@ -452,9 +606,17 @@ mod tests {
         let spec = NetworkSpec::from_plan(&plan(), 3, 2).expect("valid");
         assert_eq!((spec.dims, spec.block, spec.stem_features), (Dims::Two, BlockKind::Residual, 8));
         assert_eq!(spec.divisor(), [1, 2, 4]);
-        let stage = StageSpec { features: 16, kernel: [1, 1, 3], stride: [1, 1, 2], blocks: 3, dropout: 0.5 };
+        let stage = StageSpec {
+            features: 16,
+            kernel: [1, 1, 3],
+            stride: [1, 1, 2],
+            blocks: 3,
+            dropout: 0.5,
+            attention: None,
+        };
         assert_eq!(spec.encoder[1], stage);
-        let step = StepSpec { up_features: 16, convs: vec![16], kernel: [1, 1, 3], dropout: 0.5 };
+        let step =
+            StepSpec { up_features: 16, convs: vec![16], kernel: [1, 1, 3], dropout: 0.5, attention: None };
         assert_eq!(spec.decoder[0], step);
         assert_eq!(spec.decoder[1].convs, [8, 8]);
         assert_eq!((spec.conv_bias, spec.up_bias, spec.head_bias, spec.slope), (false, false, true, 0.0));

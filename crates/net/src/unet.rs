@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::NetError;
+use crate::attention::Attention;
 use crate::bridge::{self, Packed};
 use crate::init::Init;
 use crate::ops::{self, Features, Norm, Weights};
@@ -127,6 +128,7 @@ impl ResidualBlock {
 pub(crate) struct Stage {
     pub(crate) plain: Vec<ConvBlock>,
     pub(crate) residual: Vec<ResidualBlock>,
+    pub(crate) attention: Option<Attention>,
 }
 
 impl Stage {
@@ -137,7 +139,10 @@ impl Stage {
         for block in &self.residual {
             x = block.forward(x);
         }
-        x
+        match &self.attention {
+            Some(attention) => attention.forward(x),
+            None => x,
+        }
     }
 }
 
@@ -145,6 +150,7 @@ impl Stage {
 #[derive(Module, Debug)]
 pub(crate) struct Step {
     pub(crate) up: UpConv,
+    pub(crate) attention: Option<Attention>,
     pub(crate) convs: Vec<ConvBlock>,
     pub(crate) head: Conv,
 }
@@ -153,7 +159,11 @@ impl Step {
     fn forward(&self, below: Features, skip: Features) -> Features {
         let mut blocks = self.convs.iter();
         let first = blocks.next().expect("a step has convolutions: NetworkSpec::validate");
-        let mut x = first.forward([self.up.forward(below), skip]);
+        let mut up = self.up.forward(below);
+        if let Some(attention) = &self.attention {
+            up = attention.forward(up);
+        }
+        let mut x = first.forward([up, skip]);
         for block in blocks {
             x = block.forward([x]);
         }
@@ -219,6 +229,7 @@ impl Unet {
                 bias: spec.up_bias.then(|| builder.init.zeros(step.up_features)),
                 packed: Packed::default(),
             };
+            let attention = step.attention.map(|a| Attention::new(builder.init, a, step.up_features, spec));
             channels = step.up_features + spec.encoder[level].features;
             let mut convs = Vec::with_capacity(step.convs.len());
             for &features in &step.convs {
@@ -226,7 +237,7 @@ impl Unet {
                 channels = features;
             }
             let head = Conv::new(builder.init, [channels, spec.num_outputs], [1; 3], [1; 3], spec.head_bias);
-            decoder.push(Step { up, convs, head });
+            decoder.push(Step { up, attention, convs, head });
         }
         Ok(Self { stem, encoder, decoder, spec: spec.clone() })
     }
@@ -339,7 +350,8 @@ impl Builder<'_, '_> {
             }
             channels = stage.features;
         }
-        Stage { plain, residual }
+        let attention = stage.attention.map(|a| Attention::new(self.init, a, stage.features, self.spec));
+        Stage { plain, residual, attention }
     }
 
     fn residual(&mut self, io: [usize; 2], stage: &StageSpec, stride: [usize; 3]) -> ResidualBlock {

@@ -10,6 +10,7 @@ use burn::module::{Param, RunningState};
 use burn::tensor::{Gradients, Tensor, TensorData};
 
 use crate::NetError;
+use crate::attention::{Attention, AxisAttention};
 use crate::checkpoint::Checkpoint;
 use crate::error::Mismatch;
 use crate::ops::Norm;
@@ -25,6 +26,7 @@ pub(crate) struct Slot<'a> {
 
 enum Place<'a> {
     Kernel(&'a mut Param<Tensor<5>>),
+    Matrix(&'a mut Param<Tensor<2>>),
     Vector(&'a mut Param<Tensor<1>>),
     Running(&'a mut RunningState<Tensor<1>>),
 }
@@ -40,6 +42,7 @@ impl Slot<'_> {
                 }
                 shape
             }
+            Place::Matrix(p) => p.lazy_shape().to_vec(),
             Place::Vector(p) => p.lazy_shape().to_vec(),
             Place::Running(state) => state.value().shape().to_vec(),
         }
@@ -54,6 +57,7 @@ impl Slot<'_> {
     pub(crate) fn data(&self) -> TensorData {
         match &self.param {
             Place::Kernel(p) => p.val().into_data(),
+            Place::Matrix(p) => p.val().into_data(),
             Place::Vector(p) => p.val().into_data(),
             Place::Running(state) => state.value_sync().into_data(),
         }
@@ -67,10 +71,59 @@ impl Slot<'_> {
     fn gradient(&self, gradients: &Gradients) -> Option<Vec<f32>> {
         let data = match &self.param {
             Place::Kernel(p) => p.val().grad(gradients)?.into_data(),
+            Place::Matrix(p) => p.val().grad(gradients)?.into_data(),
             Place::Vector(p) => p.val().grad(gradients)?.into_data(),
             Place::Running(_) => return None,
         };
         Some(data.convert::<f32>().try_into_vec().expect("converted to f32"))
+    }
+
+    /// The gradient, which leaves `gradients`.
+    pub(crate) fn take_gradient(&self, gradients: &mut Gradients) -> Option<Vec<f32>> {
+        let data = match &self.param {
+            Place::Kernel(p) => p.val().grad_remove(gradients)?.into_data(),
+            Place::Matrix(p) => p.val().grad_remove(gradients)?.into_data(),
+            Place::Vector(p) => p.val().grad_remove(gradients)?.into_data(),
+            Place::Running(_) => return None,
+        };
+        Some(data.convert::<f32>().try_into_vec().expect("converted to f32"))
+    }
+
+    /// Changes the values, in their own memory where nobody else holds it.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut [f32])) {
+        fn take<const D: usize>(param: &mut Param<Tensor<D>>) -> TensorData {
+            let empty = Tensor::empty([0; D], &param.lazy_device());
+            let empty = Param::initialized(param.id, empty);
+            std::mem::replace(param, empty).into_value().inner().into_data()
+        }
+        fn put<const D: usize>(param: &mut Param<Tensor<D>>, data: TensorData) {
+            let tensor = Tensor::from_data(data, &param.lazy_device());
+            *param = Param::initialized(param.id, tensor).set_require_grad(true);
+        }
+        let shape = match &self.param {
+            Place::Kernel(p) => p.lazy_shape(),
+            Place::Matrix(p) => p.lazy_shape(),
+            Place::Vector(p) => p.lazy_shape(),
+            Place::Running(state) => state.value().shape(),
+        };
+        let data = match &mut self.param {
+            Place::Kernel(p) => take(p),
+            Place::Matrix(p) => take(p),
+            Place::Vector(p) => take(p),
+            Place::Running(_) => self.data(),
+        };
+        let mut values: Vec<f32> = data.convert::<f32>().try_into_vec().expect("converted to f32");
+        change(&mut values);
+        let data = TensorData::new(values, shape);
+        match &mut self.param {
+            Place::Kernel(p) => put(p, data),
+            Place::Matrix(p) => put(p, data),
+            Place::Vector(p) => put(p, data),
+            Place::Running(state) => {
+                let device = state.value().device();
+                **state = RunningState::new(Tensor::from_data(data, &device));
+            }
+        }
     }
 
     /// Replaces the values; there are as many as the shape says.
@@ -82,6 +135,7 @@ impl Slot<'_> {
         }
         match &mut self.param {
             Place::Kernel(p) => param(p, values),
+            Place::Matrix(p) => param(p, values),
             Place::Vector(p) => param(p, values),
             Place::Running(state) => {
                 let old = state.value();
@@ -101,6 +155,7 @@ impl Unet {
         if let Some(stem) = &mut self.stem {
             encoder.block("encoder.stem.convs.0", stem);
         }
+        let (mut down, mut downs) = (encoder.empty(), 0);
         for (s, stage) in self.encoder.iter_mut().enumerate() {
             let count = stage.plain.len();
             for (c, block) in stage.plain.iter_mut().enumerate() {
@@ -115,9 +170,25 @@ impl Unet {
                     encoder.block(&format!("{prefix}.skip.{index}"), projection);
                 }
             }
+            if let Some(attention) = &mut stage.attention {
+                down.unit(&format!("axial_attention_down.{downs}"), attention);
+                downs += 1;
+            }
         }
         let (mut steps, mut ups, mut heads) = (encoder.empty(), encoder.empty(), encoder.empty());
-        for (j, Step { up, convs, head }) in self.decoder.iter_mut().enumerate() {
+        let (mut embeddings, mut attentions, mut count_up) = (encoder.empty(), encoder.empty(), 0);
+        for (j, Step { up, attention, convs, head }) in self.decoder.iter_mut().enumerate() {
+            if let Some(attention) = attention {
+                // Alone, or with a norm behind it: two classes, two ways to name.
+                if attention.norm.is_some() {
+                    attentions.unit(&format!("axial_attention_up.{count_up}"), attention);
+                } else {
+                    let Attention { positions, axes, .. } = attention;
+                    embeddings.positions(&format!("axial_embedding.{count_up}"), positions);
+                    attentions.axes(&format!("axial_attention.{count_up}"), axes);
+                }
+                count_up += 1;
+            }
             let count = convs.len();
             for (c, block) in convs.iter_mut().enumerate() {
                 steps.block(&names.decoder(j, c, count), block);
@@ -126,8 +197,8 @@ impl Unet {
             heads.conv(&names.head(j), head);
         }
         let parts = match spec.naming {
-            Naming::V2 => [encoder, steps, ups, heads],
-            Naming::V1 => [steps, encoder, ups, heads],
+            Naming::V2 => vec![encoder, steps, ups, heads],
+            Naming::V1 => vec![steps, encoder, ups, heads, down, embeddings, attentions],
         };
         parts.into_iter().flat_map(|p| p.slots).collect()
     }
@@ -157,6 +228,18 @@ impl Unet {
     /// [`NetError::Mismatch`] if a tensor is missing, surplus or of another shape; then nothing was changed. What
     /// [`Checkpoint::read`] says if the values cannot be read.
     pub fn load_weights(&mut self, checkpoint: &Checkpoint) -> Result<(), NetError> {
+        self.load(checkpoint, false)
+    }
+
+    /// [`Self::load_weights`], with position embeddings interpolated linearly where the network has them for another size.
+    ///
+    /// # Errors
+    /// As [`Self::load_weights`].
+    pub fn load_weights_interpolating_positions(&mut self, checkpoint: &Checkpoint) -> Result<(), NetError> {
+        self.load(checkpoint, true)
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint, interpolate: bool) -> Result<(), NetError> {
         let mut slots = self.slots();
         let index: HashMap<String, usize> =
             slots.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
@@ -176,7 +259,8 @@ impl Unet {
                 continue;
             };
             let expected = slots[i].shape();
-            if tensor.shape != expected && differing.insert(own.clone()) {
+            let resizable = interpolate && is_position(&own) && same_but_length(tensor.shape, &expected);
+            if tensor.shape != expected && !resizable && differing.insert(own.clone()) {
                 let (name, found) = (tensor.name.to_owned(), tensor.shape.to_vec());
                 differences.push(Mismatch::Shape { name, found, expected });
             }
@@ -214,10 +298,42 @@ impl Unet {
             }
         }
         for (slot, source) in slots.iter_mut().zip(sources) {
-            slot.set(checkpoint.read(source)?);
+            let (values, wanted) = (checkpoint.read(source)?, slot.shape());
+            let count = wanted.iter().product::<usize>();
+            let values =
+                if values.len() == count { values } else { resize(&values, wanted[1], count / wanted[1]) };
+            slot.set(values);
         }
         Ok(())
     }
+}
+
+/// Whether this is the name of a position embedding.
+fn is_position(name: &str) -> bool {
+    name.rsplit_once(".params.").is_some_and(|(_, axis)| axis.len() == 1)
+}
+
+/// Whether two position embeddings differ in nothing but the length of their axis.
+fn same_but_length(found: &[usize], expected: &[usize]) -> bool {
+    found.len() == 5
+        && expected.len() == 5
+        && found[..2] == expected[..2]
+        && (2..5).all(|a| found[a] > 0 && (found[a] == expected[a] || expected[a] > 1))
+}
+
+/// Rows interpolated linearly to another length, half a voxel from either end as images are.
+fn resize(values: &[f32], rows: usize, length: usize) -> Vec<f32> {
+    let from = values.len() / rows.max(1);
+    let mut out = Vec::with_capacity(rows * length);
+    for row in values.chunks_exact(from.max(1)) {
+        for i in 0..length {
+            let at = ((i as f64 + 0.5) * from as f64 / length as f64 - 0.5).clamp(0.0, (from - 1) as f64);
+            let (low, share) = (at.floor() as usize, at.fract() as f32);
+            let high = (low + 1).min(from - 1);
+            out.push(row[low] * (1.0 - share) + row[high] * share);
+        }
+    }
+    out
 }
 
 fn mismatch(checkpoint: &Checkpoint, mut differences: Vec<Mismatch>) -> NetError {
@@ -243,6 +359,10 @@ fn own_name(name: &str) -> String {
     let name = name
         .strip_prefix("decoder.encoder.")
         .map_or_else(|| name.to_owned(), |rest| format!("encoder.{rest}"));
+    // Newer versions of axial-attention call an embedding `param_0` instead of `params.0`.
+    if let Some((prefix, axis)) = name.rsplit_once(".param_") {
+        return format!("{prefix}.params.{axis}");
+    }
     let Some((prefix, rest)) = name.split_once(".all_modules.") else { return name };
     match rest.split_once('.') {
         // 0 is the convolution; the norm is the only other module with tensors, behind dropout or activation.
@@ -329,6 +449,33 @@ impl<'a> Collector<'a> {
         self.add(format!("{prefix}.weight"), Place::Kernel(&mut up.weight));
         if let Some(bias) = &mut up.bias {
             self.add(format!("{prefix}.bias"), Place::Vector(bias));
+        }
+    }
+
+    fn positions(&mut self, prefix: &str, positions: &'a mut [Param<Tensor<5>>]) {
+        for (axis, position) in positions.iter_mut().enumerate() {
+            self.add(format!("{prefix}.params.{axis}"), Place::Kernel(position));
+        }
+    }
+
+    fn axes(&mut self, prefix: &str, axes: &'a mut [AxisAttention]) {
+        for (axis, AxisAttention { q, kv, out, bias }) in axes.iter_mut().enumerate() {
+            let prefix = format!("{prefix}.axial_attentions.{axis}.fn");
+            self.add(format!("{prefix}.to_q.weight"), Place::Matrix(q));
+            self.add(format!("{prefix}.to_kv.weight"), Place::Matrix(kv));
+            self.add(format!("{prefix}.to_out.weight"), Place::Matrix(out));
+            self.add(format!("{prefix}.to_out.bias"), Place::Vector(bias));
+        }
+    }
+
+    /// Attention as the winner's `AxialAttention3D`.
+    fn unit(&mut self, prefix: &str, attention: &'a mut Attention) {
+        let Attention { positions, axes, norm, .. } = attention;
+        let prefix = format!("{prefix}.axial_attention");
+        self.positions(&format!("{prefix}.0"), positions);
+        self.axes(&format!("{prefix}.1"), axes);
+        if let Some(norm) = norm {
+            self.norm(&format!("{prefix}.2"), norm);
         }
     }
 

@@ -9,24 +9,89 @@ const MAX_STAGES: usize = 32;
 const MAX_FEATURES: usize = 1 << 16;
 const MAX_KERNEL: usize = 255;
 const MAX_CONVS: usize = 256;
+const MAX_HEADS: usize = 1 << 10;
+const MAX_AXIS: usize = 1 << 14;
 
-/// The two U-Nets of nnU-Net v2.
+/// The U-Nets of nnU-Net v2 and v1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchitectureKind {
     /// Plain convolutions (`PlainConvUNet`).
     PlainConvUNet,
     /// Residual blocks in the encoder, plain convolutions in the decoder (`ResidualEncoderUNet`).
     ResidualEncoderUNet,
+    /// Version 1's (`Generic_UNet`), with the changes of the BraTS 2021 winner: see [`GenericUNet`].
+    GenericUNet,
 }
 
 impl ArchitectureKind {
+    const ALL: [ArchitectureKind; 3] = [
+        ArchitectureKind::PlainConvUNet,
+        ArchitectureKind::ResidualEncoderUNet,
+        ArchitectureKind::GenericUNet,
+    ];
+
     /// nnU-Net's class name.
     pub fn name(self) -> &'static str {
         match self {
             ArchitectureKind::PlainConvUNet => "PlainConvUNet",
             ArchitectureKind::ResidualEncoderUNet => "ResidualEncoderUNet",
+            ArchitectureKind::GenericUNet => "Generic_UNet",
         }
     }
+}
+
+/// Where axial attention stands in a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionPlace {
+    /// Added to the output of transposed convolutions (the winner's BL+AA): `Generic_UNet` with `axial_attention`.
+    Decoder,
+    /// After encoder stages and transposed convolutions, summed over the axes, normalised and activated: `Axial_UNet`.
+    Everywhere,
+    /// As `Everywhere`, added to its input (`residual_attention`).
+    EverywhereResidual,
+}
+
+impl AttentionPlace {
+    const ALL: [AttentionPlace; 3] =
+        [AttentionPlace::Decoder, AttentionPlace::Everywhere, AttentionPlace::EverywhereResidual];
+
+    /// The value of the key `place`.
+    pub fn name(self) -> &'static str {
+        match self {
+            AttentionPlace::Decoder => "decoder",
+            AttentionPlace::Everywhere => "everywhere",
+            AttentionPlace::EverywhereResidual => "everywhere_residual",
+        }
+    }
+}
+
+/// Axial attention of the BraTS 2021 winner's networks.
+///
+/// Heads and head size double with every level; the numbers here are those of level 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AxialAttention {
+    /// Heads at full resolution.
+    pub heads: usize,
+    /// Features of a head at full resolution.
+    pub dim_heads: usize,
+    /// Voxels of the input, `[z, y, x]`, for which there are position embeddings.
+    pub volume_shape: [usize; 3],
+    /// Levels without attention, 0 the full resolution.
+    pub excluded_levels: Vec<usize>,
+    /// Where in the network.
+    pub place: AttentionPlace,
+}
+
+/// What [`ArchitectureKind::GenericUNet`] has beside the common settings: no biases on transposed convolutions and
+/// heads, the kernel of the stage below in every decoder step, and the following.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenericUNet {
+    /// How many times wider the encoder is than the decoder's output.
+    pub encoder_scale: usize,
+    /// Encoder stages in which dropout acts.
+    pub dropout_stages: Vec<usize>,
+    /// Axial attention, if any.
+    pub attention: Option<AxialAttention>,
 }
 
 /// Which normalisation follows a convolution.
@@ -109,6 +174,8 @@ pub struct Architecture {
     pub nonlin: Nonlin,
     /// Whether the non-linearity comes before the normalisation.
     pub nonlin_first: bool,
+    /// What only [`ArchitectureKind::GenericUNet`] has.
+    pub generic: Option<GenericUNet>,
 }
 
 impl Architecture {
@@ -120,10 +187,11 @@ impl Architecture {
     /// Reads `architecture`, or the flat keys of early 2.x plans where there is none.
     pub(crate) fn from_configuration(
         configuration: &Node<'_>,
-        dim: usize,
+        patch_size: &[usize],
     ) -> Result<Architecture, PlanError> {
+        let dim = patch_size.len();
         if configuration.has("architecture") {
-            Architecture::from_node(&configuration.get("architecture")?, dim)
+            Architecture::from_node(&configuration.get("architecture")?, patch_size)
         } else if configuration.has("UNet_class_name") {
             Architecture::from_early_plans(configuration, dim)
         } else {
@@ -131,7 +199,8 @@ impl Architecture {
         }
     }
 
-    fn from_node(node: &Node<'_>, dim: usize) -> Result<Architecture, PlanError> {
+    fn from_node(node: &Node<'_>, patch_size: &[usize]) -> Result<Architecture, PlanError> {
+        let dim = patch_size.len();
         let kind = network_class(&node.get("network_class_name")?)?;
         let args = node.get("arch_kwargs")?;
         if let Some(conv) = args.opt("conv_op")? {
@@ -175,7 +244,7 @@ impl Architecture {
             );
         }
         let blocks_key = match kind {
-            ArchitectureKind::PlainConvUNet => "n_conv_per_stage",
+            ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => "n_conv_per_stage",
             ArchitectureKind::ResidualEncoderUNet => "n_blocks_per_stage",
         };
         Ok(Architecture {
@@ -188,6 +257,10 @@ impl Architecture {
                 n.count(MAX_CONVS)
             })?,
             features_per_stage,
+            generic: match kind {
+                ArchitectureKind::GenericUNet => Some(generic(&args, patch_size, stages)?),
+                _ => None,
+            },
             conv_bias: flag(&args, "conv_bias", false)?,
             norm: norm(&args, dim)?,
             dropout: dropout(&args)?,
@@ -221,8 +294,54 @@ impl Architecture {
             dropout: None,
             nonlin: Nonlin::LeakyRelu { slope: 0.01 },
             nonlin_first: false,
+            generic: None,
         })
     }
+}
+
+/// The keys that version 1's network has beside the others.
+fn generic(args: &Node<'_>, patch_size: &[usize], stages: usize) -> Result<GenericUNet, PlanError> {
+    let encoder_scale = args.opt("encoder_scale")?.map_or(Ok(1), |n| n.count(MAX_FEATURES))?;
+    let levels = |node: Option<Node<'_>>| -> Result<Option<Vec<usize>>, PlanError> {
+        let level = |n: Node<'_>| match n.usize()? {
+            level if level < stages => Ok(level),
+            _ => Err(n.wrong(format!("a level below {stages}"))),
+        };
+        node.map(|n| n.list()?.into_iter().map(level).collect()).transpose()
+    };
+    let dropout_stages = levels(args.opt("dropout_stages")?)?.unwrap_or_else(|| (0..stages).collect());
+    let attention = match args.opt("axial_attention")? {
+        None => None,
+        Some(node) => {
+            let &[z, y, x] = patch_size else {
+                return Err(node.wrong("absent or null: axial attention is for patches of 3 axes"));
+            };
+            let volume_shape = match node.opt("volume_shape")? {
+                None => [z, y, x],
+                Some(shape) => {
+                    let axes =
+                        shape.list()?.iter().map(|n| n.count(MAX_AXIS)).collect::<Result<Vec<_>, _>>()?;
+                    <[usize; 3]>::try_from(axes).map_err(|_| shape.wrong("a list of 3 whole numbers"))?
+                }
+            };
+            let place = match node.opt("place")? {
+                None => AttentionPlace::Decoder,
+                Some(place) => {
+                    let (name, known) = (place.str()?, AttentionPlace::ALL.map(AttentionPlace::name));
+                    let found = AttentionPlace::ALL.into_iter().find(|p| p.name() == name);
+                    found.ok_or_else(|| place.unknown(&known))?
+                }
+            };
+            Some(AxialAttention {
+                heads: node.get("heads")?.count(MAX_HEADS)?,
+                dim_heads: node.get("dim_heads")?.count(MAX_HEADS)?,
+                volume_shape,
+                excluded_levels: levels(node.opt("excluded_levels")?)?.unwrap_or_else(|| vec![0]),
+                place,
+            })
+        }
+    };
+    Ok(GenericUNet { encoder_scale, dropout_stages, attention })
 }
 
 fn last_part(name: &str) -> &str {
@@ -230,7 +349,7 @@ fn last_part(name: &str) -> &str {
 }
 
 fn network_class(node: &Node<'_>) -> Result<ArchitectureKind, PlanError> {
-    let kinds = [ArchitectureKind::PlainConvUNet, ArchitectureKind::ResidualEncoderUNet];
+    let kinds = ArchitectureKind::ALL;
     let name = node.str()?;
     kinds
         .into_iter()

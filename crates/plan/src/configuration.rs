@@ -47,6 +47,30 @@ impl Normalization {
     }
 }
 
+/// Whose rules hold for a configuration: order of preprocessing, what is averaged at inference, how it is exported.
+///
+/// Our own key `rules` in plans; nnU-Net's plans have none, and version 2's rules hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rules {
+    /// nnU-Net v2: normalised before resampling; the mean of logits.
+    #[default]
+    V2,
+    /// nnU-Net v1: normalised after resampling, zero outside the mask; the mean of probabilities.
+    V1,
+}
+
+impl Rules {
+    const ALL: [Rules; 2] = [Rules::V2, Rules::V1];
+
+    /// The value of the key `rules`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rules::V2 => "nnunet_v2",
+            Rules::V1 => "nnunet_v1",
+        }
+    }
+}
+
 /// Which of nnU-Net's resampling functions is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResamplingFn {
@@ -132,6 +156,8 @@ pub struct Configuration {
     pub resampling_probabilities: Resampling,
     /// The network.
     pub architecture: Architecture,
+    /// Whose rules hold for preprocessing, inference and export.
+    pub rules: Rules,
     /// Whether the Dice loss sums over the batch.
     pub batch_dice: bool,
     /// The configuration whose prediction is an input of this one (cascade).
@@ -190,7 +216,8 @@ impl Configuration {
             resampling_data: resampling(node, "resampling_fn_data")?,
             resampling_seg: resampling(node, "resampling_fn_seg")?,
             resampling_probabilities: resampling(node, "resampling_fn_probabilities")?,
-            architecture: Architecture::from_configuration(node, dim)?,
+            architecture: Architecture::from_configuration(node, &patch_size)?,
+            rules: node.opt("rules")?.map_or(Ok(Rules::default()), |n| rules(&n))?,
             batch_dice: node.opt("batch_dice")?.map_or(Ok(false), |n| n.bool())?,
             previous_stage: text("previous_stage")?,
             next_stage,
@@ -218,6 +245,14 @@ fn normalization(node: &Node<'_>) -> Result<Normalization, PlanError> {
     let name = node.str()?;
     let known = Normalization::ALL.map(Normalization::name);
     Normalization::ALL.into_iter().find(|n| n.name() == name).ok_or_else(|| node.unknown(&known))
+}
+
+fn rules(node: &Node<'_>) -> Result<Rules, PlanError> {
+    let name = node.str()?;
+    Rules::ALL
+        .into_iter()
+        .find(|r| r.name() == name)
+        .ok_or_else(|| node.unknown(&Rules::ALL.map(Rules::name)))
 }
 
 fn resampling(configuration: &Node<'_>, key: &str) -> Result<Resampling, PlanError> {

@@ -179,6 +179,28 @@ pub enum PlanError {
         /// The most that is allowed.
         reference: f64,
     },
+    /// A trainer class of nnU-Net v1 whose network is not known.
+    #[error("{}: the trainer `{name}` cannot be used: {reason}", path.display())]
+    V1Trainer {
+        /// Where the name stands.
+        path: PathBuf,
+        /// The class.
+        name: String,
+        /// Why.
+        reason: &'static str,
+        /// The classes that can be used.
+        known: Vec<String>,
+    },
+    /// Plans of nnU-Net v1 without the stage that was trained, or with several and no word of which.
+    #[error("{}: {}", path.display(), stage_text(*wanted, stages))]
+    V1Stage {
+        /// Where the plans stand.
+        path: PathBuf,
+        /// The stage of the model, if it is told.
+        wanted: Option<usize>,
+        /// The stages of the plans.
+        stages: Vec<String>,
+    },
     /// An option of the planner that makes no sense.
     #[error("{option} is {found}, but must be {expected}")]
     PlanOption {
@@ -189,6 +211,32 @@ pub enum PlanError {
         /// What it must be.
         expected: &'static str,
     },
+    /// No such coding of BraTS labels.
+    #[error("there is no label convention `{name}`; there are {}", known.join(", "))]
+    UnknownConvention {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// Labels that cannot be translated into another coding.
+    #[error("the labels have no other coding: {reason}")]
+    TumourParts {
+        /// Why.
+        reason: String,
+    },
+}
+
+fn stage_text(wanted: Option<usize>, stages: &[String]) -> String {
+    let stages = stages.join(", ");
+    match wanted {
+        Some(wanted) => {
+            format!("the model was trained on stage {wanted}, but the plans have the stages {stages}")
+        }
+        None => format!(
+            "the plans have the stages {stages}, and neither the model nor its folders tell which one was trained"
+        ),
+    }
 }
 
 fn present_keys(present: &[String]) -> String {
@@ -224,6 +272,14 @@ impl PlanError {
             PlanError::InheritanceCycle { .. } => {
                 Some("remove `inherits_from` from the configuration that is meant to be the parent".to_owned())
             },
+            PlanError::V1Trainer { name, known, .. } => Some(closest(name, known).map_or_else(
+                || format!("known are nnUNetTrainerV2 and the BraTS trainers: {}", known[6..].join(", ")),
+                |name| format!("did you mean `{name}`?"),
+            )),
+            PlanError::V1Stage { .. } => Some(
+                "keep the model in nnU-Net's folders, 3d_fullres/TASK/TRAINER__PLANS, with its .model.pkl beside .model"
+                    .to_owned(),
+            ),
             PlanError::Volume(error) => error.hint(),
             PlanError::NoCases { .. } => Some(
                 "a dataset holds imagesTr/CASE_0000.nii.gz … with one file per channel, and labelsTr/CASE.nii.gz"
@@ -252,6 +308,12 @@ impl PlanError {
             PlanError::Fingerprint { .. } => {
                 Some("make it anew with `glioseg fingerprint --overwrite`".to_owned())
             }
+            PlanError::UnknownConvention { .. } => None,
+            PlanError::TumourParts { .. } => Some(
+                "labels can be translated where the dataset has the regions WT, TC and ET, or plain labels named NCR (or \
+                 NETC), ED (or SNFH), ET and RC; `--labels dataset` leaves them as they are"
+                    .to_owned(),
+            ),
             PlanError::Memory { .. } => Some("plan for more memory with --gpu-memory GB".to_owned()),
         }
     }

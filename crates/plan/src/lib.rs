@@ -8,6 +8,7 @@
 
 mod architecture;
 mod configuration;
+mod convention;
 mod dataset;
 mod error;
 mod fingerprint;
@@ -20,9 +21,14 @@ mod python_json;
 mod random_state;
 mod raw;
 mod splits;
+mod v1;
 
-pub use architecture::{Architecture, ArchitectureKind, Dropout, Nonlin, Norm, NormKind};
-pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn};
+pub use architecture::{
+    Architecture, ArchitectureKind, AttentionPlace, AxialAttention, Dropout, GenericUNet, Nonlin, Norm,
+    NormKind,
+};
+pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn, Rules};
+pub use convention::{Convention, Evidence, TumourParts};
 pub use dataset::{Dataset, Label, Labels, Region};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;
@@ -35,3 +41,4 @@ pub use python_json::{KeyOrder, python_json};
 pub use random_state::RandomState;
 pub use raw::{RawCase, RawDataset, preprocessed_folder};
 pub use splits::{Fold, Splits};
+pub use v1::{V1Converted, V1Model, V1Trainer};

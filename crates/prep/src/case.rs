@@ -1,9 +1,9 @@
 //! One case from the grid of its image to the grid of the plan, and the way back.
 
-use crate::normalize::normalize;
+use crate::normalize::{normalize, normalize_v1};
 use crate::torch_labels::resample_torch_labels;
 use crate::{PrepError, resample_options};
-use glioseg_plan::{Configuration, Normalization, Plans};
+use glioseg_plan::{Configuration, Normalization, Plans, Rules};
 use glioseg_volume::Volume;
 use glioseg_volume::crop::{self, BoundingBox};
 use glioseg_volume::resample::{
@@ -72,12 +72,35 @@ pub struct CaseProperties {
 
 impl CaseProperties {
     /// How a prediction is resampled to [`CaseProperties::shape_after_cropping`]; `None`: it is left as it is.
+    ///
+    /// # Source
+    /// nnU-Net v2, `convert_predicted_logits_to_segmentation_with_correct_shape`; v1, `save_segmentation_nifti_from_softmax`.
     pub fn probabilities_resampling(&self, configuration: &Configuration) -> Option<ResampleOptions> {
+        if configuration.rules == Rules::V1 {
+            return self.v1_probabilities_resampling(configuration);
+        }
         resample_options(
             &configuration.resampling_probabilities,
             self.target_spacing,
             self.spacing_transposed,
         )
+    }
+
+    /// Version 1 asks the image's spacing first; then it takes the plan's, whose axes are transposed, for the image's.
+    fn v1_probabilities_resampling(&self, configuration: &Configuration) -> Option<ResampleOptions> {
+        let resampling = &configuration.resampling_probabilities;
+        let alone = |spacing| resample_options(resampling, spacing, spacing);
+        let by_image = alone(self.spacing_transposed)?;
+        let anisotropic = |s: [f64; 3]| {
+            s.iter().copied().fold(0.0, f64::max) / s.iter().copied().fold(f64::INFINITY, f64::min)
+                > resampling.anisotropy_threshold
+        };
+        if anisotropic(self.spacing_transposed) {
+            return Some(by_image);
+        }
+        let mut by_plan = alone(self.target_spacing)?;
+        by_plan.separate_axis = by_plan.separate_axis.map(|axis| self.transpose_backward[axis]);
+        Some(by_plan)
     }
 
     /// Puts a predicted box back into the whole image, `outside` around it, and turns the axes back to z, y, x.
@@ -108,8 +131,11 @@ impl CaseProperties {
 /// [`PrepError`] if image and configuration do not fit, or the resampled case would be absurdly large; nothing large is
 /// allocated then.
 ///
+/// Under version 1's rules it is resampled first and normalised then, and everything outside the mask becomes 0. (That
+/// version 1 crops before it transposes makes no difference.)
+///
 /// # Source
-/// nnU-Net v2, `DefaultPreprocessor.run_case_npy` without a segmentation.
+/// nnU-Net v2, `DefaultPreprocessor.run_case_npy` without a segmentation; nnU-Net v1, `GenericPreprocessor`.
 pub fn preprocess_case(
     image: impl Into<Image>,
     plans: &Plans,
@@ -161,35 +187,101 @@ pub(crate) fn prepare(
         Some(_) => checked_shape(&properties)?,
     };
 
-    let masked = |c: usize| {
-        configuration.normalization[c] == Normalization::ZScore && configuration.use_mask_for_norm[c]
-    };
-    let mut mask = (labels.is_some() || (0..channels).any(masked))
+    let mut mask = (labels.is_some() || (0..channels).any(|c| masked(configuration, c)))
         .then(|| crop::crop(mask, shape_before_cropping, bbox));
     let labels = labels.map(|labels| {
         let labels = crop::transpose(labels, shape, forward);
         crop::crop(labels, shape_before_cropping, bbox)
     });
     let labels = labels.zip(mask.as_mut()).map(|(labels, mask)| mark_outside(labels, mask));
-    let mut data = crop::crop(data, shape_before_cropping, bbox);
-    for (c, values) in data.chunks_exact_mut(shape_after_cropping.iter().product()).enumerate() {
-        let mask = mask.as_deref().filter(|_| masked(c));
-        normalize(values, configuration.normalization[c], mask, plans.foreground_intensities(), c)?;
-    }
-    drop(mask);
-
-    if let Some(options) = options.filter(|_| new_shape != shape_after_cropping) {
-        let mut resampled = Vec::with_capacity(channels * new_shape.iter().product::<usize>());
-        for values in data.chunks_exact(shape_after_cropping.iter().product()) {
-            resampled.extend_from_slice(&resample(values, shape_after_cropping, new_shape, &options));
-        }
-        data = resampled;
-    }
-    let labels = match labels {
-        None => Vec::new(),
-        Some(labels) => resample_to_plan(labels, &properties, configuration, new_shape)?,
+    let data = crop::crop(data, shape_before_cropping, bbox);
+    let cropped = Cropped { data, labels, mask, shape: shape_after_cropping };
+    let resampling = (options, new_shape);
+    let (data, labels) = match configuration.rules {
+        Rules::V2 => cropped.normalize_then_resample(resampling, &properties, plans, configuration)?,
+        Rules::V1 => cropped.resample_then_normalize(resampling, &properties, plans, configuration)?,
     };
     Ok((PreparedCase { data, channels, shape: new_shape, properties }, labels))
+}
+
+/// A case inside the non-zero box.
+struct Cropped {
+    data: Vec<f32>,
+    labels: Option<Vec<i16>>,
+    /// Where a case counts; only where something asks for it.
+    mask: Option<Vec<bool>>,
+    shape: [usize; 3],
+}
+
+/// Whether statistics of a channel are taken inside the mask.
+fn masked(configuration: &Configuration, c: usize) -> bool {
+    let scheme = configuration.normalization[c];
+    let maskable = match configuration.rules {
+        Rules::V2 => scheme == Normalization::ZScore,
+        Rules::V1 => matches!(scheme, Normalization::ZScore | Normalization::Ct),
+    };
+    maskable && configuration.use_mask_for_norm[c]
+}
+
+impl Cropped {
+    /// Version 2's order.
+    fn normalize_then_resample(
+        mut self,
+        (options, new_shape): (Option<ResampleOptions>, [usize; 3]),
+        properties: &CaseProperties,
+        plans: &Plans,
+        configuration: &Configuration,
+    ) -> Result<(Vec<f32>, Vec<i16>), PrepError> {
+        for (c, values) in self.data.chunks_exact_mut(self.shape.iter().product()).enumerate() {
+            let mask = self.mask.as_deref().filter(|_| masked(configuration, c));
+            normalize(values, configuration.normalization[c], mask, plans.foreground_intensities(), c)?;
+        }
+        self.mask = None;
+        let data = resample_channels(self.data, self.shape, options, new_shape);
+        let labels = match self.labels {
+            None => Vec::new(),
+            Some(labels) => resample_to_plan(labels, properties, configuration, new_shape)?,
+        };
+        Ok((data, labels))
+    }
+
+    /// Version 1's order; its mask is where the resampled labels, or the resampled mask, are not −1.
+    fn resample_then_normalize(
+        self,
+        (options, new_shape): (Option<ResampleOptions>, [usize; 3]),
+        properties: &CaseProperties,
+        plans: &Plans,
+        configuration: &Configuration,
+    ) -> Result<(Vec<f32>, Vec<i16>), PrepError> {
+        let mut data = resample_channels(self.data, self.shape, options, new_shape);
+        let given = self.labels.is_some();
+        let labels = self.labels.or_else(|| Some(self.mask?.iter().map(|&m| i16::from(m) - 1).collect()));
+        let labels = match labels {
+            None => Vec::new(),
+            Some(labels) => resample_to_plan(labels, properties, configuration, new_shape)?,
+        };
+        let inside: Vec<bool> = labels.iter().map(|&l| l >= 0).collect();
+        for (c, values) in data.chunks_exact_mut(new_shape.iter().product()).enumerate() {
+            let mask = masked(configuration, c).then_some(inside.as_slice());
+            normalize_v1(values, configuration.normalization[c], mask, plans.foreground_intensities(), c)?;
+        }
+        Ok((data, if given { labels } else { Vec::new() }))
+    }
+}
+
+fn resample_channels(
+    data: Vec<f32>,
+    shape: [usize; 3],
+    options: Option<ResampleOptions>,
+    new_shape: [usize; 3],
+) -> Vec<f32> {
+    let Some(options) = options.filter(|_| new_shape != shape) else { return data };
+    let voxels: usize = shape.iter().product();
+    let mut resampled = Vec::with_capacity(data.len() / voxels * new_shape.iter().product::<usize>());
+    for values in data.chunks_exact(voxels) {
+        resampled.extend_from_slice(&resample(values, shape, new_shape, &options));
+    }
+    resampled
 }
 
 /// Background outside the mask becomes −1; labelled voxels outside join the mask.
@@ -223,7 +315,13 @@ fn resample_to_plan(
         Some(options) if options.flavour == Flavour::Torch => {
             Ok(resample_torch_labels(&labels, shape, new_shape, resampling, &options))
         }
-        Some(options) => Ok(resample_labels(&labels, shape, new_shape, &options, LabelRule::Best)),
+        Some(options) => {
+            let rule = match configuration.rules {
+                Rules::V2 => LabelRule::Best,
+                Rules::V1 => LabelRule::Half,
+            };
+            Ok(resample_labels(&labels, shape, new_shape, &options, rule))
+        }
     }
 }
 

@@ -31,8 +31,6 @@ pub struct ClassLocations {
 /// # Source
 /// nnU-Net v2, `DefaultPreprocessor._sample_foreground_locations`.
 pub fn class_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
-    assert!(u32::try_from(seg.len()).is_ok(), "a label map of {} voxels", seg.len());
-    let value = |&v: &u16| i16::try_from(v).unwrap_or(i16::MAX);
     let mut classes: Vec<Vec<i16>> = if labels.has_regions() {
         labels.regions().iter().map(|r| r.labels.iter().map(value).collect()).collect()
     } else {
@@ -41,6 +39,23 @@ pub fn class_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
     if labels.ignore_label().is_some() {
         classes.push(std::iter::once(-1).chain(labels.all_labels().iter().map(value)).collect());
     }
+    locations(seg, classes)
+}
+
+/// The same for every foreground label alone, also of a dataset with regions.
+///
+/// # Source
+/// nnU-Net v1, `GenericPreprocessor._run_internal`.
+pub(crate) fn label_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
+    locations(seg, labels.foreground().iter().map(|(_, v)| vec![value(v)]).collect())
+}
+
+fn value(&v: &u16) -> i16 {
+    i16::try_from(v).unwrap_or(i16::MAX)
+}
+
+fn locations(seg: &[i16], classes: Vec<Vec<i16>>) -> Vec<ClassLocations> {
+    assert!(u32::try_from(seg.len()).is_ok(), "a label map of {} voxels", seg.len());
     let mut blocks: BTreeMap<i16, Vec<u32>> =
         classes.iter().flatten().map(|&label| (label, Vec::new())).collect();
     for (index, label) in seg.iter().enumerate() {

@@ -55,9 +55,49 @@ pub(crate) fn normalize(
     Ok(())
 }
 
-/// Mean 0 and standard deviation 1; values that are all the same become 0.
-fn z_score(values: &mut [f32], mask: Option<&[bool]>) {
-    let (mean, std) = match mask {
+/// Normalises one channel in place by version 1's rules: a small number is added to the deviation, and what lies
+/// outside the mask becomes 0.
+///
+/// # Errors
+/// As [`normalize`].
+///
+/// # Source
+/// nnU-Net v1, `GenericPreprocessor.resample_and_normalize`.
+pub(crate) fn normalize_v1(
+    values: &mut [f32],
+    scheme: Normalization,
+    mask: Option<&[bool]>,
+    intensities: &[ForegroundIntensities],
+    channel: usize,
+) -> Result<(), PrepError> {
+    match scheme {
+        Normalization::ZScore => {
+            let (mean, std) = channel_mean_and_std(values, mask);
+            let std = std + EPS;
+            change(values, |v| (v - mean) / std);
+        }
+        Normalization::Ct => {
+            let known = intensities.len();
+            let fg = intensities.get(channel).ok_or(PrepError::NoIntensities { channel, known })?;
+            let (low, high) = (fg.percentile_00_5 as f32, fg.percentile_99_5 as f32);
+            let (mean, std) = (fg.mean as f32, fg.std as f32);
+            change(values, |v| (v.max(low).min(high) - mean) / std);
+        }
+        other => return normalize(values, other, None, intensities, channel),
+    }
+    if let Some(mask) = mask {
+        values.par_chunks_mut(CHUNK).zip(mask.par_chunks(CHUNK)).for_each(|(values, mask)| {
+            for (v, _) in values.iter_mut().zip(mask).filter(|(_, m)| !**m) {
+                *v = 0.0;
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Mean and population standard deviation of a channel, inside the mask if there is one.
+fn channel_mean_and_std(values: &[f32], mask: Option<&[bool]>) -> (f32, f32) {
+    match mask {
         None => mean_and_std(values.par_chunks(CHUNK).map(|v| v.iter().copied())),
         Some(mask) => mean_and_std(
             values
@@ -65,7 +105,12 @@ fn z_score(values: &mut [f32], mask: Option<&[bool]>) {
                 .zip(mask.par_chunks(CHUNK))
                 .map(|(values, mask)| values.iter().zip(mask).filter(|(_, m)| **m).map(|(v, _)| *v)),
         ),
-    };
+    }
+}
+
+/// Mean 0 and standard deviation 1; values that are all the same become 0.
+fn z_score(values: &mut [f32], mask: Option<&[bool]>) {
+    let (mean, std) = channel_mean_and_std(values, mask);
     let std = std.max(EPS);
     match mask {
         None => change(values, |v| (v - mean) / std),
@@ -138,6 +183,18 @@ mod tests {
         let out = run(&[1.0, 3.0, 99.0, 1.0, 3.0], Normalization::ZScore, Some(&mask));
         assert_eq!(out, [-1.0, 1.0, 99.0, -1.0, 1.0]);
         assert_eq!(run(&[0.0, 0.0], Normalization::ZScore, Some(&[false, false])), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn version_1_zeroes_what_lies_outside_the_mask() {
+        let mut values = [1.0, 3.0, 99.0, 1.0, 3.0];
+        let mask = [true, true, false, true, true];
+        normalize_v1(&mut values, Normalization::ZScore, Some(&mask), &[], 0).expect("a z-score");
+        assert_eq!(values, [-1.0, 1.0, 0.0, -1.0, 1.0]);
+        let mut values = [-5.0, 10.0, 14.0, 100.0];
+        let mask = [true, false, true, true];
+        normalize_v1(&mut values, Normalization::Ct, Some(&mask), &[FG], 0).expect("clipped");
+        assert_eq!(values, [-2.0, 0.0, 1.0, 2.0]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A labelled case on the grid of the plan, ready for training.
 
 use crate::case::prepare;
-use crate::{ClassLocations, Image, PrepError, PreparedCase, class_locations};
-use glioseg_plan::{Configuration, Labels, Plans};
+use crate::class_locations::{class_locations, label_locations};
+use crate::{ClassLocations, Image, PrepError, PreparedCase};
+use glioseg_plan::{Configuration, Labels, Plans, Rules};
 
 /// A labelled case on the grid of the plan.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +28,8 @@ pub struct TrainingCase {
 /// label above 32767.
 ///
 /// # Source
-/// nnU-Net v2, `DefaultPreprocessor.run_case_npy` with a segmentation.
+/// nnU-Net v2, `DefaultPreprocessor.run_case_npy` with a segmentation; nnU-Net v1, `GenericPreprocessor`, which looks for
+/// labels, not for regions.
 pub fn preprocess_training_case(
     image: impl Into<Image>,
     seg: &[u16],
@@ -38,6 +40,9 @@ pub fn preprocess_training_case(
     let signed = seg.iter().map(|&v| i16::try_from(v).map_err(|_| PrepError::LabelTooLarge { label: v }));
     let signed = signed.collect::<Result<Vec<i16>, _>>()?;
     let (case, seg) = prepare(image.into(), Some(signed), plans, configuration)?;
-    let class_locations = class_locations(&seg, labels);
+    let class_locations = match configuration.rules {
+        Rules::V2 => class_locations(&seg, labels),
+        Rules::V1 => label_locations(&seg, labels),
+    };
     Ok(TrainingCase { case, seg, class_locations })
 }

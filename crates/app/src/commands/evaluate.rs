@@ -94,7 +94,7 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
             .as_deref()
             .map(str::parse::<Convention>)
             .transpose()
-            .map_err(|e| problem(&e))?,
+            .map_err(|e| problem(&e.into()))?,
         trust_labels: options.trust_labels,
         reference_suffix: options.ref_suffix.clone(),
         prediction_suffix: options.pred_suffix.clone(),
@@ -127,7 +127,7 @@ fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
         let plain: Option<Vec<u16>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
         let scheme = match plain {
             Some(labels) => LabelScheme::plain(&labels),
-            None => LabelScheme::brats(text.parse().map_err(|e| problem(&e))?),
+            None => LabelScheme::brats(text.parse::<Convention>().map_err(|e| problem(&e.into()))?),
         };
         return Ok(known(scheme));
     }

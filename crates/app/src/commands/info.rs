@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use glioseg_engine::cases::canonical_channel;
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
 use glioseg_net::Checkpoint;
+use glioseg_net::checkpoint::{Value as Pickled, read_pickle_file};
 use glioseg_plan::{Dataset, Plans};
 use glioseg_volume::nifti;
 use serde_json::{Map, Value, json};
@@ -83,7 +84,8 @@ fn describe(path: &Path) -> anyhow::Result<Facts> {
     }
     let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     match name.rsplit('.').next() {
-        Some("pth" | "safetensors") => checkpoint(path),
+        Some("pth" | "safetensors" | "model") => checkpoint(path),
+        Some("pkl") => pickle(path),
         Some("json") => json_file(path),
         _ => image(path),
     }
@@ -135,6 +137,49 @@ fn checkpoint(path: &Path) -> anyhow::Result<Facts> {
         .add("tensors", tensors)
         .add("values", values)
         .add("sha256", checkpoint.sha256()?);
+    Ok(facts)
+}
+
+/// Plans, a model's description or a case's properties of nnU-Net v1; of anything else its keys.
+fn pickle(path: &Path) -> anyhow::Result<Facts> {
+    let value = read_pickle_file(path)?;
+    let plans = value.get("plans").unwrap_or(&value);
+    let Some(stages) = plans.get("plans_per_stage").and_then(Pickled::as_dict) else {
+        let mut facts = Facts::new("pickle", path);
+        let keys: Vec<Value> = match value.as_dict() {
+            Some(entries) => {
+                entries.iter().map(|(k, v)| json!({"key": k.to_string(), "holds": v.kind()})).collect()
+            }
+            None => vec![json!({"holds": value.kind()})],
+        };
+        facts.add("content", keys);
+        return Ok(facts);
+    };
+    let mut facts = Facts::new("plans of nnU-Net v1", path);
+    let told = |key: &str| plans.get(key).map_or(Value::Null, Pickled::to_json);
+    if let Some(trainer) = value.get("name") {
+        facts.add("trainer", trainer.to_json());
+    }
+    let stages: Vec<Value> = stages
+        .iter()
+        .map(|(number, stage)| {
+            let told = |key: &str| stage.get(key).map_or(Value::Null, Pickled::to_json);
+            json!({
+                "stage": number.to_string(),
+                "patch": told("patch_size"),
+                "spacing_mm": told("current_spacing"),
+                "batch": told("batch_size"),
+                "pools": told("num_pool_per_axis"),
+            })
+        })
+        .collect();
+    facts
+        .add("channels", told("modalities"))
+        .add("classes", told("all_classes"))
+        .add("base_features", told("base_num_features"))
+        .add("mask_for_norm", told("use_mask_for_norm"))
+        .add("transpose_forward", told("transpose_forward"))
+        .add("stages", stages);
     Ok(facts)
 }
 
@@ -205,7 +250,7 @@ fn plans_facts(path: &Path, plans: &Plans) -> anyhow::Result<Facts> {
 }
 
 fn folder(path: &Path) -> anyhow::Result<Facts> {
-    if path.join("plans.json").is_file() && path.join("dataset.json").is_file() {
+    if Model::looks_like(path) {
         return model(path);
     }
     if path.join("dataset.json").is_file() {
@@ -225,12 +270,12 @@ fn folder(path: &Path) -> anyhow::Result<Facts> {
     let models: Vec<PathBuf> = std::fs::read_dir(path)?
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.join("plans.json").is_file() && p.join("dataset.json").is_file())
+        .filter(|p| p.is_dir() && Model::looks_like(p))
         .collect();
     if models.is_empty() {
         return Err(Problem::new(
             format!("{} holds neither a model nor a dataset", path.display()),
-            "a model has plans.json and dataset.json, a dataset has dataset.json; or give a single file",
+            "a model has plans.json and dataset.json (or plans.pkl, of version 1), a dataset has dataset.json; or give a single file",
         ));
     }
     let mut names: Vec<String> = models.iter().map(|m| m.display().to_string()).collect();
@@ -263,14 +308,19 @@ fn model(path: &Path) -> anyhow::Result<Facts> {
         .add("dataset", model.plans.dataset_name())
         .add("plans", model.plans.plans_name())
         .add("configuration", model.configuration.name.clone())
+        .add("rules", model.configuration.rules.name())
         .add("network", model.configuration.architecture.kind.name())
+        .add("normalization", format!("{:?}", model.configuration.architecture.norm.kind))
         .add("features", json!(model.configuration.architecture.features_per_stage))
         .add("parameters", model.network.num_parameters())
         .add("patch", json!(model.configuration.patch_size))
         .add("spacing_mm", json!(model.configuration.spacing))
         .add("trainer", json!(model.trainer))
         .add("mirror_axes", json!(model.mirror_axes))
-        .add("checkpoint", choice.stem())
+        .add(
+            "checkpoint",
+            if model.path.join("plans.pkl").is_file() { choice.v1_stem() } else { choice.stem() },
+        )
         .add("folds", folds);
     Ok(facts)
 }

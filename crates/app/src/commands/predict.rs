@@ -4,9 +4,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use glioseg_engine::infer::{
-    self, Accumulation, CaseRecord, CaseStatus, Event, PredictOptions, PredictSummary,
+    self, Accumulation, CaseRecord, CaseStatus, Event, InferError, PostprocessingChoice, PredictOptions,
+    PredictSummary,
 };
+use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Model};
+use glioseg_engine::recipe::Recipe;
 
 use super::{Outcome, peak_memory, print};
 use crate::cli::{self, Checkpoint, Device, Predict};
@@ -14,6 +17,18 @@ use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
     options.kernels.choose()?;
+    let recipe = options.recipe.as_deref().map(Recipe::find).transpose().map_err(InferError::from)?;
+    let labels = match (options.labels, &recipe) {
+        (Some(labels), _) => labels.into(),
+        (None, Some(recipe)) => recipe.labels,
+        (None, None) => OutputLabels::default(),
+    };
+    let postprocessing = match (recipe, options.postprocessing.as_deref()) {
+        (Some(recipe), _) => PostprocessingChoice::Recipe(Box::new(recipe)),
+        (None, Some("none")) => PostprocessingChoice::Nothing,
+        (None, Some(path)) => PostprocessingChoice::File(path.into()),
+        (None, None) => PostprocessingChoice::Model,
+    };
     let predict = PredictOptions {
         folds: options.folds.clone().unwrap_or_default(),
         checkpoint: match options.checkpoint {
@@ -28,6 +43,9 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
             cli::Accumulation::Half => Accumulation::Half,
             cli::Accumulation::Single => Accumulation::Single,
         },
+        interpolate_positions: options.interpolate_positions,
+        postprocessing,
+        labels,
         save_probabilities: options.save_probabilities,
         device: match options.device {
             Device::Cpu => burn::tensor::Device::flex(),

@@ -10,6 +10,8 @@ use thiserror::Error;
 
 use super::Accumulation;
 use crate::cases::CaseError;
+use crate::postprocess::PostprocessError;
+use crate::recipe::RecipeError;
 
 /// Why a case, or a whole prediction, could not be done.
 #[derive(Debug, Error)]
@@ -120,6 +122,15 @@ pub enum InferError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Saved probabilities that would no longer fit their description.
+    #[error("with labels of another order, saved probabilities would not fit their dataset.json")]
+    LabelOrder,
+    /// Steps on the label map.
+    #[error(transparent)]
+    Postprocess(#[from] PostprocessError),
+    /// A recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     /// An input folder or its cases.
     #[error(transparent)]
     Case(#[from] CaseError),
@@ -158,6 +169,11 @@ impl InferError {
             Self::Plan(e) => e.hint(),
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
+            Self::Postprocess(e) => e.hint(),
+            Self::Recipe(e) => e.hint(),
+            Self::LabelOrder => {
+                Some("leave out --save-probabilities, or write the dataset's own labels with --labels dataset".into())
+            }
             Self::NonFiniteLogits { precision: Accumulation::Half, .. } => Some(
                 "very large logits overflow half precision: try --accumulation single; if that fails too, the weights or the \
                  image are damaged"
@@ -172,10 +188,11 @@ impl InferError {
                 Some(format!("give one of the models in it: {}", below.join(", ")))
             }
             Self::NotAModel { .. } => Some(
-                "a model is nnU-Net's result folder TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and fold_0 …"
+                "a model is nnU-Net's result folder: of version 2 TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and \
+                 fold_0 …, of version 1 TRAINER__PLANS with plans.pkl and fold_0 …"
                     .into(),
             ),
-            Self::MissingFold { checkpoint: "checkpoint_best", .. } => {
+            Self::MissingFold { checkpoint: "checkpoint_best" | "model_best", .. } => {
                 Some("choose folds that are there with --folds, or take --checkpoint final".into())
             }
             Self::MissingFold { .. } => {

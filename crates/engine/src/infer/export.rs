@@ -77,6 +77,27 @@ impl Decision {
         }
     }
 
+    /// Turns the logits of one network pass, output after output, into probabilities.
+    ///
+    /// # Panics
+    /// If they are not whole outputs.
+    pub(crate) fn activate_pass(&self, logits: Vec<f32>) -> Vec<f32> {
+        assert_eq!(logits.len() % self.outputs(), 0, "whole outputs");
+        let voxels = logits.len() / self.outputs();
+        let mut out = vec![0f32; logits.len()];
+        let channels: Vec<&[f32]> = logits.chunks(voxels).collect();
+        let mut pieces: Vec<Vec<&mut [f32]>> = (0..voxels.div_ceil(CHUNK)).map(|_| Vec::new()).collect();
+        for channel in out.chunks_mut(voxels) {
+            pieces.iter_mut().zip(channel.chunks_mut(CHUNK)).for_each(|(piece, part)| piece.push(part));
+        }
+        pieces.into_par_iter().enumerate().for_each(|(i, mut piece)| {
+            let part = i * CHUNK..(i * CHUNK + CHUNK).min(voxels);
+            let logits: Vec<&[f32]> = channels.iter().map(|c| &c[part.clone()]).collect();
+            self.activate(&logits, &mut piece);
+        });
+        out
+    }
+
     /// Labels from probabilities (`probabilities`) or from logits, for every voxel of the slices.
     ///
     /// # Panics
@@ -156,10 +177,31 @@ impl Probabilities {
         self.shape
     }
 
+    /// The cropped box in the image.
+    pub fn bbox(&self) -> crop::BoundingBox {
+        self.bbox
+    }
+
+    /// How outputs become labels.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// Probability of one output inside the box, `[z, y, x]`.
+    pub fn inside(&self, output: usize) -> &[f32] {
+        let voxels = self.inside.len() / self.outputs();
+        &self.inside[output * voxels..][..voxels]
+    }
+
     /// Probability of one output at every voxel of the image, `[z, y, x]`.
     pub fn channel(&self, output: usize) -> Vec<f32> {
         let voxels = self.inside.len() / self.outputs();
         self.embed(&self.inside[output * voxels..][..voxels], self.decision.outside(output))
+    }
+
+    /// Rounds to half precision.
+    fn round(&mut self) {
+        self.inside.par_chunks_mut(CHUNK).for_each(|values| values.copy_from_slice(&round_to_half(values)));
     }
 
     /// The box (in the image's axis order) inside an image full of `around`.
@@ -183,6 +225,8 @@ pub(crate) struct Logits<'a> {
     pub(crate) resampling: Option<ResampleOptions>,
     /// Precision of resampled logits: nnU-Net keeps them in half too, which makes equal logits, and so ties, more frequent.
     pub(crate) precision: Accumulation,
+    /// Whether the values are probabilities already, as version 1 averages and resamples them.
+    pub(crate) activated: bool,
 }
 
 fn round_to_half(values: &[f32]) -> Vec<f32> {
@@ -245,7 +289,7 @@ impl Logits<'_> {
     pub(crate) fn segment(&self, decision: &Decision) -> Segmentation {
         let mut seg = vec![0u16; self.properties.shape_after_cropping.iter().product()];
         self.for_each_piece(decision.outputs(), vec![&mut seg], |logits, seg| {
-            decision.decide(logits, false, seg[0]);
+            decision.decide(logits, self.activated, seg[0]);
         });
         Segmentation { labels: self.properties.restore(&seg, 0), probabilities: None }
     }
@@ -257,7 +301,13 @@ impl Logits<'_> {
         let voxels: usize = box_shape.iter().product();
         let mut inside = vec![0f32; decision.outputs() * voxels];
         let channels = inside.chunks_mut(voxels).collect();
-        self.for_each_piece(decision.outputs(), channels, |logits, out| decision.activate(logits, out));
+        self.for_each_piece(decision.outputs(), channels, |logits, out| {
+            if self.activated {
+                out.iter_mut().zip(logits).for_each(|(out, values)| out.copy_from_slice(values));
+            } else {
+                decision.activate(logits, out);
+            }
+        });
         Probabilities {
             decision: decision.clone(),
             shape: p.transpose_backward.map(|a| p.shape_before_cropping[a]),
@@ -272,15 +322,28 @@ impl Logits<'_> {
 pub(crate) struct ProbabilitySum {
     sum: Option<Probabilities>,
     models: usize,
+    /// Every model's probabilities, and their mean, are rounded to half precision.
+    half: bool,
 }
 
 impl ProbabilitySum {
+    /// Sums of several models under version 1's rules, whose ensembles are made of files in half precision.
+    ///
+    /// # Source
+    /// nnU-Net v1, `ensemble_predictions.merge_files`.
+    pub(crate) fn rounded() -> Self {
+        Self { half: true, ..Self::default() }
+    }
+
     /// Adds the probabilities of one model.
     ///
     /// # Panics
     /// If another model was cropped to another box; the box follows from the image alone.
-    pub(crate) fn add(&mut self, probabilities: Probabilities) {
+    pub(crate) fn add(&mut self, mut probabilities: Probabilities) {
         self.models += 1;
+        if self.half {
+            probabilities.round();
+        }
         match &mut self.sum {
             None => self.sum = Some(probabilities),
             Some(sum) => {
@@ -299,6 +362,9 @@ impl ProbabilitySum {
         if self.models > 1 {
             let models = self.models as f32;
             sum.inside.par_iter_mut().for_each(|v| *v /= models);
+        }
+        if self.half {
+            sum.round();
         }
         let voxels = sum.inside.len() / sum.outputs();
         let mut seg = vec![0u16; voxels];
@@ -330,7 +396,14 @@ mod tests {
     }
 
     fn logits<'a>(values: &'a [f32], shape: [usize; 3], properties: &'a CaseProperties) -> Logits<'a> {
-        Logits { values, shape, properties, resampling: None, precision: Accumulation::Half }
+        Logits {
+            values,
+            shape,
+            properties,
+            resampling: None,
+            precision: Accumulation::Half,
+            activated: false,
+        }
     }
 
     #[test]
@@ -407,6 +480,7 @@ mod tests {
             properties: &properties,
             resampling: Some(ResampleOptions::uniform(Order::Linear)),
             precision: Accumulation::Half,
+            activated: false,
         };
         let direct = logits.segment(&decision);
         let mut sum = ProbabilitySum::default();

@@ -6,6 +6,7 @@
 
 mod error;
 mod export;
+mod finish;
 mod gaussian;
 mod output;
 mod predict;
@@ -15,6 +16,7 @@ mod window;
 
 pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
+pub use finish::PostprocessingChoice;
 pub use gaussian::gaussian_weights;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
 pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};

@@ -11,16 +11,18 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::{Checkpoint, Unet};
-use glioseg_plan::Labels;
+use glioseg_plan::{Labels, Rules};
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
-use super::output::write_probabilities;
+use super::finish::{Finish, PostprocessingChoice};
+use super::output::{V1Properties, write_probabilities, write_softmax};
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
+use crate::labels::{OutputLabels, meaning, write_description};
 use crate::model::{CheckpointChoice, Folds, Model};
 
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
@@ -48,7 +50,7 @@ impl std::str::FromStr for Part {
 }
 
 /// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
-/// step and mirroring choose tiles, probabilities are saved last.
+/// step and mirroring choose tiles; the decided label map is postprocessed and then recoded, probabilities are saved as they are.
 #[derive(Debug, Clone)]
 pub struct PredictOptions {
     /// Which folds of every model.
@@ -65,6 +67,12 @@ pub struct PredictOptions {
     pub mirroring: bool,
     /// Precision of the running sums.
     pub accumulation: Accumulation,
+    /// Interpolate position embeddings that are for another patch size than the plan's, instead of refusing the model.
+    pub interpolate_positions: bool,
+    /// What is done to the label map.
+    pub postprocessing: PostprocessingChoice,
+    /// Which label values are written.
+    pub labels: OutputLabels,
     /// Also write `CASE.npz`.
     pub save_probabilities: bool,
     /// What computes.
@@ -142,7 +150,7 @@ struct Segmented {
 /// What is left to do when the network has finished with a case.
 enum ToWrite {
     Logits { logits: Vec<f32>, prepared: Arc<PreparedCase> },
-    Probabilities(ProbabilitySum),
+    Probabilities { sum: ProbabilitySum, prepared: Arc<PreparedCase> },
 }
 
 /// A case that failed, at whatever step.
@@ -151,10 +159,11 @@ struct Failure {
     error: Box<InferError>,
 }
 
-/// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz` and `predict.json` to `out`.
+/// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz`, `predict.json` and `dataset.json` to `out`.
 ///
 /// One model is applied as nnU-Net v2 does: the mean of the logits over tiles, mirrorings and folds. Several models are combined
-/// as `nnUNetv2_ensemble` does: the mean of their probabilities.
+/// as `nnUNetv2_ensemble` does: the mean of their probabilities. A model of version 1 is applied by version 1's rules (the mean of
+/// probabilities, in single precision), and several such models are combined as `nnUNet_ensemble` does, in half precision.
 ///
 /// # Errors
 /// What makes the whole batch impossible: a model or an input that cannot be opened, an output folder that cannot be written or lies
@@ -171,12 +180,14 @@ pub fn predict(
         .map(|m| Model::open(m, &options.folds, options.checkpoint))
         .collect::<Result<Vec<_>, _>>()?;
     check_models_agree(&models)?;
+    let finish = Finish::new(&models, &options.postprocessing, options.labels, options.save_probabilities)?;
     let dataset = &models[0].dataset;
     let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
     check_output(out, inputs)?;
-    let networks = Networks::load(&models, &options.device)?;
+    let networks = Networks::load(&models, options)?;
+    write_description(out, dataset, &finish.recoding)?;
     let record_path = out.join(record_name(options.part));
-    let mut record = new_record(&models, &networks.hashes, options, &record_path);
+    let mut record = new_record(&models, &networks.hashes, options, &finish, &record_path);
 
     let mine = |i: usize| options.part.is_none_or(|p| i % p.of == p.number - 1);
     let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
@@ -202,7 +213,7 @@ pub fn predict(
         skipped: summary.skipped,
     });
 
-    let mut finish = |case: CaseRecord| -> Result<(), InferError> {
+    let mut record_case = |case: CaseRecord| -> Result<(), InferError> {
         match case.status {
             CaseStatus::Done => summary.done += 1,
             CaseStatus::Failed => summary.failed += 1,
@@ -212,17 +223,17 @@ pub fn predict(
         record.write(&record_path)
     };
     for failure in failures {
-        finish(failure.into_record())?;
+        record_case(failure.into_record())?;
     }
     let (ready_in, ready_out) = sync_channel::<Result<Ready, Failure>>(0);
     let (done_in, done_out) = sync_channel::<Result<Segmented, Failure>>(0);
     let count = cases.len();
     let outcome = thread::scope(|scope| {
-        let models = &models;
+        let (models, finish) = (&models, &finish);
         scope.spawn(move || read_cases(cases, models, &ready_in));
         let writer = scope.spawn(move || -> Result<(), InferError> {
             for case in done_out {
-                finish(match case.and_then(|case| write_case(case, &models[0], out, options)) {
+                record_case(match case.and_then(|case| write_case(case, models, finish, out, options)) {
                     Ok(record) => record,
                     Err(failure) => failure.into_record(),
                 })?;
@@ -242,7 +253,13 @@ fn record_name(part: Option<Part>) -> String {
     part.map_or_else(|| "predict.json".into(), |p| format!("predict_part{}of{}.json", p.number, p.of))
 }
 
-fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions, path: &Path) -> Record {
+fn new_record(
+    models: &[Model],
+    hashes: &[Vec<String>],
+    options: &PredictOptions,
+    finish: &Finish,
+    path: &Path,
+) -> Record {
     let models: Vec<ModelRecord> = models.iter().zip(hashes).map(|(m, h)| ModelRecord::new(m, h)).collect();
     let settings = Settings {
         checkpoint: options.checkpoint.stem().into(),
@@ -252,6 +269,8 @@ fn new_record(models: &[Model], hashes: &[Vec<String>], options: &PredictOptions
         device: options.device_name.clone(),
         kernels: glioseg_net::kernels().word().into(),
         threads: rayon::current_num_threads(),
+        postprocessing: finish.postprocessing.steps.clone(),
+        labels: options.labels,
     };
     // Cases of an earlier run stay in the record if this run only adds to it.
     let cases = if options.skip_finished {
@@ -288,14 +307,7 @@ fn check_models_agree(models: &[Model]) -> Result<(), InferError> {
     let channels = |m: &Model| {
         m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ")
     };
-    let labels = |m: &Model| {
-        let meaning = |l: &Labels| {
-            let regions: Vec<String> =
-                l.regions().iter().map(|r| format!("{:?} painted {}", r.labels, r.paint)).collect();
-            if regions.is_empty() { format!("{:?}", l.all_labels()) } else { regions.join(", ") }
-        };
-        meaning(&m.dataset.labels)
-    };
+    let labels = |m: &Model| meaning(&m.dataset.labels);
     for other in &models[1..] {
         let differ = |what, first_is: String, second_is: String| InferError::ModelsDiffer {
             what,
@@ -340,10 +352,17 @@ struct Networks {
     /// The networks, where all of them fit.
     resident: Option<Vec<Vec<Unet>>>,
     device: Device,
+    interpolate_positions: bool,
 }
 
 impl Networks {
-    fn load(models: &[Model], device: &Device) -> Result<Self, InferError> {
+    fn load(models: &[Model], options: &PredictOptions) -> Result<Self, InferError> {
+        let empty = Self {
+            hashes: Vec::new(),
+            resident: None,
+            device: options.device.clone(),
+            interpolate_positions: options.interpolate_positions,
+        };
         let mut hashes = Vec::new();
         let (mut resident, mut bytes) = (Some(Vec::new()), 0);
         for model in models {
@@ -353,8 +372,7 @@ impl Networks {
                 // Every fold is loaded once at the start, so that a damaged one is an error before hours of work.
                 let checkpoint = Checkpoint::open(&fold.checkpoint)?;
                 of_model.push(checkpoint.sha256()?);
-                let mut network = Unet::new(&model.network, device)?;
-                network.load_weights(&checkpoint)?;
+                let network = empty.network(model, &checkpoint)?;
                 bytes += network.num_parameters() * size_of::<f32>();
                 if bytes > RESIDENT_WEIGHTS {
                     resident = None;
@@ -370,7 +388,23 @@ impl Networks {
                 resident.push(networks);
             }
         }
-        Ok(Self { hashes, resident, device: device.clone() })
+        Ok(Self { hashes, resident, ..empty })
+    }
+
+    /// The network of a fold, for tiles of the model's size.
+    fn network(&self, model: &Model, checkpoint: &Checkpoint) -> Result<Unet, InferError> {
+        let mut spec = model.network.clone();
+        if self.interpolate_positions && spec.fixed_input().is_some() {
+            spec = spec.with_positions_for(model.tile());
+        }
+        spec.check_input(spec.in_channels, model.tile())?;
+        let mut network = Unet::new(&spec, &self.device)?;
+        if self.interpolate_positions {
+            network.load_weights_interpolating_positions(checkpoint)?;
+        } else {
+            network.load_weights(checkpoint)?;
+        }
+        Ok(network)
     }
 
     /// Calls `work` with the network of every fold of a model in turn.
@@ -384,9 +418,7 @@ impl Networks {
             return resident[at].iter().try_for_each(work);
         }
         for fold in &model.folds {
-            let mut network = Unet::new(&model.network, &self.device)?;
-            network.load_weights(&Checkpoint::open(&fold.checkpoint)?)?;
-            work(&network)?;
+            work(&self.network(model, &Checkpoint::open(&fold.checkpoint)?)?)?;
         }
         Ok(())
     }
@@ -452,6 +484,7 @@ fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<
 fn prepares_alike(a: &Model, b: &Model) -> bool {
     let (x, y) = (&a.configuration, &b.configuration);
     a.plans.transpose_forward() == b.plans.transpose_forward()
+        && x.rules == y.rules
         && a.plans.foreground_intensities() == b.plans.foreground_intensities()
         && x.spacing == y.spacing
         && x.normalization == y.normalization
@@ -525,14 +558,17 @@ fn predict_case(
             tile: model.tile(),
             step: options.step,
             mirror_axes: if options.mirroring { model.mirror_axes.clone() } else { Vec::new() },
+            rules: model.configuration.rules,
         };
         let grid = super::Grid::new(prepared.shape, window.tile, window.step)?;
         passes += (grid.len() * model.folds.len()) << window.mirror_axes.len();
         windows.push(window);
     }
     observer(Event::Case { case: &files.id, number, of, passes });
-    let mut probabilities = ProbabilitySum::default();
+    let mut probabilities =
+        if models.len() > 1 && by_v1(models) { ProbabilitySum::rounded() } else { ProbabilitySum::default() };
     let mut only = None;
+    let first = Arc::clone(&prepared[0]);
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
         let logits = predict_logits(at, model, window, &prepared, networks, options.accumulation, observer)?;
         if options.save_probabilities || models.len() > 1 {
@@ -547,13 +583,26 @@ fn predict_case(
     Ok(Segmented {
         files,
         geometry,
-        result: only.unwrap_or(ToWrite::Probabilities(probabilities)),
+        result: only.unwrap_or(ToWrite::Probabilities { sum: probabilities, prepared: first }),
         warnings,
         seconds: seconds.into_iter().collect(),
     })
 }
 
-/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case.
+/// Whether all models are applied by version 1's rules.
+fn by_v1(models: &[Model]) -> bool {
+    models.iter().all(|m| m.configuration.rules == Rules::V1)
+}
+
+/// Precision of a model's running sums; version 1's are in single precision always.
+fn precision_for(model: &Model, wanted: Accumulation) -> Accumulation {
+    match model.configuration.rules {
+        Rules::V2 => wanted,
+        Rules::V1 => Accumulation::Single,
+    }
+}
+
+/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case; mean probabilities by version 1's rules.
 fn predict_logits(
     at: usize,
     model: &Model,
@@ -564,11 +613,18 @@ fn predict_logits(
     observer: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Vec<f32>, InferError> {
     let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
-    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, accumulation)?;
+    let precision = precision_for(model, accumulation);
+    let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, precision)?;
+    let activation = (model.configuration.rules == Rules::V1).then(|| Decision::new(&model.dataset.labels));
     networks.for_each_fold(at, model, |network| {
-        sum.add(image, &mut |patch, shape| forward(network, patch, shape, &networks.device), &mut || {
-            observer(Event::Pass);
-        })
+        let mut pass = |patch, shape| {
+            let logits = forward(network, patch, shape, &networks.device)?;
+            Ok(match &activation {
+                Some(decision) => decision.activate_pass(logits),
+                None => logits,
+            })
+        };
+        sum.add(image, &mut pass, &mut || observer(Event::Pass))
     })?;
     sum.finish()
 }
@@ -595,34 +651,56 @@ fn logits_of<'a>(
 ) -> Logits<'a> {
     let properties = &prepared.properties;
     let resampling = properties.probabilities_resampling(&model.configuration);
-    Logits { values, shape: prepared.shape, properties, resampling, precision }
+    let precision = precision_for(model, precision);
+    let activated = model.configuration.rules == Rules::V1;
+    Logits { values, shape: prepared.shape, properties, resampling, precision, activated }
 }
 
 fn write_case(
     case: Segmented,
-    model: &Model,
+    models: &[Model],
+    finish: &Finish,
     out: &Path,
     options: &PredictOptions,
 ) -> Result<CaseRecord, Failure> {
     let start = Instant::now();
     let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
+    let model = &models[0];
+    let mut properties = None;
     let segmentation = match result {
         ToWrite::Logits { logits, prepared } => logits_of(&logits, &prepared, model, options.accumulation)
             .segment(&Decision::new(&model.dataset.labels)),
-        ToWrite::Probabilities(sum) => sum.finish(options.save_probabilities),
+        ToWrite::Probabilities { sum, prepared } => {
+            properties = by_v1(models).then(|| V1Properties {
+                files: files.files.clone(),
+                geometry: geometry.clone(),
+                resampled: prepared.shape,
+                spacing_mm: prepared.properties.target_spacing,
+            });
+            sum.finish(options.save_probabilities)
+        }
     };
     let Segmentation { labels, probabilities } = segmentation;
-    let map = match LabelMap::new(labels, geometry) {
+    let mut map = match LabelMap::new(labels, geometry) {
         Ok(map) => map,
         Err(error) => return Err(Failure { files, error: Box::new(error.into()) }),
     };
+    let postprocessed_voxels = finish.postprocessing.apply(&mut map);
     let volume_ml = volumes(&map, &model.dataset.labels);
+    // The decision paints values of the dataset, and the recoding was made for these.
+    finish.recoding.apply(&mut map.data).expect("values of the dataset");
     if map.data.iter().all(|&l| l == 0) {
         warnings.push("the segmentation is empty".into());
     }
     // Probabilities first: a case counts as finished when its segmentation is there.
+    let path = probabilities_path(out, &files.id);
     let written = probabilities
-        .map_or(Ok(()), |p| write_probabilities(&probabilities_path(out, &files.id), &p))
+        .map_or(Ok(()), |p| match &properties {
+            Some(properties) => {
+                properties.write(&path.with_extension("pkl"), &p).and_then(|()| write_softmax(&path, &p))
+            }
+            None => write_probabilities(&path, &p),
+        })
         .and_then(|()| nifti::write_labels(&segmentation_path(out, &files.id), &map));
     if let Err(error) = written {
         return Err(Failure { files, error: Box::new(error.into()) });
@@ -637,6 +715,7 @@ fn write_case(
         files: files.files,
         seconds,
         volume_ml,
+        postprocessed_voxels,
         warnings,
         error: None,
         hint: None,
@@ -666,6 +745,7 @@ impl Failure {
             files: self.files.files,
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
+            postprocessed_voxels: Vec::new(),
             warnings: Vec::new(),
             hint: self.error.hint(),
             error: Some(self.error.to_string()),

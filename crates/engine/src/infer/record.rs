@@ -7,7 +7,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::InferError;
+use crate::labels::OutputLabels;
 use crate::model::Model;
+use crate::postprocess::Step;
 
 /// The whole record of an output folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct ModelRecord {
     pub configuration: String,
     /// Its trainer class, where known.
     pub trainer: Option<String>,
+    /// Whose rules it was applied by: `nnunet_v2` or `nnunet_v1`.
+    #[serde(default)]
+    pub rules: String,
     /// Its channels, in the order in which it reads them.
     pub channels: Vec<String>,
     /// SHA-256 of every fold's checkpoint file.
@@ -53,6 +58,7 @@ impl ModelRecord {
             plans: model.plans.plans_name().to_owned(),
             configuration: model.configuration.name.clone(),
             trainer: model.trainer.clone(),
+            rules: model.configuration.rules.name().to_owned(),
             channels: model.dataset.channel_names.clone(),
             folds: model.folds.iter().map(|f| f.name.clone()).zip(hashes.iter().cloned()).collect(),
         }
@@ -76,6 +82,12 @@ pub struct Settings {
     pub kernels: String,
     /// Threads that computed.
     pub threads: usize,
+    /// Steps on the label maps.
+    #[serde(default)]
+    pub postprocessing: Vec<Step>,
+    /// Which label values were written.
+    #[serde(default)]
+    pub labels: OutputLabels,
 }
 
 /// What became of a case.
@@ -103,6 +115,9 @@ pub struct CaseRecord {
     /// Volume of every label or region in mL.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub volume_ml: IndexMap<String, f64>,
+    /// Voxels that each step of the postprocessing changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub postprocessed_voxels: Vec<usize>,
     /// What looked odd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -146,6 +161,7 @@ mod tests {
             files: vec![],
             seconds: IndexMap::new(),
             volume_ml: [("WT".to_owned(), 1.5)].into_iter().collect(),
+            postprocessed_voxels: vec![],
             warnings: vec![],
             error: None,
             hint: None,
@@ -169,6 +185,8 @@ mod tests {
                 device: "cpu".into(),
                 kernels: "auto".into(),
                 threads: 1,
+                postprocessing: vec![],
+                labels: OutputLabels::Dataset,
             },
             cases: vec![],
         };

@@ -4,12 +4,16 @@
 //! and one sum of mean logits every fold, so memory does not grow with their number. The sums are kept in half precision, as
 //! nnU-Net keeps them ([`Accumulation::Half`]), because the rounding shows: where only the corners of tiles contribute, logits become
 //! whole numbers. [`Accumulation::Single`] does not round. The order of additions is fixed, so the result does not depend on the
-//! number of threads. What the network is stays outside: a closure from a patch to its logits.
+//! number of threads. What the network is stays outside: a closure from a patch to its logits, or to its probabilities, which
+//! version 1 averages instead.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
+use glioseg_plan::Rules;
+
+use super::gaussian::gaussian_weights_v1;
 use super::{Grid, InferError, gaussian_weights};
 
 /// A prepared case: `data` is `[channels, z, y, x]` of `shape`.
@@ -30,8 +34,10 @@ pub struct WindowOptions {
     pub tile: [usize; 3],
     /// Distance of neighbouring tiles as a fraction of the tile.
     pub step: f64,
-    /// Axes of `[z, y, x]` along which the tile is mirrored; every combination is predicted, and the logits averaged.
+    /// Axes of `[z, y, x]` along which the tile is mirrored; every combination is predicted, and the answers averaged.
     pub mirror_axes: Vec<usize>,
+    /// Whose weights of a tile's voxels, and whose order of mirrored passes.
+    pub rules: Rules,
 }
 
 /// Precision of the running sums.
@@ -165,6 +171,16 @@ pub fn mirror_combinations(axes: &[usize]) -> Vec<Vec<usize>> {
     all
 }
 
+/// The same in version 1's order: none, x, y, xy, z, xz, yz, xyz.
+///
+/// # Source
+/// nnU-Net v1, `SegmentationNetwork._internal_maybe_mirror_and_pred_3D`.
+fn mirror_combinations_v1(axes: &[usize]) -> Vec<Vec<usize>> {
+    let mut all = mirror_combinations(axes);
+    all.sort_by_key(|axes| axes.iter().map(|&a| 4usize >> a.min(2)).sum::<usize>());
+    all
+}
+
 impl LogitSum {
     /// Empty sums for `channels` outputs over a volume of `shape` voxels.
     ///
@@ -178,6 +194,15 @@ impl LogitSum {
     ) -> Result<Self, InferError> {
         let grid = Grid::new(shape, options.tile, options.step)?;
         let voxels: usize = shape.iter().product();
+        let (tile_weights, mirrors) = match options.rules {
+            Rules::V2 => (gaussian_weights(options.tile), mirror_combinations(&options.mirror_axes)),
+            Rules::V1 => {
+                // A single tile is not weighed.
+                let flat = || vec![1.0; options.tile.iter().product()];
+                let weights = if grid.len() > 1 { gaussian_weights_v1(options.tile) } else { flat() };
+                (weights, mirror_combinations_v1(&options.mirror_axes))
+            }
+        };
         Ok(Self {
             channels,
             precision,
@@ -185,8 +210,8 @@ impl LogitSum {
             weight: Sums::zeros(precision, voxels),
             total: Sums::zeros(precision, 0),
             folds: 0,
-            tile_weights: gaussian_weights(options.tile),
-            mirrors: mirror_combinations(&options.mirror_axes),
+            tile_weights,
+            mirrors,
             grid,
         })
     }
@@ -430,7 +455,7 @@ mod tests {
         ] {
             for axes in [vec![], vec![2], vec![0, 1, 2]] {
                 let data = image(3, shape);
-                let options = WindowOptions { tile, step: 0.5, mirror_axes: axes };
+                let options = WindowOptions { tile, step: 0.5, mirror_axes: axes, rules: Rules::V2 };
                 let mut sum = LogitSum::new(2, shape, &options, Accumulation::Single).expect("valid");
                 let mut passes = 0;
                 sum.add(Image { data: &data, channels: 3, shape }, &mut |p, s| Ok(echo(&p, s)), &mut || {
@@ -451,7 +476,7 @@ mod tests {
     #[test]
     fn a_patch_of_a_small_volume_is_padded_with_zeros_on_both_sides() {
         let data = vec![1.0; 2 * 2 * 2];
-        let options = WindowOptions { tile: [4, 4, 5], step: 0.5, mirror_axes: vec![] };
+        let options = WindowOptions { tile: [4, 4, 5], step: 0.5, mirror_axes: vec![], rules: Rules::V2 };
         let mut sum = LogitSum::new(1, [2; 3], &options, Accumulation::Half).expect("valid");
         let mut seen = Vec::new();
         sum.add(
@@ -482,8 +507,26 @@ mod tests {
     }
 
     #[test]
+    fn version_1_mirrors_x_first() {
+        let none: Vec<usize> = vec![];
+        assert_eq!(
+            mirror_combinations_v1(&[0, 1, 2]),
+            [none, vec![2], vec![1], vec![1, 2], vec![0], vec![0, 2], vec![0, 1], vec![0, 1, 2]]
+        );
+    }
+
+    #[test]
+    fn version_1_weighs_no_single_tile() {
+        let options = WindowOptions { tile: [4; 3], step: 0.5, mirror_axes: vec![], rules: Rules::V1 };
+        let one = LogitSum::new(1, [4; 3], &options, Accumulation::Single).expect("valid");
+        assert_eq!(one.tile_weights, [1.0; 64]);
+        let more = LogitSum::new(1, [4, 4, 5], &options, Accumulation::Single).expect("valid");
+        assert!(more.tile_weights[0] < 0.01, "{}", more.tile_weights[0]);
+    }
+
+    #[test]
     fn nan_logits_are_an_error_with_their_count() {
-        let options = WindowOptions { tile: [2; 3], step: 0.5, mirror_axes: vec![] };
+        let options = WindowOptions { tile: [2; 3], step: 0.5, mirror_axes: vec![], rules: Rules::V2 };
         let mut sum = LogitSum::new(1, [2; 3], &options, Accumulation::Half).expect("valid");
         let data = [0.0; 8];
         sum.add(
@@ -499,7 +542,7 @@ mod tests {
     fn folds_are_averaged_in_either_precision() {
         let shape = [5, 6, 7];
         let data = image(1, shape);
-        let options = WindowOptions { tile: [4, 4, 4], step: 0.5, mirror_axes: vec![] };
+        let options = WindowOptions { tile: [4, 4, 4], step: 0.5, mirror_axes: vec![], rules: Rules::V2 };
         for (precision, tolerance) in [(Accumulation::Single, 1e-4), (Accumulation::Half, 5e-2)] {
             let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
             for factor in [1.0, 2.0, 6.0] {
@@ -522,7 +565,7 @@ mod tests {
         // One 128-wide row of tiles: the last voxel of the volume sees only the end of one tile.
         let shape = [1, 128, 128];
         let data = vec![0.7; 128 * 128];
-        let options = WindowOptions { tile: shape, step: 0.5, mirror_axes: vec![] };
+        let options = WindowOptions { tile: shape, step: 0.5, mirror_axes: vec![], rules: Rules::V2 };
         let corner = |precision| {
             let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
             sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &mut || {})

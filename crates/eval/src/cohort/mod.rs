@@ -348,7 +348,7 @@ impl Look {
                 continue;
             };
             let (a, b) = (given.parts(), guess.parts());
-            if (a.0, a.1) != (b.0, b.1) {
+            if (a.necrosis, a.oedema) != (b.necrosis, b.oedema) {
                 return Err(EvalError::Convention {
                     what: if predictions { "predictions in" } else { "references in" },
                     path: folder.to_owned(),
@@ -356,7 +356,7 @@ impl Look {
                     guess: guess.describe().to_owned(),
                     reason: format!(
                         "label {} has by far the longer border with background, as oedema has",
-                        b.1
+                        b.oedema
                     ),
                 });
             }

@@ -41,6 +41,8 @@ macro_rules! with_strategy {
     };
 }
 
+pub(super) use with_strategy;
+
 /// A feature map in the graph, with the parameters of the normalisation that is due.
 struct Operand {
     raw: Tracked,
@@ -149,7 +151,7 @@ impl Saved {
     }
 }
 
-fn ids<const N: usize, S>(ops: &Ops<S, N>) -> [Option<NodeId>; N] {
+pub(super) fn ids<const N: usize, S>(ops: &Ops<S, N>) -> [Option<NodeId>; N] {
     ops.parents.each_ref().map(|p| p.as_ref().map(|p| p.id))
 }
 

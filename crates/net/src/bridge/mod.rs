@@ -6,14 +6,17 @@
 //! result, prepared weights go in, and memory that a layer no longer needs is kept for the next one.
 //!
 //! - [`forward`]: the layers on plain slices, shared by both modes;
-//! - [`gradient`]: the same layers with their backward passes, recorded in Burn's graph;
+//! - [`gradient`]: the same layers with their backward passes, recorded in Burn's graph; [`supervision`]: the loss's;
+//! - [`attention`]: axial attention in both modes;
 //! - [`packed`]: weights prepared once per parameter; [`memory`]: buffers that layers pass on.
 
+mod attention;
 mod forward;
 mod gradient;
 pub(crate) mod memory;
 pub(crate) mod packed;
 mod profile;
+mod supervision;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -30,9 +33,11 @@ use glioseg_kernels::{
 };
 
 use crate::NetError;
+pub(crate) use attention::axial_attention;
 pub use memory::release_memory;
 pub use packed::{Packed, packed_bytes, set_packed_budget};
 pub use profile::{LayerTime, profile_layers, take_layer_times};
+pub(crate) use supervision::{supervise, with_values};
 
 /// How the layers compute on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

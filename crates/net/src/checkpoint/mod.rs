@@ -9,9 +9,13 @@
 //! `glioseg` with [`Metadata`] as JSON text. One file, so that weights and metadata cannot come apart. Where that
 //! entry is missing because another program wrote the file, the same JSON is taken from the file of that name ending
 //! in `.json`, if there is one: `checkpoint_final.json` for `checkpoint_final.safetensors`.
+//!
+//! A training that can go on also keeps what its optimiser needs, under names that begin with `optimizer.`; they are no
+//! weights, and loading weights passes them over.
 
 mod globals;
 mod pickle;
+mod pickle_write;
 mod pth;
 mod safetensors;
 mod value;
@@ -28,9 +32,18 @@ use sha2::{Digest, Sha256};
 
 use crate::NetError;
 pub use pickle::{PickleError, read_pickle};
+pub use pickle_write::write_pickle;
 pub use pth::read_pickle_file;
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_training};
 pub use value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};
+
+/// How names of what an optimiser keeps begin in our own files.
+const STATE: &str = "optimizer.";
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digits = |b: u8| [b >> 4, b & 15].map(|d| char::from_digit(d.into(), 16).unwrap_or_default());
+    bytes.iter().flat_map(|&b| digits(b)).collect()
+}
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +79,9 @@ pub struct Metadata {
     pub plans: Option<Json>,
     /// The dataset description.
     pub dataset_json: Option<Json>,
+    /// Where a training that goes on stands; in files of this program only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<Json>,
 }
 
 /// Where a tensor's values are.
@@ -108,6 +124,10 @@ pub struct Checkpoint {
     metadata: Metadata,
     tensors: Vec<(String, Place)>,
     index: HashMap<String, usize>,
+    /// What an optimiser keeps, in our own files.
+    state: Vec<(String, Place)>,
+    /// Hash of all values, in our own files.
+    hash: Option<String>,
     pickle: Option<Value>,
     container: Mutex<Container>,
 }
@@ -140,9 +160,11 @@ impl Checkpoint {
         }
         if start.get(8) == Some(&b'{') {
             let again = file.try_clone().map_err(io)?;
-            let (tensors, metadata) = safetensors::open(&path, again, bytes)?;
-            let container = Container::Flat(file);
-            return Ok(Self::new(path, CheckpointKind::Safetensors, metadata, tensors, None, container));
+            let safetensors::Header { tensors, metadata, hash } = safetensors::open(&path, again, bytes)?;
+            let (state, weights) = tensors.into_iter().partition(|(name, _)| name.starts_with(STATE));
+            let (kind, container) = (CheckpointKind::Safetensors, Container::Flat(file));
+            let checkpoint = Self::new(path, kind, metadata, weights, None, container);
+            return Ok(Self { state, hash, ..checkpoint });
         }
         let found = format!("`{}`", start.escape_ascii());
         Err(NetError::UnknownFormat { path, found })
@@ -157,7 +179,17 @@ impl Checkpoint {
         container: Container,
     ) -> Self {
         let index = tensors.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
-        Self { path, kind, metadata, tensors, index, pickle, container: Mutex::new(container) }
+        Self {
+            path,
+            kind,
+            metadata,
+            tensors,
+            index,
+            state: vec![],
+            hash: None,
+            pickle,
+            container: Mutex::new(container),
+        }
     }
 
     fn from_torch(path: PathBuf, value: Value, storages: pth::Storages) -> Result<Self, NetError> {
@@ -228,7 +260,11 @@ impl Checkpoint {
         let Some(&i) = self.index.get(name) else {
             return Err(NetError::Damaged { path: self.path.clone(), what: format!("no tensor `{name}`") });
         };
-        match &self.tensors[i].1 {
+        self.read_place(&self.tensors[i].1)
+    }
+
+    fn read_place(&self, place: &Place) -> Result<Vec<f32>, NetError> {
+        match place {
             Place::Torch(tensor) => self.read_tensor(tensor),
             Place::Flat { start, dtype, shape } => {
                 let mut container = self.container.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,6 +273,40 @@ impl Checkpoint {
                     .map_err(|source| NetError::Io { path: self.path.clone(), source })
             }
         }
+    }
+
+    /// What an optimiser kept under this name, in our own files.
+    pub(crate) fn read_state(&self, name: &str) -> Result<Vec<f32>, NetError> {
+        let found = self.state.iter().find(|(n, _)| n == name);
+        let (_, place) = found.ok_or_else(|| NetError::Damaged {
+            path: self.path.clone(),
+            what: format!("no tensor `{name}`"),
+        })?;
+        self.read_place(place)
+    }
+
+    /// Reads all values of one of our own files and compares them with the hash in its header; a file without one is
+    /// taken as it is.
+    ///
+    /// # Errors
+    /// [`NetError::Damaged`] if a value has changed since the file was written; [`NetError::Io`].
+    pub fn verify(&self) -> Result<(), NetError> {
+        let Some(expected) = &self.hash else { return Ok(()) };
+        let mut tensors: Vec<&(String, Place)> = self.tensors.iter().chain(&self.state).collect();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut hasher = Sha256::new();
+        for (name, place) in tensors {
+            hasher.update(name.as_bytes());
+            for piece in self.read_place(place)?.chunks(1 << 14) {
+                let bytes: Vec<u8> = piece.iter().flat_map(|v| v.to_le_bytes()).collect();
+                hasher.update(bytes);
+            }
+        }
+        if hexadecimal(&hasher.finalize()) == *expected {
+            return Ok(());
+        }
+        let what = "its values are not those that were written".into();
+        Err(NetError::Damaged { path: self.path.clone(), what })
     }
 
     /// The values of a tensor that [`Self::pickle`] mentions, in C order, as f32.
@@ -266,9 +336,7 @@ impl Checkpoint {
         loop {
             let read = file.read(&mut buffer).map_err(io)?;
             if read == 0 {
-                let digits =
-                    |b: u8| [b >> 4, b & 15].map(|d| char::from_digit(d.into(), 16).unwrap_or_default());
-                return Ok(hasher.finalize().iter().flat_map(|&b| digits(b)).collect());
+                return Ok(hexadecimal(&hasher.finalize()));
             }
             hasher.update(&buffer[..read]);
         }
@@ -311,6 +379,7 @@ fn v2_metadata(value: &Value) -> Metadata {
         best_ema: value.get("_best_ema").and_then(Value::as_f64),
         plans: init("plans").map(Value::to_json),
         dataset_json: init("dataset_json").map(Value::to_json),
+        training: None,
     }
 }
 

@@ -6,25 +6,32 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::TensorData;
 use safetensors::{Dtype, View};
+use sha2::{Digest, Sha256};
 
 use super::value::TensorType;
-use super::{Metadata, Place, read_values};
+use super::{Metadata, Place, hexadecimal, read_values};
+use crate::optimiser::Optimiser;
 use crate::weights::Slot;
 use crate::{NetError, Unet};
 
 /// Entry of the header's metadata.
 const ENTRY: &str = "glioseg";
+/// Its key with the hash of names and values of all tensors, sorted by name.
+const HASH: &str = "values_sha256";
 /// The most bytes a header may have (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
 
+/// What a header tells.
+pub(super) struct Header {
+    pub(super) tensors: Vec<(String, Place)>,
+    pub(super) metadata: Metadata,
+    /// Hash of all values, where there is one.
+    pub(super) hash: Option<String>,
+}
+
 /// Opens the file; the metadata are those of the header or of the JSON beside it.
-pub(super) fn open(
-    path: &Path,
-    mut file: File,
-    bytes: u64,
-) -> Result<(Vec<(String, Place)>, Metadata), NetError> {
+pub(super) fn open(path: &Path, mut file: File, bytes: u64) -> Result<Header, NetError> {
     let damaged = |what: String| NetError::Damaged { path: path.to_owned(), what };
     let truncated = |what: &str| NetError::Truncated { path: path.to_owned(), bytes, what: what.into() };
     let io = |source| NetError::Io { path: path.to_owned(), source };
@@ -56,12 +63,17 @@ pub(super) fn open(
             Place::Flat { start: start + info.data_offsets.0 as u64, dtype, shape: info.shape.clone() };
         tensors.push((name, place));
     }
-    let own = header.metadata().as_ref().and_then(|m| m.get(ENTRY));
-    let metadata = match own {
-        Some(text) => serde_json::from_str(text).map_err(|e| damaged(format!("metadata `{ENTRY}`: {e}")))?,
+    let mut hash = None;
+    let metadata = match header.metadata().as_ref().and_then(|m| m.get(ENTRY)) {
+        Some(text) => {
+            let wrong = |e| damaged(format!("metadata `{ENTRY}`: {e}"));
+            let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+            hash = value[HASH].as_str().map(str::to_owned);
+            serde_json::from_value(value).map_err(wrong)?
+        }
         None => read_beside(&path.with_extension("json"))?,
     };
-    Ok((tensors, metadata))
+    Ok(Header { tensors, metadata, hash })
 }
 
 /// The metadata of a JSON file; empty ones where there is no such file.
@@ -103,19 +115,56 @@ fn tensor_type(dtype: Dtype) -> Option<TensorType> {
 
 /// Writes the weights and running statistics of `net`, with the metadata in the header.
 ///
+/// The header also holds a hash of all values ([`Checkpoint::verify`](super::Checkpoint::verify)).
+///
 /// The file appears under its name complete or not at all: it is written beside it, synced and renamed. At most one
 /// tensor is copied at a time.
 ///
 /// # Errors
 /// [`NetError::Io`] if the file cannot be written; then an older file of that name is untouched.
 pub fn write_safetensors(path: &Path, net: &Unet, metadata: &Metadata) -> Result<(), NetError> {
+    write(path, net, None, metadata)
+}
+
+/// As [`write_safetensors`], with the optimiser's state in the same file, so that neither is ever without the other.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_training(
+    path: &Path,
+    net: &Unet,
+    optimiser: &Optimiser,
+    metadata: &Metadata,
+) -> Result<(), NetError> {
+    write(path, net, Some(optimiser), metadata)
+}
+
+fn write(
+    path: &Path,
+    net: &Unet,
+    optimiser: Option<&Optimiser>,
+    metadata: &Metadata,
+) -> Result<(), NetError> {
     let io = |source| NetError::Io { path: path.to_owned(), source };
-    let json = serde_json::to_string(metadata).map_err(|e| io(e.into()))?;
-    let header = HashMap::from([(ENTRY.to_owned(), json)]);
     let temporary = temporary_name(path);
     let mut net = net.clone();
     let slots = net.slots();
-    let views = slots.iter().map(|slot| (slot.name.as_str(), SlotView { shape: slot.shape(), slot }));
+    let weights =
+        slots.iter().map(|slot| (slot.name.clone(), TensorView::Slot { shape: slot.shape(), slot }));
+    let state = optimiser.into_iter().flat_map(Optimiser::state);
+    let state = state.map(|(name, values)| (name, TensorView::State { shape: [values.len()], values }));
+    let mut tensors: Vec<(String, TensorView<'_, '_>)> = weights.chain(state).collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut hasher = Sha256::new();
+    for (name, view) in &tensors {
+        hasher.update(name.as_bytes());
+        hasher.update(view.data());
+    }
+    // One entry: the order of several would change from run to run.
+    let mut entry = serde_json::to_value(metadata).map_err(|e| io(e.into()))?;
+    entry[HASH] = hexadecimal(&hasher.finalize()).into();
+    let header = HashMap::from([(ENTRY.to_owned(), entry.to_string())]);
+    let views = tensors.iter().map(|(name, view)| (name.as_str(), view));
     let written = safetensors::serialize_to_file(views, Some(header), &temporary)
         .map_err(|e| match e {
             safetensors::SafeTensorError::IoError(e) => e,
@@ -143,29 +192,33 @@ fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A slot as the safetensors writer wants it; the values are fetched when they are written.
-struct SlotView<'a, 'b> {
-    shape: Vec<usize>,
-    slot: &'a Slot<'b>,
+/// A tensor as the safetensors writer wants it; values of slots are fetched when they are written.
+enum TensorView<'a, 'b> {
+    Slot { shape: Vec<usize>, slot: &'a Slot<'b> },
+    State { shape: [usize; 1], values: &'a [f32] },
 }
 
-impl View for SlotView<'_, '_> {
+impl View for &TensorView<'_, '_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        &self.shape
+        match self {
+            TensorView::Slot { shape, .. } => shape,
+            TensorView::State { shape, .. } => shape,
+        }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let data: TensorData = self.slot.data().convert::<f32>();
-        let bytes = data.as_bytes();
-        let (words, _) = bytes.as_chunks::<4>();
-        Cow::Owned(words.iter().flat_map(|w| f32::from_ne_bytes(*w).to_le_bytes()).collect())
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        match self {
+            TensorView::State { values, .. } => Cow::Owned(bytes(values)),
+            TensorView::Slot { slot, .. } => Cow::Owned(bytes(&slot.values())),
+        }
     }
 
     fn data_len(&self) -> usize {
-        4 * self.shape.iter().product::<usize>()
+        4 * self.shape().iter().product::<usize>()
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn feature_map_voxels(
         let map = features[stage] as u64 * voxels;
         let blocks = blocks[stage] as u64;
         sum += match kind {
-            ArchitectureKind::PlainConvUNet => blocks * map,
+            ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => blocks * map,
             ArchitectureKind::ResidualEncoderUNet => {
                 // The stem at full resolution; below it, the skip of a block that changes channels or resolution.
                 2 * blocks * map + map

@@ -201,6 +201,7 @@ fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration)
     let labels = &dataset.description.labels;
     let regions: Vec<&[u16]> = labels.regions().iter().map(|r| r.labels.as_slice()).collect();
     let keys = [
+        "rules",
         "spacing",
         "normalization_schemes",
         "use_mask_for_norm",

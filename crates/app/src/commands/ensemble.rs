@@ -1,0 +1,115 @@
+//! `glioseg ensemble`: average saved probabilities.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use clap::Args;
+use glioseg_engine::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, ensemble};
+use glioseg_engine::postprocess::Postprocessing;
+use serde_json::json;
+
+use super::{Outcome, Problem, print};
+use crate::cli::Labels;
+use crate::ui::Ui;
+
+/// Averages the probabilities that several predictions saved (CASE.npz), and writes one label map per case.
+///
+/// Files of nnU-Net v2, of v1 and of glioseg are read; each version's own rounding is kept, so that the result is what
+/// nnUNetv2_ensemble and nnUNet_ensemble write. The order is: mean, decision, postprocessing, labels.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  glioseg ensemble -i predicted/BL predicted/BL_L_GN -o ensemble --labels brats\n\n\
+    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start."
+)]
+pub(crate) struct Ensemble {
+    /// Folders with CASE.npz, the same cases in each
+    #[arg(short, long, required = true, value_name = "DIR", num_args = 1..)]
+    pub(crate) input: Vec<PathBuf>,
+    /// Folder for CASE.nii.gz and dataset.json; made if it is not there
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// What the outputs mean [default: the dataset.json in the folders]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// Steps on every label map: a postprocessing.json of glioseg or nnU-Net
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) postprocessing: Option<PathBuf>,
+    /// Which values are written
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub(crate) labels: Labels,
+    /// Also write the mean as CASE.npz, in the form of the input
+    #[arg(long, help_heading = "Output")]
+    pub(crate) save_probabilities: bool,
+    /// Skip the cases that the output folder has already
+    #[arg(long = "continue", help_heading = "Output")]
+    pub(crate) continue_: bool,
+    /// One line of JSON per case on stdout instead of a table
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
+    let postprocessing = options.postprocessing.as_deref().map(Postprocessing::read).transpose();
+    let ensemble_options = EnsembleOptions {
+        dataset: options.dataset.clone(),
+        postprocessing: postprocessing.map_err(|e| problem(&e.into()))?.unwrap_or_default(),
+        postprocessing_path: options.postprocessing.clone().unwrap_or_default(),
+        labels: options.labels.into(),
+        save_probabilities: options.save_probabilities,
+        skip_finished: options.continue_,
+    };
+    let number = Mutex::new(0);
+    let observer = |case: &EnsembledCase, of: usize| {
+        let mut number = number.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *number += 1;
+        match &case.result {
+            Ok(Some(_)) => ui.say(&format!("case {number}/{of} {}", case.case)),
+            Ok(None) => ui.say(&format!("case {number}/{of} {} is there already", case.case)),
+            Err(error) => ui.warn(&describe(&case.case, error)),
+        }
+    };
+    let cases =
+        ensemble(&options.input, &options.output, &ensemble_options, &observer).map_err(|e| problem(&e))?;
+    let mut failed = 0;
+    for case in &cases {
+        match &case.result {
+            Ok(Some(counts)) => print(&line(&case.case, counts, options.json))?,
+            Ok(None) => {}
+            Err(_) => failed += 1,
+        }
+    }
+    ui.say(&format!("{} cases, {failed} failed; see {}", cases.len(), options.output.display()));
+    Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+fn line(case: &str, counts: &[(u16, usize)], as_json: bool) -> String {
+    if as_json {
+        let voxels: serde_json::Map<_, _> = counts.iter().map(|(v, n)| (v.to_string(), json!(n))).collect();
+        return json!({"case": case, "voxels": voxels}).to_string();
+    }
+    let fields = counts.iter().map(|(value, count)| format!("\t{value}={count}"));
+    format!("{case}{}", fields.collect::<String>())
+}
+
+fn describe(case: &str, error: &EnsembleError) -> String {
+    let hint = error.hint().map(|h| format!("\n  hint: {h}"));
+    format!("case `{case}`: {error}{}", hint.unwrap_or_default())
+}
+
+fn problem(error: &EnsembleError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Problem::new(error.to_string(), hint),
+        None => anyhow::anyhow!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_the_voxels_of_every_value() {
+        assert_eq!(line("a", &[(1, 20), (4, 3)], false), "a\t1=20\t4=3");
+        assert_eq!(line("a", &[(1, 20)], true), r#"{"case":"a","voxels":{"1":20}}"#);
+    }
+}

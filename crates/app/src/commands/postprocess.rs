@@ -1,0 +1,313 @@
+//! `glioseg postprocess`: steps on finished label maps, and the search of the winner's threshold.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use glioseg_engine::labels::{OutputLabels, Recoding, write_description};
+use glioseg_engine::postprocess::{
+    FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
+    ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
+};
+use glioseg_eval::cohort::find_cases;
+use glioseg_plan::{Convention, Dataset, TumourParts};
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::table::{number, table};
+use super::{Outcome, Problem, print};
+use crate::cli::Labels;
+use crate::ui::Ui;
+
+/// Changes finished label maps: keeps the largest component, replaces a label of which there is too little.
+///
+/// The options act in the order in which they stand here. With --search, thresholds are compared on references first, as the winner
+/// of BraTS 2021 did, and the best one is applied.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    glioseg postprocess -i ensemble -o submission --threshold 200 --labels brats\n  \
+    glioseg postprocess -i predicted -o cleaned --file crossval_results_folds_0_1_2_3_4/postprocessing.json\n  \
+    glioseg postprocess -i validation -o searched --search --ref labelsTr\n\n\
+    What the labels mean is read from dataset.json in the input folder, unless --dataset or --input-labels tell it.\n\n\
+    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start.")]
+pub(crate) struct Postprocess {
+    /// Folder of label maps, CASE.nii.gz
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) input: PathBuf,
+    /// Folder for the results; made if it is not there
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Steps of a postprocessing.json of glioseg or nnU-Net
+    #[arg(long, value_name = "FILE", help_heading = "Steps")]
+    pub(crate) file: Option<PathBuf>,
+    /// Keep the largest component of the union of these labels: numbers, `all`, or WT, TC, ET; several times if wanted
+    #[arg(long, value_name = "LABELS", help_heading = "Steps")]
+    pub(crate) largest: Vec<String>,
+    /// Replace a label of which there are fewer voxels in the image: the enhancing tumour becomes necrotic core
+    #[arg(long, value_name = "VOXELS", num_args = 0..=1, default_missing_value = "200", help_heading = "Steps")]
+    pub(crate) threshold: Option<u64>,
+    /// Another label for --threshold and --search than the enhancing tumour
+    #[arg(long, value_name = "LABEL", help_heading = "Steps")]
+    pub(crate) label: Option<u16>,
+    /// What it becomes instead of necrotic core
+    #[arg(long, value_name = "LABEL", help_heading = "Steps")]
+    pub(crate) with: Option<u16>,
+    /// Find the best threshold on references
+    #[arg(long, requires = "reference", conflicts_with = "threshold", help_heading = "Search")]
+    pub(crate) search: bool,
+    /// Folder of reference label maps
+    #[arg(long = "ref", value_name = "DIR", requires = "search", help_heading = "Search")]
+    pub(crate) reference: Option<PathBuf>,
+    /// Coding of the references, where it is another one: 1-2-4, 1-2-3, 1-2-3-4 or nnunet
+    #[arg(long, value_name = "CODING", requires = "search", help_heading = "Search")]
+    pub(crate) ref_labels: Option<Convention>,
+    /// Thresholds to compare, in voxels [default: the winner's, 0,10,50,100,200,500,750,1000,1500,2500,10000]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "search", help_heading = "Search")]
+    pub(crate) thresholds: Vec<u64>,
+    /// The dataset.json that says what the labels mean
+    #[arg(long, value_name = "FILE", help_heading = "Labels")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// Coding of the input: 1-2-4, 1-2-3, 1-2-3-4 or nnunet
+    #[arg(long, value_name = "CODING", conflicts_with = "dataset", help_heading = "Labels")]
+    pub(crate) input_labels: Option<Convention>,
+    /// Which values are written
+    #[arg(long, value_enum, default_value_t, help_heading = "Labels")]
+    pub(crate) labels: Labels,
+    /// One line of JSON per case (and per threshold) on stdout instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What the labels of the input mean, as far as it is known.
+struct Meaning {
+    dataset: Option<Dataset>,
+    parts: Result<TumourParts, anyhow::Error>,
+    known: Vec<u16>,
+}
+
+impl Meaning {
+    fn of(options: &Postprocess, ui: &Ui) -> anyhow::Result<Self> {
+        if let Some(coding) = options.input_labels {
+            return Ok(Self { dataset: None, parts: Ok(coding.parts()), known: coding.known() });
+        }
+        let beside = options.input.join("dataset.json");
+        let path = options.dataset.clone().or_else(|| beside.is_file().then_some(beside));
+        let Some(path) = path else {
+            let unknown = Problem::new(
+                format!("nothing says what the labels in {} mean", options.input.display()),
+                "give --dataset dataset.json, or --input-labels 1-2-4, 1-2-3, 1-2-3-4 or nnunet; with --label and --with no \
+                 meaning is needed",
+            );
+            return Ok(Self { dataset: None, parts: Err(unknown), known: Vec::new() });
+        };
+        let dataset = Dataset::read(&path).map_err(super::dataset::problem)?;
+        if options.dataset.is_none() {
+            ui.say(&format!("labels from {}", path.display()));
+        }
+        Ok(Self {
+            parts: TumourParts::of(&dataset).map_err(super::dataset::problem),
+            known: dataset.labels.all_labels().to_vec(),
+            dataset: Some(dataset),
+        })
+    }
+
+    fn parts(&mut self) -> anyhow::Result<TumourParts> {
+        match &self.parts {
+            Ok(parts) => Ok(*parts),
+            Err(_) => std::mem::replace(&mut self.parts, Err(anyhow::anyhow!("asked twice"))),
+        }
+    }
+
+    /// Label values of one `--largest`.
+    fn union(&mut self, text: &str) -> anyhow::Result<Vec<u16>> {
+        let mut labels = Vec::new();
+        for word in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            match word.to_ascii_uppercase().as_str() {
+                "ALL" if !self.known.is_empty() => labels.extend(self.known.iter().filter(|&&v| v != 0)),
+                "ALL" | "WT" | "TC" | "ET" => {
+                    let TumourParts { necrosis, oedema, enhancing, .. } = self.parts()?;
+                    let all = [enhancing, necrosis, oedema];
+                    let count =
+                        ["ET", "TC"].iter().position(|w| word.eq_ignore_ascii_case(w)).map_or(3, |i| i + 1);
+                    labels.extend_from_slice(&all[..count]);
+                }
+                _ => match word.parse::<u16>() {
+                    Ok(label) if label > 0 => labels.push(label),
+                    _ => {
+                        return Err(Problem::new(
+                            format!("--largest {text}: `{word}` is no label"),
+                            "give numbers separated by commas, or `all`, WT, TC, ET",
+                        ));
+                    }
+                },
+            }
+        }
+        labels.sort_unstable();
+        labels.dedup();
+        Ok(labels)
+    }
+}
+
+pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
+    let mut meaning = Meaning::of(options, ui)?;
+    let cases: Vec<(String, PathBuf)> =
+        find_cases(&options.input, None).map_err(|e| super::evaluate::problem(&e))?.into_iter().collect();
+    let mut postprocessing = match &options.file {
+        Some(path) => {
+            let steps = Postprocessing::read(path).map_err(|e| problem(&e))?;
+            if !meaning.known.is_empty() {
+                steps.check(&meaning.known, path).map_err(|e| problem(&e))?;
+            }
+            steps
+        }
+        None => Postprocessing::default(),
+    };
+    for text in &options.largest {
+        let labels = meaning.union(text)?;
+        postprocessing.steps.push(Step::keep_largest(&labels));
+    }
+    let mut rule = |below_voxels: u64| -> anyhow::Result<Step> {
+        let label = options.label.map_or_else(|| meaning.parts().map(|p| p.enhancing), Ok)?;
+        let with = options.with.map_or_else(|| meaning.parts().map(|p| p.necrosis), Ok)?;
+        Ok(Step::ReplaceSmall { labels: vec![label], below_voxels, with })
+    };
+    let threshold = options.threshold.map(&mut rule).transpose()?;
+    if options.search {
+        let Step::ReplaceSmall { labels, .. } = rule(0)? else { unreachable!("the rule is a threshold") };
+        let search = search(options, &cases, labels[0])?;
+        postprocessing.steps.push(rule(search.best)?);
+        postprocessing.notes.insert("threshold_search".into(), serde_json::to_value(&search)?);
+        show_search(&search, options.json)?;
+        ui.say(&format!("best threshold: {} voxels", search.best));
+    }
+    postprocessing.steps.extend(threshold);
+    let recoding = match options.labels.into() {
+        OutputLabels::Dataset => Recoding::default(),
+        labels => labels.recoding_of(&meaning.parts()?).map_err(super::dataset::problem)?,
+    };
+    if postprocessing.steps.is_empty() && options.labels == Labels::Dataset {
+        return Err(Problem::new(
+            "nothing to do",
+            "give --threshold, --largest, --file, --search or --labels; see --help",
+        ));
+    }
+    let work = PostprocessOptions { postprocessing, known: meaning.known, recoding };
+    let observer = |case: &PostprocessedCase| {
+        if let Err(error) = &case.changed {
+            let hint = error.hint().map(|h| format!("\n  hint: {h}")).unwrap_or_default();
+            ui.warn(&format!("case `{}`: {error}{hint}", case.case));
+        }
+    };
+    let done = postprocess_cases(&cases, &options.output, &work, &observer).map_err(|e| problem(&e))?;
+    work.postprocessing.write(&options.output.join(FILE_NAME)).map_err(|e| problem(&e))?;
+    if let Some(dataset) = &meaning.dataset {
+        write_description(&options.output, dataset, &work.recoding).context("cannot describe the labels")?;
+    }
+    let mut failed = 0;
+    for case in &done {
+        match &case.changed {
+            Ok(changed) => print(&line(&case.case, changed, options.json))?,
+            Err(_) => failed += 1,
+        }
+    }
+    ui.say(&format!("{} cases, {failed} failed; see {}", done.len(), options.output.display()));
+    Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+fn search(options: &Postprocess, cases: &[(String, PathBuf)], label: u16) -> anyhow::Result<ThresholdSearch> {
+    let folder = options.reference.as_deref().unwrap_or(Path::new(""));
+    let references = find_cases(folder, None).map_err(|e| super::evaluate::problem(&e))?;
+    let reference_label = match options.ref_labels {
+        Some(coding) => coding.parts().enhancing,
+        None => reference_enhancing(folder)?.filter(|_| options.label.is_none()).unwrap_or(label),
+    };
+    let counts: Result<Vec<SearchCase>, PostprocessError> = cases
+        .par_iter()
+        .map(|(case, path)| {
+            let reference = references.get(case).ok_or_else(|| PostprocessError::NoReference {
+                case: case.clone(),
+                folder: options.input.clone(),
+                reference: folder.into(),
+            })?;
+            count_pair((path, label), (reference, reference_label))
+        })
+        .collect();
+    let thresholds =
+        if options.thresholds.is_empty() { WINNER_THRESHOLDS.to_vec() } else { options.thresholds.clone() };
+    Ok(search_threshold(&counts.map_err(|e| problem(&e))?, &thresholds))
+}
+
+/// The value of enhancing tumour that a `dataset.json` beside the references, or above their folder, tells.
+fn reference_enhancing(folder: &Path) -> anyhow::Result<Option<u16>> {
+    let places = [Some(folder), folder.parent()];
+    let Some(path) = places.into_iter().flatten().map(|f| f.join("dataset.json")).find(|p| p.is_file())
+    else {
+        return Ok(None);
+    };
+    let dataset = Dataset::read(&path).map_err(super::dataset::problem)?;
+    Ok(TumourParts::of(&dataset).ok().map(|p| p.enhancing))
+}
+
+fn show_search(search: &ThresholdSearch, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        for score in &search.scores {
+            print(&serde_json::to_string(score)?)?;
+        }
+        return Ok(());
+    }
+    let mut rows = vec![["below", "mean", "removed", ""].map(str::to_owned).to_vec()];
+    rows.extend(search.scores.iter().map(|s| {
+        let best = if s.below_voxels == search.best { "best" } else { "" };
+        vec![
+            s.below_voxels.to_string(),
+            number(s.mean),
+            format!("{} of {}", s.removed, search.cases),
+            best.into(),
+        ]
+    }));
+    table(&rows, 0).iter().try_for_each(|line| print(line))
+}
+
+fn line(case: &str, changed: &[usize], as_json: bool) -> String {
+    if as_json {
+        return json!({"case": case, "changed_voxels": changed}).to_string();
+    }
+    let fields: Vec<String> = changed.iter().map(ToString::to_string).collect();
+    format!("{case}\tchanged={}", if fields.is_empty() { "0".into() } else { fields.join("+") })
+}
+
+fn problem(error: &PostprocessError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Problem::new(error.to_string(), hint),
+        None => anyhow::anyhow!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_and_labels_can_be_kept() {
+        let unknown = || Err(anyhow::anyhow!("unknown"));
+        let mut nnunet =
+            Meaning { dataset: None, parts: Ok(Convention::NnUnet.parts()), known: vec![0, 1, 2, 3] };
+        for (text, labels) in
+            [("all", &[1, 2, 3][..]), ("WT", &[1, 2, 3]), ("tc", &[2, 3]), ("ET", &[3]), ("2, 1", &[1, 2])]
+        {
+            assert_eq!(nnunet.union(text).expect("labels"), labels, "{text}");
+        }
+        let mut plain = Meaning { dataset: None, parts: unknown(), known: vec![] };
+        assert_eq!(plain.union("5,1").expect("numbers need no meaning"), [1, 5]);
+        assert!(plain.union("WT").is_err());
+        let mut plain = Meaning { dataset: None, parts: unknown(), known: vec![] };
+        let error = plain.union("core").expect_err("no label").to_string();
+        assert_eq!(error, "--largest core: `core` is no label");
+    }
+
+    #[test]
+    fn a_line_tells_what_every_step_changed() {
+        assert_eq!(line("a", &[3, 0], false), "a\tchanged=3+0");
+        assert_eq!(line("a", &[3], true), r#"{"case":"a","changed_voxels":[3]}"#);
+    }
+}

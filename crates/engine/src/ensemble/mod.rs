@@ -1,0 +1,370 @@
+//! Ensembles of saved probabilities, as `nnUNetv2_ensemble` and nnU-Net v1's `nnUNet_ensemble` make them.
+//!
+//! Every case is a stream: pieces of all models' arrays are unpacked, averaged, decided and, if asked for, packed again, so that a case
+//! takes the memory of its label map (and of one output, for plain labels) however many models there are. Cases run in parallel.
+//! Arrays of v1 are halves inside the cropped box, and their mean is rounded to half; those of v2 are on the whole image. The two are not
+//! mixed: their grids and roundings differ.
+
+mod error;
+mod merge;
+mod place;
+mod saved;
+
+use std::collections::BTreeSet;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use glioseg_plan::Dataset;
+use glioseg_volume::{LabelMap, atomic, crop, nifti};
+use half::f16;
+use npyz::WriterBuilder as _;
+use rayon::prelude::*;
+use serde_json::json;
+
+pub use error::EnsembleError;
+use merge::merge;
+use place::{Place, Properties};
+pub use saved::Version;
+use saved::{Archive, Array};
+
+use crate::infer::Decision;
+use crate::labels::{OutputLabels, Recoding, meaning, write_description};
+use crate::postprocess::Postprocessing;
+
+/// How folders are averaged. The options act in this order: the mean is decided, postprocessed, and then recoded.
+#[derive(Debug, Clone, Default)]
+pub struct EnsembleOptions {
+    /// A `dataset.json` that holds for all folders, in the place of their own.
+    pub dataset: Option<PathBuf>,
+    /// What is done to every label map.
+    pub postprocessing: Postprocessing,
+    /// Where the steps come from, for messages.
+    pub postprocessing_path: PathBuf,
+    /// Which values are written.
+    pub labels: OutputLabels,
+    /// Also write the mean probabilities.
+    pub save_probabilities: bool,
+    /// Leave out cases whose results are there.
+    pub skip_finished: bool,
+}
+
+/// What became of a case.
+#[derive(Debug)]
+pub struct EnsembledCase {
+    /// The case.
+    pub case: String,
+    /// Voxels of every value that was written, or why there is no result; `None` if it was there before.
+    pub result: Result<Option<Vec<(u16, usize)>>, EnsembleError>,
+}
+
+/// The mean of one case's saved probabilities.
+#[derive(Debug)]
+pub struct Ensembled {
+    /// Labels of the mean, on the image's own grid.
+    pub map: LabelMap,
+    /// Whose conventions the files follow.
+    pub version: Version,
+}
+
+/// Averages folders of saved probabilities and writes `OUT/CASE.nii.gz` and `dataset.json`; `observer` hears of every case.
+///
+/// A case that fails does not stop the others. The results are sorted by case.
+///
+/// # Errors
+/// What concerns all cases: a folder without cases, other case sets, other labels, labels without a place in the coding asked for, an output
+/// that is an input.
+///
+/// # Source
+/// nnU-Net v2, `ensemble_folders`; v1, `merge`.
+pub fn ensemble(
+    folders: &[PathBuf],
+    out: &Path,
+    options: &EnsembleOptions,
+    observer: &(dyn Fn(&EnsembledCase, usize) + Sync),
+) -> Result<Vec<EnsembledCase>, EnsembleError> {
+    let cases = common_cases(folders)?;
+    let dataset = dataset_of(folders, &cases[0], options.dataset.as_deref())?;
+    let recoding = options.labels.recoding(&dataset)?;
+    options.postprocessing.check(dataset.labels.all_labels(), &options.postprocessing_path)?;
+    if options.save_probabilities && !recoding.keeps_order(&dataset) {
+        return Err(EnsembleError::LabelOrder);
+    }
+    std::fs::create_dir_all(out).map_err(|source| EnsembleError::Read { path: out.into(), source })?;
+    let whole = |p: &Path| p.canonicalize().ok();
+    if folders.iter().any(|f| whole(f) == whole(out)) {
+        return Err(EnsembleError::OutputIsInput { path: out.into() });
+    }
+    write_description(out, &dataset, &recoding)?;
+    let work = Work { folders, out, options, dataset: &dataset, recoding: &recoding };
+    let done = cases.par_iter().map(|case| {
+        let done = EnsembledCase { case: case.clone(), result: work.case(case) };
+        observer(&done, cases.len());
+        done
+    });
+    Ok(done.collect())
+}
+
+/// Averages the saved probabilities of one case; `dataset` says what the outputs mean.
+///
+/// For files of v1 the properties beside them tell the painted values, and `dataset` is not asked.
+///
+/// # Errors
+/// [`EnsembleError`] with the file, and both files where two do not fit together.
+///
+/// # Panics
+/// If there are no files.
+pub fn ensemble_case(files: &[PathBuf], dataset: &Dataset) -> Result<Ensembled, EnsembleError> {
+    merge_case(files, dataset, None)
+}
+
+/// The names of all cases, which must be the same in every folder.
+fn common_cases(folders: &[PathBuf]) -> Result<Vec<String>, EnsembleError> {
+    let sets = folders.iter().map(|f| case_names(f)).collect::<Result<Vec<_>, _>>()?;
+    let all: BTreeSet<&String> = sets.iter().flatten().collect();
+    for (folder, set) in folders.iter().zip(&sets) {
+        let missing: Vec<String> = all.iter().filter(|c| !set.contains(**c)).map(|c| (*c).clone()).collect();
+        if let Some(first) = missing.first() {
+            let other = folders.iter().zip(&sets).find(|(_, s)| s.contains(first));
+            let other = other.map_or_else(PathBuf::new, |(f, _)| f.clone());
+            return Err(EnsembleError::CaseSets { folder: folder.clone(), missing, other });
+        }
+    }
+    Ok(all.into_iter().cloned().collect())
+}
+
+fn case_names(folder: &Path) -> Result<BTreeSet<String>, EnsembleError> {
+    let failed = |source| EnsembleError::Read { path: folder.into(), source };
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let case = name.to_str().and_then(|n| n.strip_suffix(".npz")).filter(|n| !n.starts_with('.'));
+        names.extend(case.map(str::to_owned));
+    }
+    if names.is_empty() {
+        return Err(EnsembleError::NoCases { folder: folder.into() });
+    }
+    Ok(names)
+}
+
+/// What the outputs mean: the dataset given, else that of the folders, which must agree; else what v1's properties say.
+fn dataset_of(folders: &[PathBuf], case: &str, given: Option<&Path>) -> Result<Dataset, EnsembleError> {
+    if let Some(path) = given {
+        return Ok(Dataset::read(path)?);
+    }
+    let mut found: Option<(PathBuf, Dataset)> = None;
+    for path in folders.iter().map(|f| f.join("dataset.json")).filter(|p| p.is_file()) {
+        let dataset = Dataset::read(&path)?;
+        match &found {
+            None => found = Some((path, dataset)),
+            Some((first_path, first)) => {
+                let (first, second) = (meaning(&first.labels), meaning(&dataset.labels));
+                if first != second {
+                    let first_path = first_path.clone();
+                    return Err(EnsembleError::OutputsDiffer {
+                        first,
+                        second,
+                        first_path,
+                        second_path: path,
+                    });
+                }
+            }
+        }
+    }
+    if let Some((_, dataset)) = found {
+        return Ok(dataset);
+    }
+    let npz = folders[0].join(format!("{case}.npz"));
+    let properties = Properties::beside(&npz)?;
+    match properties.and_then(|p| p.paints) {
+        Some(paints) if paints == [1, 2, 3] => Ok(winners_dataset()),
+        _ => Err(EnsembleError::NoDataset { folder: folders[0].clone() }),
+    }
+}
+
+/// What every region-based model of nnU-Net v1 means: v1 has regions in its BraTS trainers only, which hard-code them.
+fn winners_dataset() -> Dataset {
+    let value = json!({
+        "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"},
+        "labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]},
+        "regions_class_order": [1, 2, 3],
+        "file_ending": ".nii.gz",
+    });
+    Dataset::from_value(value, Path::new("dataset.json")).expect("a valid description")
+}
+
+/// What all cases share.
+struct Work<'a> {
+    folders: &'a [PathBuf],
+    out: &'a Path,
+    options: &'a EnsembleOptions,
+    dataset: &'a Dataset,
+    recoding: &'a Recoding,
+}
+
+impl Work<'_> {
+    fn case(&self, case: &str) -> Result<Option<Vec<(u16, usize)>>, EnsembleError> {
+        let labels = self.out.join(format!("{case}.nii.gz"));
+        let probabilities = self.options.save_probabilities.then(|| self.out.join(format!("{case}.npz")));
+        let there = |p: &PathBuf| p.is_file();
+        if self.options.skip_finished && there(&labels) && probabilities.as_ref().is_none_or(there) {
+            return Ok(None);
+        }
+        let files: Vec<PathBuf> = self.folders.iter().map(|f| f.join(format!("{case}.npz"))).collect();
+        let Ensembled { mut map, version } = merge_case(&files, self.dataset, probabilities.as_deref())?;
+        if let (Some(npz), Version::V1) = (&probabilities, version) {
+            copy_properties(&files[0], npz)?;
+        }
+        self.options.postprocessing.apply(&mut map);
+        self.recoding
+            .apply(&mut map.data)
+            .map_err(|label| EnsembleError::format(&files[0], format!("label {label} has no new value")))?;
+        // Labels last: a case counts as finished when its label map is there.
+        nifti::write_labels(&labels, &map)?;
+        Ok(Some(map.counts().into_iter().filter(|&(value, _)| value != 0).collect()))
+    }
+}
+
+/// v1's probabilities lie in a box, which only the properties tell.
+fn copy_properties(from: &Path, to: &Path) -> Result<(), EnsembleError> {
+    let (from, to) = (from.with_extension("pkl"), to.with_extension("pkl"));
+    if from.is_file() {
+        let bytes = std::fs::read(&from).map_err(|source| EnsembleError::Read { path: from, source })?;
+        atomic::write(&to, |file| file.write_all(&bytes))?;
+    }
+    Ok(())
+}
+
+fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Result<Ensembled, EnsembleError> {
+    let mut archives = files.iter().map(|f| Archive::open(f)).collect::<Result<Vec<_>, _>>()?;
+    let mut arrays = archives.iter_mut().map(Archive::array).collect::<Result<Vec<_>, _>>()?;
+    let (first, others) = arrays.split_first().expect("at least one file");
+    let (version, [outputs, z, y, x]) = (first.version, first.shape);
+    for other in others {
+        check_alike(first, other)?;
+    }
+    let properties = match version {
+        Version::V1 => files.iter().map(|f| Properties::beside(f)).collect::<Result<Vec<_>, _>>()?,
+        Version::V2 if files[0].with_extension("nii.gz").is_file() => Vec::new(),
+        Version::V2 => vec![Properties::beside(&files[0])?],
+    };
+    let decision = match version {
+        Version::V2 => Decision::new(&dataset.labels),
+        Version::V1 => version1_decision(files, &properties, dataset)?,
+    };
+    if decision.outputs() != outputs {
+        let names = dataset.labels.output_names();
+        let reason =
+            format!("it has {outputs} outputs, but the dataset has {}: {}", names.len(), names.join(", "));
+        return Err(EnsembleError::format(&files[0], reason));
+    }
+    let place = Place::of(&files[0], version, [z, y, x], properties.first().and_then(Option::as_ref))?;
+    for (file, properties) in files.iter().zip(&properties).skip(1) {
+        let other = Place::of(file, version, [z, y, x], properties.as_ref())?;
+        if other.bbox != place.bbox {
+            let reason = format!(
+                "its box is {:?}, but that of {} is {:?}",
+                other.bbox,
+                files[0].display(),
+                place.bbox
+            );
+            return Err(EnsembleError::format(file, reason));
+        }
+    }
+    let seg = match save {
+        None => merge(&mut arrays, &decision, |_| Ok(()))?,
+        Some(path) => merge_and_save(&mut arrays, &decision, path)?,
+    };
+    let mut data = vec![0; place.geometry.voxels()];
+    crop::insert(&seg, place.bbox, &mut data, place.geometry.shape);
+    Ok(Ensembled { map: LabelMap::new(data, place.geometry)?, version })
+}
+
+fn check_alike(first: &Array<'_>, second: &Array<'_>) -> Result<(), EnsembleError> {
+    let (first_path, second_path) = (first.path.to_owned(), second.path.to_owned());
+    if first.version != second.version {
+        let (first, second) = (first.version.name(), second.version.name());
+        return Err(EnsembleError::Versions { first, second, first_path, second_path });
+    }
+    if first.shape != second.shape {
+        let (first, second) = (first.shape, second.shape);
+        return Err(EnsembleError::Shape { first, second, first_path, second_path });
+    }
+    Ok(())
+}
+
+/// Painted values of v1's regions, which all properties must agree on; without regions the labels of the dataset.
+fn version1_decision(
+    files: &[PathBuf],
+    properties: &[Option<Properties>],
+    dataset: &Dataset,
+) -> Result<Decision, EnsembleError> {
+    let paints = |p: &Option<Properties>| p.as_ref().and_then(|p| p.paints.clone());
+    let first = properties.first().and_then(paints);
+    for (file, other) in files.iter().zip(properties).skip(1) {
+        let second = paints(other);
+        if first != second {
+            let say = |order: Option<Vec<u16>>| match order {
+                Some(order) => format!("regions painted {order:?}"),
+                None => "no regions".to_owned(),
+            };
+            return Err(EnsembleError::OutputsDiffer {
+                first: say(first),
+                second: say(second),
+                first_path: files[0].with_extension("pkl"),
+                second_path: file.with_extension("pkl"),
+            });
+        }
+    }
+    Ok(match first {
+        Some(paints) => Decision::Regions(paints),
+        None => Decision::new(&dataset.labels),
+    })
+}
+
+/// As [`merge`], and writes the mean in the version's own form.
+fn merge_and_save(
+    arrays: &mut [Array<'_>],
+    decision: &Decision,
+    path: &Path,
+) -> Result<Vec<u16>, EnsembleError> {
+    let version = arrays[0].version;
+    let shape = arrays[0].shape.map(|n| n as u64);
+    let mut seg = Err(EnsembleError::format(path, "nothing was merged"));
+    let written = atomic::write(path, |file| {
+        let mut zip = zip::ZipWriter::new(file);
+        let options = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .compression_level(Some(1))
+            .large_file(true);
+        zip.start_file(format!("{}.npy", version.array()), options)?;
+        let out = BufWriter::new(&mut zip);
+        let failed = |source| EnsembleError::Read { path: path.into(), source };
+        match version {
+            Version::V2 => {
+                let mut array =
+                    npyz::WriteOptions::<f32>::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
+                seg = merge(arrays, decision, |mean| array.extend(mean.iter().copied()).map_err(failed));
+                if seg.is_ok() {
+                    array.finish()?;
+                }
+            }
+            Version::V1 => {
+                let mut array =
+                    npyz::WriteOptions::<f16>::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
+                let halves =
+                    |mean: &[f32]| array.extend(mean.iter().map(|&v| f16::from_f32(v))).map_err(failed);
+                seg = merge(arrays, decision, halves);
+                if seg.is_ok() {
+                    array.finish()?;
+                }
+            }
+        }
+        if seg.is_err() {
+            return Err(io::Error::other("the mean is not complete"));
+        }
+        zip.finish()?.flush()
+    });
+    let seg = seg?;
+    written?;
+    Ok(seg)
+}

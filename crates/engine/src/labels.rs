@@ -1,0 +1,206 @@
+//! The values of written label maps: the dataset's own, or those of BraTS.
+//!
+//! A model paints the values of its `dataset.json`; challenges and other tools want those of their year. Which value is which part
+//! of the tumour follows from the dataset's regions (or the names of plain labels), so that any BraTS model can be translated. Every
+//! writer also writes a `dataset.json` for the values it wrote, so that a folder of label maps says itself what they mean.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use glioseg_plan::{Convention, Dataset, KeyOrder, Labels, PlanError, TumourParts, python_json};
+use glioseg_volume::{VolumeError, atomic};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Which values written label maps have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputLabels {
+    /// Those of the dataset.
+    #[default]
+    Dataset,
+    /// Those of BraTS until 2022: 1 necrotic core, 2 oedema, 4 enhancing tumour.
+    Brats,
+    /// Those of BraTS since 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity.
+    Brats2023,
+}
+
+impl OutputLabels {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dataset => "dataset",
+            Self::Brats => "brats",
+            Self::Brats2023 => "brats2023",
+        }
+    }
+
+    /// How values of `dataset` become these.
+    ///
+    /// # Errors
+    /// [`PlanError::TumourParts`] if the dataset's labels have no place in the coding, with the reason.
+    pub fn recoding(self, dataset: &Dataset) -> Result<Recoding, PlanError> {
+        match self {
+            Self::Dataset => Ok(Recoding::default()),
+            _ => self.recoding_of(&TumourParts::of(dataset)?),
+        }
+    }
+
+    /// How values of a known coding become these.
+    ///
+    /// # Errors
+    /// [`PlanError::TumourParts`] if there is a resection cavity, which BraTS until 2022 has not.
+    pub fn recoding_of(self, parts: &TumourParts) -> Result<Recoding, PlanError> {
+        let to = match (self, parts.cavity) {
+            (Self::Dataset, _) => return Ok(Recoding::default()),
+            (Self::Brats, _) => Convention::Brats124,
+            (Self::Brats2023, None) => Convention::Brats123,
+            (Self::Brats2023, Some(_)) => Convention::Brats1234,
+        };
+        let mut table = parts.recoding(&to.parts())?;
+        table.sort_unstable();
+        Ok(Recoding { table })
+    }
+}
+
+/// A table from old to new values; none leaves every value as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recoding {
+    /// Sorted by old value.
+    table: Vec<(u16, u16)>,
+}
+
+impl Recoding {
+    /// The new value; `None` for one that the coding does not have.
+    pub fn get(&self, value: u16) -> Option<u16> {
+        if self.table.is_empty() {
+            return Some(value);
+        }
+        self.table.binary_search_by_key(&value, |&(from, _)| from).ok().map(|at| self.table[at].1)
+    }
+
+    /// Recodes a label map in place.
+    ///
+    /// # Errors
+    /// The first value that the coding does not have; the map is half done then.
+    pub fn apply(&self, data: &mut [u16]) -> Result<(), u16> {
+        if self.table.is_empty() {
+            return Ok(());
+        }
+        for run in data.chunk_by_mut(|a, b| a == b) {
+            let value = self.get(run[0]).ok_or(run[0])?;
+            run.fill(value);
+        }
+        Ok(())
+    }
+
+    /// Whether outputs keep their order in the description of recoded labels: those of plain labels are sorted by value.
+    pub fn keeps_order(&self, dataset: &Dataset) -> bool {
+        let new: Vec<Option<u16>> = dataset.labels.all_labels().iter().map(|&v| self.get(v)).collect();
+        dataset.labels.has_regions() || new.is_sorted()
+    }
+
+    /// `dataset.json` of recoded label maps, in nnU-Net v2's form.
+    ///
+    /// # Panics
+    /// If the recoding was made for another dataset.
+    pub fn description(&self, dataset: &Dataset) -> Value {
+        let new =
+            |value: u16| self.get(value).expect("a value of the dataset that the recoding was made for");
+        let mut labels = Map::new();
+        for label in dataset.labels.entries() {
+            let value = match label.values[..] {
+                [value] if value == 0 || !dataset.labels.has_regions() => json!(new(value)),
+                _ => json!(label.values.iter().map(|&v| new(v)).collect::<Vec<_>>()),
+            };
+            labels.insert(label.name.clone(), value);
+        }
+        // No network predicts it, so that a recoded label map needs none.
+        if let Some(ignore) = dataset.labels.ignore_label().filter(|_| self.table.is_empty()) {
+            labels.insert("ignore".into(), json!(ignore));
+        }
+        let channels = dataset.channel_names.iter().enumerate().map(|(i, c)| (i.to_string(), json!(c)));
+        let mut map = Map::new();
+        map.insert("channel_names".into(), Value::Object(channels.collect()));
+        map.insert("labels".into(), Value::Object(labels));
+        if dataset.labels.has_regions() {
+            let paints: Vec<u16> = dataset.labels.regions().iter().map(|r| new(r.paint)).collect();
+            map.insert("regions_class_order".into(), json!(paints));
+        }
+        map.insert("numTraining".into(), json!(dataset.num_training.unwrap_or(0)));
+        map.insert("file_ending".into(), json!(".nii.gz"));
+        Value::Object(map)
+    }
+}
+
+/// Writes `dataset.json` of recoded label maps into `folder`.
+///
+/// # Errors
+/// [`VolumeError::Io`] that names the file.
+pub fn write_description(folder: &Path, dataset: &Dataset, recoding: &Recoding) -> Result<(), VolumeError> {
+    let text = python_json(&recoding.description(dataset), KeyOrder::Given);
+    atomic::write(&folder.join("dataset.json"), |file| file.write_all(text.as_bytes()))
+}
+
+/// What outputs and labels mean, in words, to compare two datasets: `WT [1, 2, 3] painted 1, …`, or the label values.
+pub(crate) fn meaning(labels: &Labels) -> String {
+    let regions: Vec<String> =
+        labels.regions().iter().map(|r| format!("{:?} painted {}", r.labels, r.paint)).collect();
+    if regions.is_empty() { format!("{:?}", labels.all_labels()) } else { regions.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(labels: &str) -> Dataset {
+        let text = format!(r#"{{"channel_names": {{"0": "T1"}}, "file_ending": ".nii.gz", {labels}}}"#);
+        Dataset::parse(text.as_bytes(), Path::new("dataset.json")).expect("a dataset")
+    }
+
+    const REGIONS: &str = r#""labels": {"background": 0, "WT": [1, 2, 3], "TC": [2, 3], "ET": [3]}, "regions_class_order": [1, 2, 3]"#;
+
+    #[test]
+    fn labels_go_back_to_those_of_brats() {
+        let nnunet = dataset(REGIONS);
+        let recoded = |labels: OutputLabels| {
+            let mut data = [0, 0, 1, 1, 2, 3, 1];
+            labels.recoding(&nnunet).expect("possible").apply(&mut data).expect("known");
+            data
+        };
+        assert_eq!(recoded(OutputLabels::Dataset), [0, 0, 1, 1, 2, 3, 1]);
+        assert_eq!(recoded(OutputLabels::Brats), [0, 0, 2, 2, 1, 4, 2]);
+        assert_eq!(recoded(OutputLabels::Brats2023), [0, 0, 2, 2, 1, 3, 2]);
+        let recoding = OutputLabels::Brats.recoding(&nnunet).expect("possible");
+        assert_eq!(recoding.apply(&mut [1, 9]), Err(9));
+    }
+
+    #[test]
+    fn the_description_speaks_of_the_new_values() {
+        let nnunet = dataset(REGIONS);
+        let value = OutputLabels::Brats.recoding(&nnunet).expect("possible").description(&nnunet);
+        let again = Dataset::from_value(value, Path::new("dataset.json")).expect("a dataset");
+        assert_eq!(meaning(&again.labels), "[2, 1, 4] painted 2, [1, 4] painted 1, [4] painted 4");
+        assert_eq!(TumourParts::of(&again).expect("parts"), Convention::Brats124.parts());
+        let same = Recoding::default().description(&nnunet);
+        assert_eq!(Dataset::from_value(same, Path::new("x")).expect("a dataset").labels, nnunet.labels);
+    }
+
+    #[test]
+    fn combinations_without_a_meaning_are_errors_that_say_why() {
+        let post = dataset(r#""labels": {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}"#);
+        let error = OutputLabels::Brats.recoding(&post).expect_err("4 is taken");
+        assert_eq!(
+            error.to_string(),
+            "the labels have no other coding: label 4 is a resection cavity, which the other coding does not have"
+        );
+        assert!(OutputLabels::Brats2023.recoding(&post).is_ok());
+        let liver = dataset(r#""labels": {"background": 0, "liver": 1}"#);
+        let error = OutputLabels::Brats.recoding(&liver).expect_err("no tumour");
+        assert!(
+            error.to_string().contains("label 1 (`liver`) is no part of a tumour by its name"),
+            "{error}"
+        );
+        assert!(OutputLabels::Dataset.recoding(&liver).is_ok());
+    }
+}

@@ -1,0 +1,273 @@
+//! Optimisers whose state is plain numbers: PyTorch's SGD with momentum, and `AdamW`.
+//!
+//! Own code rather than Burn's, because the state must come back bit for bit from a checkpoint under the parameters'
+//! names, and because weights are changed in place, in one pass over weight, gradient and state.
+
+use burn::tensor::Gradients;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::{NetError, Unet};
+
+/// Values of one unit of parallel work.
+const CHUNK: usize = 1 << 14;
+
+/// Which optimiser, and its constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OptimiserOptions {
+    /// Stochastic gradient descent with momentum, dampening 0.
+    Sgd {
+        /// Share of the velocity that is kept.
+        momentum: f64,
+        /// Looks ahead along the velocity.
+        nesterov: bool,
+        /// Times the weight is added to the gradient, of all parameters.
+        weight_decay: f64,
+    },
+    /// Adam with decoupled weight decay.
+    #[serde(rename = "adamw")]
+    AdamW {
+        /// Share of the mean gradient that is kept.
+        beta1: f64,
+        /// Share of the mean squared gradient that is kept.
+        beta2: f64,
+        /// Added to the root of the mean square.
+        eps: f64,
+        /// Times learning rate and weight is taken off the weight, of all parameters.
+        weight_decay: f64,
+    },
+}
+
+impl OptimiserOptions {
+    /// nnU-Net's, both versions.
+    pub const NNUNET: Self = Self::Sgd { momentum: 0.99, nesterov: true, weight_decay: 3e-5 };
+    /// PyTorch's defaults.
+    pub const ADAMW: Self = Self::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
+
+    /// Names of the numbers that are kept per parameter.
+    fn kept(self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd { .. } => &["momentum_buffer"],
+            Self::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
+        }
+    }
+}
+
+/// What is kept of one parameter.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Kept {
+    /// Steps that were taken.
+    steps: u64,
+    /// As many as [`OptimiserOptions::kept`] names, none before the first step.
+    values: Vec<Vec<f32>>,
+}
+
+/// An optimiser with its state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Optimiser {
+    options: OptimiserOptions,
+    /// Names of the parameters, and what is kept of each.
+    parameters: Vec<(String, Kept)>,
+}
+
+/// Gradients of a network's parameters, in the order of its tensors.
+#[derive(Debug, Clone)]
+pub struct ParameterGradients(Vec<Option<Vec<f32>>>);
+
+impl ParameterGradients {
+    /// Takes the gradients of a network's parameters out of those of a backward pass.
+    pub fn take(net: &Unet, gradients: &mut Gradients) -> Self {
+        let mut net = net.clone();
+        let slots = net.slots();
+        Self(slots.iter().filter(|s| !s.is_buffer()).map(|s| s.take_gradient(gradients)).collect())
+    }
+
+    /// Euclidean norm of all gradients together.
+    ///
+    /// # Source
+    /// `torch.nn.utils.clip_grad_norm_`; sums here have a fixed order and are in f64.
+    pub fn norm(&self) -> f64 {
+        let squares = |values: &Vec<f32>| -> f64 {
+            let of = |chunk: &[f32]| chunk.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+            let parts: Vec<f64> = values.par_chunks(CHUNK).map(of).collect();
+            parts.iter().sum()
+        };
+        self.0.iter().flatten().map(squares).sum::<f64>().sqrt()
+    }
+}
+
+impl Optimiser {
+    /// An optimiser before its first step.
+    pub fn new(options: OptimiserOptions, net: &Unet) -> Self {
+        let mut net = net.clone();
+        let slots = net.slots();
+        let names = slots.iter().filter(|s| !s.is_buffer()).map(|s| (s.name.clone(), Kept::default()));
+        Self { options, parameters: names.collect() }
+    }
+
+    /// Its constants.
+    pub fn options(&self) -> OptimiserOptions {
+        self.options
+    }
+
+    /// Changes the weights of the network that it was made for. `factor` multiplies the gradients first.
+    ///
+    /// A parameter without gradient stays as it is.
+    ///
+    /// # Panics
+    /// If the network has other parameters.
+    ///
+    /// # Source
+    /// PyTorch's `SGD` (dampening 0) and `AdamW`.
+    pub fn step(&mut self, net: &mut Unet, gradients: ParameterGradients, factor: f32, lr: f64) {
+        let slots: Vec<_> = net.slots().into_iter().filter(|s| !s.is_buffer()).collect();
+        assert_eq!(slots.len(), self.parameters.len(), "parameters of the network and of the optimiser");
+        for ((mut slot, gradient), (_, kept)) in slots.into_iter().zip(gradients.0).zip(&mut self.parameters)
+        {
+            let Some(gradient) = gradient else { continue };
+            let first = kept.values.is_empty();
+            if first {
+                kept.values = vec![vec![0.0; gradient.len()]; self.options.kept().len()];
+            }
+            kept.steps += 1;
+            let (options, steps) = (self.options, kept.steps);
+            let values = &mut kept.values;
+            slot.change(|weights| match options {
+                OptimiserOptions::Sgd { momentum, nesterov, weight_decay } => {
+                    let constants = [momentum as f32, weight_decay as f32, lr as f32];
+                    sgd(weights, &gradient, &mut values[0], constants, nesterov, first, factor);
+                }
+                OptimiserOptions::AdamW { beta1, beta2, eps, weight_decay } => {
+                    let [mean, square] = &mut values[..] else { unreachable!("two numbers per weight") };
+                    let correction = [beta1, beta2].map(|b| 1.0 - b.powf(steps as f64));
+                    let size = (lr / correction[0]) as f32;
+                    let root = correction[1].sqrt() as f32;
+                    let shrink = (1.0 - lr * weight_decay) as f32;
+                    let constants = [beta1 as f32, beta2 as f32, eps as f32, size, root, shrink];
+                    adamw(weights, &gradient, mean, square, constants, factor);
+                }
+            });
+        }
+    }
+
+    /// Everything that [`Self::restore`] needs, by the names `optimizer.PARAMETER.WHAT`.
+    pub fn state(&self) -> impl Iterator<Item = (String, &[f32])> {
+        self.parameters.iter().flat_map(|(name, kept)| {
+            let names = self.options.kept().iter();
+            names.zip(&kept.values).map(move |(what, v)| (state_name(name, what), v.as_slice()))
+        })
+    }
+
+    /// Steps per parameter, in the order of the network's tensors.
+    pub fn steps(&self) -> Vec<u64> {
+        self.parameters.iter().map(|(_, kept)| kept.steps).collect()
+    }
+
+    /// Takes the state from a checkpoint.
+    ///
+    /// # Errors
+    /// [`NetError::Damaged`] if the checkpoint does not hold all of it.
+    pub fn restore(&mut self, checkpoint: &Checkpoint, steps: &[u64]) -> Result<(), NetError> {
+        let damaged = |what: String| NetError::Damaged { path: checkpoint.path().to_owned(), what };
+        if steps.len() != self.parameters.len() {
+            let (found, expected) = (steps.len(), self.parameters.len());
+            return Err(damaged(format!("steps of {found} parameters instead of {expected}")));
+        }
+        for ((name, kept), &steps) in self.parameters.iter_mut().zip(steps) {
+            *kept = Kept { steps, values: vec![] };
+            if steps > 0 {
+                for what in self.options.kept() {
+                    kept.values.push(checkpoint.read_state(&state_name(name, what))?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn state_name(parameter: &str, what: &str) -> String {
+    format!("optimizer.{parameter}.{what}")
+}
+
+fn sgd(
+    weights: &mut [f32],
+    gradient: &[f32],
+    velocity: &mut [f32],
+    [momentum, decay, lr]: [f32; 3],
+    nesterov: bool,
+    first: bool,
+    factor: f32,
+) {
+    let pieces = weights.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
+    pieces.zip(gradient.par_chunks(CHUNK)).for_each(|((weights, velocity), gradient)| {
+        for ((w, v), &g) in weights.iter_mut().zip(velocity).zip(gradient) {
+            let g = g * factor + decay * *w;
+            *v = if first { g } else { *v * momentum + g };
+            *w -= lr * if nesterov { g + momentum * *v } else { *v };
+        }
+    });
+}
+
+fn adamw(
+    weights: &mut [f32],
+    gradient: &[f32],
+    mean: &mut [f32],
+    square: &mut [f32],
+    [beta1, beta2, eps, size, root, shrink]: [f32; 6],
+    factor: f32,
+) {
+    let kept = mean.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK));
+    let pieces = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(kept);
+    pieces.for_each(|((weights, gradient), (mean, square))| {
+        for (((w, &g), m), s) in weights.iter_mut().zip(gradient).zip(mean).zip(square) {
+            let g = g * factor;
+            *m += (g - *m) * (1.0 - beta1);
+            *s = *s * beta2 + (1.0 - beta2) * g * g;
+            *w = *w * shrink - size * *m / (s.sqrt() / root + eps);
+        }
+    });
+}
+
+/// Learning rate of an epoch, counted from 0, that falls to 0 as a power of what is left.
+///
+/// # Source
+/// nnU-Net v2, `PolyLRScheduler`.
+pub fn poly_lr(initial: f64, epoch: usize, epochs: usize, exponent: f64) -> f64 {
+    initial * (1.0 - epoch as f64 / epochs as f64).max(0.0).powf(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_is_nnunets() {
+        assert!((poly_lr(0.01, 0, 1000, 0.9) - 0.01).abs() < 1e-18);
+        assert!((poly_lr(0.01, 500, 1000, 0.9) - 0.005_358_867_312_681_466).abs() < 1e-15);
+        assert!((poly_lr(0.01, 999, 1000, 0.9) - 1.995_262_314_968_883e-5).abs() < 1e-15);
+        assert!(poly_lr(0.01, 1001, 1000, 0.9).abs() < 1e-18);
+    }
+
+    /// What PyTorch 2.15 makes of weight 0.5 with the gradients 1, -2, 0.25 at learning rate 0.1.
+    #[test]
+    fn three_steps_are_pytorchs() {
+        let (mut w, mut v) = ([0.5f32], [0f32]);
+        for (i, g) in [1.0f32, -2.0, 0.25].into_iter().enumerate() {
+            sgd(&mut w, &[g], &mut v, [0.9, 0.01, 0.1], true, i == 0, 1.0);
+        }
+        assert!((w[0] - SGD).abs() < 1e-6, "{}", w[0]);
+        let (mut w, mut m, mut s) = ([0.5f32], [0f32], [0f32]);
+        for (i, g) in [1.0f32, -2.0, 0.25].into_iter().enumerate() {
+            let steps = i as i32 + 1;
+            let size = (0.1 / (1.0 - 0.9f64.powi(steps))) as f32;
+            let root = (1.0 - 0.999f64.powi(steps)).sqrt() as f32;
+            adamw(&mut w, &[g], &mut m, &mut s, [0.9, 0.999, 1e-8, size, root, 1.0 - 0.1 * 0.01], 1.0);
+        }
+        assert!((w[0] - ADAMW).abs() < 1e-6, "{}", w[0]);
+    }
+
+    const SGD: f32 = 0.646_889_57;
+    const ADAMW: f32 = 0.456_297_46;
+}
