@@ -133,6 +133,12 @@ pub(crate) struct Predict {
     /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
+    /// Also write how far folds, models and mirrored passes agree: maps below OUT/uncertainty, scores in predict.json
+    #[arg(long, help_heading = "Output")]
+    pub(crate) uncertainty: bool,
+    /// Also write OUT/report.html with slices of every case
+    #[arg(long, help_heading = "Output")]
+    pub(crate) report: bool,
     /// Skip the cases that the output folder has already
     #[arg(long = "continue", help_heading = "Output")]
     pub(crate) continue_: bool,

@@ -1,6 +1,6 @@
 // Builds dist/ from src/: `npm ci && npm run build`. The results are committed, so that cargo needs no Node.
 import { build } from "esbuild";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 const out = (name) => new URL(`dist/${name}`, import.meta.url);
@@ -24,13 +24,32 @@ async function bundle(entry, options) {
     minify: true,
     write: false,
     legalComments: "none",
+    metafile: true,
     target: "es2022",
     ...options,
   });
+  for (const input of Object.keys(result.metafile.inputs)) {
+    const found = input.match(/node_modules\/((?:@[^/]+\/)?[^/]+)\//);
+    if (found) used.add(found[1]);
+  }
   return Buffer.from(result.outputFiles[0].contents);
 }
 
-const packages = JSON.parse(readFileSync(new URL("package-lock.json", import.meta.url)));
+/** Packages whose code is in the bundles. */
+const used = new Set();
+
+/** Name, version, licence and its text of every package used; they travel with every report. */
+function notice() {
+  const parts = [...used].sort().map((name) => {
+    const folder = new URL(`node_modules/${name}/`, import.meta.url);
+    const about = JSON.parse(readFileSync(new URL("package.json", folder)));
+    const file = existsSync(folder) && readdirSync(folder).find((f) => /^licen[cs]e/i.test(f));
+    const text = file ? readFileSync(new URL(file, folder), "utf8").trim() : `(the package has no licence file; ${about.license}, ${about.author?.name ?? about.author ?? about.homepage ?? ""})`;
+    return `${name} ${about.version}: ${about.license}\n\n${text}`;
+  });
+  return `Code of these packages is in the programs of a report.\n\n${parts.join(`\n\n${"-".repeat(80)}\n\n`)}\n`;
+}
+
 const sizes = {};
 for (const [entry, name] of [["report.js", "report.js.gz"], ["viewer.js", "viewer.js.gz"]]) {
   const code = await bundle(entry, { format: "iife", plugins: [withoutZarrCodecs] });
@@ -42,5 +61,7 @@ for (const [entry, name] of [["report.js", "report.js.gz"], ["viewer.js", "viewe
 const css = await bundle("report.css", {});
 writeFileSync(out("report.css"), css);
 sizes["report.css"] = `${css.length} bytes`;
+const text = notice();
+writeFileSync(out("NOTICE.txt"), text);
+sizes["NOTICE.txt"] = `${text.length} bytes, ${used.size} packages`;
 console.table(sizes);
-console.log(`${Object.keys(packages.packages).length - 1} packages in package-lock.json`);

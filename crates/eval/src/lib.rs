@@ -23,6 +23,7 @@ mod summary;
 mod surface;
 mod surfel;
 mod tables;
+mod uncertainty;
 
 pub use calibration::Calibration;
 pub use cohort::{
@@ -40,3 +41,4 @@ pub use run::Run;
 pub use summary::{NnUnetCase, NnUnetSummary};
 pub use surface::{SurfaceDistances, border};
 pub use surfel::Surfels;
+pub use uncertainty::{RegionPrediction, UncertaintyScores};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::InferError;
+use super::{CaseUncertainty, Flag, InferError};
 use crate::labels::OutputLabels;
 use crate::model::Model;
 use crate::postprocess::Step;
@@ -121,6 +121,12 @@ pub struct CaseRecord {
     /// What looked odd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Reasons for a person to look at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
+    /// How sure folds, models and mirrored passes were, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty: Option<CaseUncertainty>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -163,6 +169,8 @@ mod tests {
             volume_ml: [("WT".to_owned(), 1.5)].into_iter().collect(),
             postprocessed_voxels: vec![],
             warnings: vec![],
+            flags: vec![],
+            uncertainty: None,
             error: None,
             hint: None,
         }

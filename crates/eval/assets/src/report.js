@@ -351,7 +351,9 @@ function about(data) {
       ["Prediction", settings.step ? `step ${settings.step}, mirroring ${settings.mirroring ? "on" : "off"}, ${settings.accumulation} precision sums, device ${settings.device}` : null],
     ]));
   }
-  part.append(h("h3", {}, "Parts of this page"), h("p", {}, "Charts: Observable Plot (ISC) with parts of D3 (ISC). 3D viewer: NiiVue (BSD 2-Clause). Their code is in this file."));
+  part.append(h("h3", {}, "Parts of this page"), h("p", {}, "Charts: Observable Plot (ISC) with parts of D3 (ISC). 3D viewer: NiiVue (BSD 2-Clause). Their code is in this file."),
+    h("details", { ontoggle: (e) => { const pre = e.target.querySelector("pre"); if (!pre.textContent) glioseg.unpack("notice").then((text) => { pre.textContent = text; }); } },
+      h("summary", {}, "Licences"), h("pre", { class: "licences" })));
   return part;
 }
 

@@ -1,7 +1,10 @@
 //! How a model learned, read from the logs in its folder.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use glioseg_plan::Dataset;
+use glioseg_volume::VolumeError;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -29,7 +32,7 @@ type Epoch = IndexMap<String, f64>;
 /// [`EvalError::Volume`] if a log that is there cannot be read.
 ///
 /// # Source
-/// nnU-Net v2 and v1, `training_log_*.txt`.
+/// This program's `training_log.jsonl`, a line of JSON per epoch; nnU-Net v2 and v1, `training_log_*.txt`.
 pub fn read_curves(model: &Path) -> Result<Vec<Curve>, EvalError> {
     let folders = |path: &Path| -> Vec<std::path::PathBuf> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
@@ -39,30 +42,42 @@ pub fn read_curves(model: &Path) -> Result<Vec<Curve>, EvalError> {
     };
     let mut candidates: Vec<_> = folders(model).into_iter().filter(|p| p.is_dir()).collect();
     candidates.push(model.to_owned());
+    let names = region_names(model);
     let mut curves = Vec::new();
     for fold in candidates {
-        let mut epochs: std::collections::BTreeMap<u64, Epoch> = std::collections::BTreeMap::new();
+        let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
         // Several logs are runs that were continued; names carry the date, so that later ones replace earlier epochs.
         for file in folders(&fold) {
             let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-            if name.starts_with("training_log") && name.ends_with(".txt") {
-                let text = std::fs::read(&file).map_err(|source| glioseg_volume::VolumeError::Io {
-                    path: file.clone(),
-                    action: "read",
-                    source,
-                })?;
-                epochs.extend(nnunet_log(&String::from_utf8_lossy(&text)));
+            let read = || {
+                let failed = |source| VolumeError::Io { path: file.clone(), action: "read", source };
+                std::fs::read(&file).map(|b| String::from_utf8_lossy(&b).into_owned()).map_err(failed)
+            };
+            if name == "training_log.jsonl" {
+                epochs.extend(own_log(&read()?));
+            } else if name.starts_with("training_log") && name.ends_with(".txt") {
+                epochs.extend(nnunet_log(&read()?));
             }
         }
         if !epochs.is_empty() {
             let name = fold.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            curves.push(curve(name, &epochs));
+            curves.push(curve(name, &epochs, &names));
         }
     }
     Ok(curves)
 }
 
-fn curve(fold: String, epochs: &std::collections::BTreeMap<u64, Epoch>) -> Curve {
+/// Names of the regions or labels that a model's Dice values belong to, in order; none without a `dataset.json`.
+fn region_names(model: &Path) -> Vec<String> {
+    let beside = [Some(model), model.parent()].into_iter().flatten().map(|f| f.join("dataset.json"));
+    let Some(dataset) = beside.filter_map(|p| Dataset::read(&p).ok()).next() else { return Vec::new() };
+    if dataset.labels.has_regions() {
+        return dataset.labels.regions().iter().map(|r| r.name.clone()).collect();
+    }
+    dataset.labels.foreground().into_iter().map(|(name, _)| name.to_owned()).collect()
+}
+
+fn curve(fold: String, epochs: &BTreeMap<u64, Epoch>, regions: &[String]) -> Curve {
     let mut names: Vec<&String> = Vec::new();
     for name in epochs.values().flat_map(Epoch::keys) {
         if !names.contains(&name) {
@@ -71,11 +86,42 @@ fn curve(fold: String, epochs: &std::collections::BTreeMap<u64, Epoch>) -> Curve
     }
     let column =
         |name: &String| epochs.values().map(|e| Number(e.get(name).copied().unwrap_or(f64::NAN))).collect();
+    let shown = |name: &String| {
+        let number = name.strip_prefix("Dice ").and_then(|n| n.parse::<usize>().ok());
+        let region = number.and_then(|n| regions.get(n.checked_sub(1)?));
+        region.map_or_else(|| name.clone(), |region| format!("Dice {region}"))
+    };
     Curve {
         fold,
         epochs: epochs.keys().copied().collect(),
-        series: names.into_iter().map(|n| (n.clone(), column(n))).collect(),
+        series: names.into_iter().map(|n| (shown(n), column(n))).collect(),
     }
+}
+
+/// The epochs of a `training_log.jsonl`; a line that is damaged or none of an epoch is left out.
+fn own_log(text: &str) -> Vec<(u64, Epoch)> {
+    let line = |line: &str| {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        let number = value.get("epoch")?.as_u64()?;
+        let mut epoch = Epoch::new();
+        for (key, name) in [
+            ("train_loss", "train loss"),
+            ("val_loss", "validation loss"),
+            ("lr", "learning rate"),
+            ("ema_dice", "Dice, moving average"),
+        ] {
+            if let Some(v) = value.get(key).and_then(serde_json::Value::as_f64) {
+                epoch.insert(name.to_owned(), v);
+            }
+        }
+        for (i, dice) in value.get("dice").and_then(|d| d.as_array()).into_iter().flatten().enumerate() {
+            if let Some(v) = dice.as_f64() {
+                epoch.insert(format!("Dice {}", i + 1), v);
+            }
+        }
+        Some((number, epoch))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 /// The epochs of a `training_log_*.txt`; what is no number of an epoch is left out.
@@ -145,5 +191,33 @@ mod tests {
         assert_eq!(values("validation loss"), [-0.2, -0.5]);
         assert_eq!(values("learning rate"), [0.01, 0.005]);
         assert_eq!(values("Dice 2"), [0.25, 0.7]);
+    }
+
+    #[test]
+    fn our_own_logs_name_the_regions() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fold = folder.path().join("fold_all");
+        std::fs::create_dir(&fold).expect("a folder");
+        let log = "{\"epoch\":0,\"lr\":0.01,\"train_loss\":0.5,\"val_loss\":0.4,\"dice\":[0.1,null],\"ema_dice\":0.1}\n\
+            {\"epoch\":1,\"lr\":0.009,\"train_loss\":0.4,\"val_loss\":0.3,\"dice\":[0.2,0.3],\"ema_dice\":0.11}\n{\"epo";
+        std::fs::write(fold.join("training_log.jsonl"), log).expect("writable");
+        let dataset = r#"{"channel_names": {"0": "t1"}, "labels": {"background": 0, "oedema": 1, "core": 2},
+            "numTraining": 1, "file_ending": ".nii.gz"}"#;
+        std::fs::write(folder.path().join("dataset.json"), dataset).expect("writable");
+        let found = read_curves(folder.path()).expect("logs");
+        let names: Vec<&String> = found[0].series.keys().collect();
+        assert_eq!(
+            names,
+            [
+                "train loss",
+                "validation loss",
+                "learning rate",
+                "Dice, moving average",
+                "Dice oedema",
+                "Dice core"
+            ]
+        );
+        let core = &found[0].series["Dice core"];
+        assert!(core[0].0.is_nan() && core[1].0 == 0.3, "{core:?}");
     }
 }

@@ -19,6 +19,7 @@ use crate::rank::{RankOptions, Ranking, rank};
 use crate::rules::Rule;
 use crate::run::Run;
 use crate::statistics::Summary;
+use crate::uncertainty::UncertaintyScores;
 
 /// Channels that make a good background, the best first, as their usual names.
 const BACKGROUNDS: [&[&str]; 2] =
@@ -172,6 +173,8 @@ struct RunData<'a> {
     columns: Vec<Column<'a>>,
     models: &'a [Value],
     settings: Option<&'a Value>,
+    /// How well uncertainty tells the Dice.
+    uncertainty: Option<&'a UncertaintyScores>,
     /// Regions in the coding of these predictions.
     regions: &'a [Region],
 }
@@ -226,6 +229,7 @@ pub(crate) fn overview<'a>(
             columns: scores.map(|s| columns(s, &input.cases)).unwrap_or_default(),
             models: run.predicted.as_ref().map_or(&[], |p| p.models.as_slice()),
             settings: run.predicted.as_ref().map(|p| &p.settings),
+            uncertainty: scores.and_then(|s| s.uncertainty.as_ref()),
             regions: &run.regions,
         }
     });

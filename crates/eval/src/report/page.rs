@@ -20,20 +20,24 @@ const PROGRAM: &[u8] = include_bytes!("../../assets/dist/report.js.gz");
 /// The volume viewer, compressed; unpacked when it is first opened.
 const VIEWER: &[u8] = include_bytes!("../../assets/dist/viewer.js.gz");
 
+/// Licences of what the two consist of.
+const NOTICE: &str = include_str!("../../assets/dist/NOTICE.txt");
+
 /// The whole file.
 pub(crate) fn html(title: &str, overview: &Overview<'_>, cases: &[CaseData]) -> String {
     let blocks: Vec<String> = cases
         .par_iter()
         .enumerate()
-        .map(|(i, case)| block(&format!("case-{i}"), &packed(&case.block)))
+        .map(|(i, case)| block(&format!("case-{i}"), &packed_json(&case.block)))
         .collect();
     let parts = [
         ("title", escape(title)),
         ("style", STYLE.to_owned()),
         ("loader", LOADER.to_owned()),
-        ("overview", block("overview", &packed(overview))),
+        ("overview", block("overview", &packed_json(overview))),
         ("program", block("program", &STANDARD.encode(PROGRAM))),
         ("viewer", block("viewer", &STANDARD.encode(VIEWER))),
+        ("notice", block("notice", &packed(NOTICE.as_bytes()))),
         ("cases", blocks.concat()),
     ];
     let mut out = String::with_capacity(parts.iter().map(|(_, p)| p.len()).sum::<usize>() + SKELETON.len());
@@ -51,10 +55,14 @@ pub(crate) fn html(title: &str, overview: &Overview<'_>, cases: &[CaseData]) -> 
 }
 
 /// JSON, compressed, in base64.
-fn packed(value: &impl Serialize) -> String {
+fn packed_json(value: &impl Serialize) -> String {
+    packed(&serde_json::to_vec(value).expect("plain data"))
+}
+
+/// Bytes, compressed, in base64.
+fn packed(bytes: &[u8]) -> String {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
-    let json = serde_json::to_vec(value).expect("plain data");
-    let bytes = gzip.write_all(&json).and_then(|()| gzip.finish());
+    let bytes = gzip.write_all(bytes).and_then(|()| gzip.finish());
     STANDARD.encode(bytes.expect("memory takes every byte"))
 }
 
