@@ -1,5 +1,5 @@
 // Charts: Observable Plot, in the page's own colours, with text for those who do not see them.
-import { axisX, axisY, dot, frame, gridX, gridY, line, lineY, plot, pointer, pointerX, rect, ruleX, ruleY, text, tickX, tip } from "@observablehq/plot";
+import { dot, gridX, gridY, lineY, plot, pointer, pointerX, rect, ruleX, ruleY, tip } from "@observablehq/plot";
 import { box, format } from "./numbers.js";
 
 /** Colours that people with any colour vision tell apart (Okabe and Ito), for light and for dark ground. */
@@ -35,7 +35,7 @@ export function distribution(rows, { cases, label, distance, width, open }) {
       gridX({ strokeOpacity: 0.12 }),
       ruleY(boxes, { fy: "row", y: 0.32, x1: "low", x2: "high", stroke: color, strokeWidth: 1.5 }),
       rect(boxes, { fy: "row", x1: "q1", x2: "q3", y1: 0.14, y2: 0.5, fill: color, fillOpacity: 0.28, stroke: color, strokeWidth: 1.5, rx: 2 }),
-      tickX(boxes.map((b) => ({ ...b, x: b.median })), { fy: "row", x: "x", y: 0.32, stroke: "currentColor", strokeWidth: 0 }),
+      // No tick mark: it would turn y into an ordinal scale.
       ruleX(boxes, { fy: "row", x: "median", y1: 0.14, y2: 0.5, stroke: "currentColor", strokeWidth: 2.5 }),
       dot(boxes, { fy: "row", x: "mean", y: 0.32, symbol: "diamond", r: 4, fill: "currentColor", stroke: "none" }),
       dot(points, { fy: "row", x: "value", y: "y", r: many ? 1.8 : 3, fill: color, fillOpacity: many ? 0.45 : 0.75, stroke: "none" }),

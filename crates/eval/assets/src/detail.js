@@ -29,18 +29,18 @@ function fill(data, c, i, run, block, part) {
 
   function picture(p) {
     const [width, height] = [p.size[0] * p.voxel[0], p.size[1] * p.voxel[1]];
-    const outlines = (paths, kind) => paths.map((d, r) => (d && !state.hidden.has(r)
-      ? [svg("path", { d, class: "casing", transform: `scale(${p.voxel[0]} ${p.voxel[1]})` }),
-        svg("path", { d, class: kind, stroke: OUTLINES[r % OUTLINES.length], transform: `scale(${p.voxel[0]} ${p.voxel[1]})` })]
-      : null));
+    const shown = [state.reference && [p.outlines[0], "reference"], state.prediction && [p.outlines[state.run + 1], "prediction"]].filter((s) => s && s[0]);
+    // A dark edge below all lines, so that they are seen on white as on black; dashes last, for they let through what is below.
+    const lines = (kind) => shown.flatMap(([paths, of]) => paths.map((d, r) => (d && !state.hidden.has(r)
+      ? svg("path", { d, class: kind ?? of, stroke: kind ? null : OUTLINES[r % OUTLINES.length], transform: `scale(${p.voxel[0]} ${p.voxel[1]})` })
+      : null)));
     const [left, right, top, bottom] = p.letters;
     const letter = (x, y, text, anchor) => svg("text", { x, y, class: "letter", "text-anchor": anchor }, text);
     const size = Math.max(width, height) / 20;
     const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", style: { "--letter": `${size}px` },
       "aria-label": `${p.plane} slice ${p.slice} of ${p.of} of ${c.id} with outlines` },
       p.images.length > 0 && svg("image", { href: `data:image/png;base64,${p.images[Math.min(state.background, p.images.length - 1)]}`, width, height, preserveAspectRatio: "none" }),
-      state.reference && p.outlines[0] && outlines(p.outlines[0], "reference"),
-      state.prediction && outlines(p.outlines[state.run + 1] ?? [], "prediction"),
+      lines("casing"), lines(null),
       letter(size * 0.3, height / 2 + size / 3, left, "start"), letter(width - size * 0.3, height / 2 + size / 3, right, "end"),
       letter(width / 2, size, top, "middle"), letter(width / 2, height - size * 0.35, bottom, "middle"));
     return h("figure", {}, drawn, h("figcaption", {}, `${p.plane}, slice ${p.slice} of ${p.of}`));

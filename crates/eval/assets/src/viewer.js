@@ -34,7 +34,8 @@ function open(data, c, block, run) {
 }
 
 function viewerWindow(data, c, block, run) {
-  const state = { channel: 0, run, layout: innerWidth < 700 ? "axial" : "all", prediction: true, reference: false, opacity: 0.6, outline: false };
+  const first = Math.max(0, block.channels.findIndex(([name]) => name === block.backgrounds[0]));
+  const state = { channel: first, run, layout: innerWidth < 700 ? "axial" : "all", prediction: true, reference: false, opacity: 0.6, outline: false };
   /** Bytes by path: fetched once, or chosen by hand. */
   const bytes = new Map();
   const status = h("p", { class: "viewer-status", role: "status" }, "");
@@ -94,6 +95,7 @@ function viewerWindow(data, c, block, run) {
       for (const image of [...nv.volumes].reverse()) nv.removeVolume(image);
       images.forEach((image) => nv.addVolume(image));
       help.hidden = true;
+      if (!dialog.dataset.volumes) goToTumour();
       apply();
       status.textContent = images.map((i) => `${i.gliosegKind} ${i.name}`).join(" · ");
       dialog.dataset.volumes = String(nv.volumes.length);
@@ -102,6 +104,13 @@ function viewerWindow(data, c, block, run) {
       status.textContent = "";
       explain(error);
     }
+  }
+
+  /** Puts the cross where the report's slices meet. */
+  function goToTumour() {
+    const at = [0, 1, 2].map((axis) => block.pictures.find((p) => p.axis === axis)?.slice);
+    if (!nv.volumes.length || at.some((v) => v === undefined)) return;
+    nv.scene.crosshairPos = nv.vox2frac(at.map((v) => v - 1));
   }
 
   function apply() {

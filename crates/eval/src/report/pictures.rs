@@ -42,6 +42,8 @@ impl Fineness {
 pub(crate) struct Picture {
     /// `axial`, `coronal` or `sagittal`.
     plane: &'static str,
+    /// Index axis of the image that it is cut across: 0 for x, 1 for y, 2 for z.
+    axis: usize,
     /// Its number from 1, along the axis it is cut across.
     slice: usize,
     /// Number of slices.
@@ -156,6 +158,7 @@ pub(crate) fn pictures(
             });
             Picture {
                 plane: view.name,
+                axis: 2 - view.normal,
                 slice: at + 1,
                 of: shape[view.normal],
                 size: [width, height],
@@ -258,6 +261,7 @@ mod tests {
         let regions = vec![vec![Region::new("WT", &[1])]];
         let found = pictures(&geometry, &[&image], &[Some(&map)], &regions, Fineness::for_cases(1));
         let place = |i: usize| (found[i].plane, found[i].slice, found[i].of, found[i].size, found[i].voxel);
+        assert_eq!([0, 1, 2].map(|i| found[i].axis), [2, 1, 0]);
         assert_eq!(place(0), ("axial", 4, 4, [6, 5], [1.0, 1.0]));
         assert_eq!(place(1), ("coronal", 2, 5, [6, 4], [1.0, 2.0]));
         assert_eq!(place(2), ("sagittal", 3, 6, [5, 4], [1.0, 2.0]));
