@@ -96,7 +96,7 @@ if (await page.$("#cases .opened button.primary")) {
     expect(volumes >= 2, `the viewer shows ${volumes} volumes`);
     // What the canvas shows, as a number: it has to change with the masks.
     const look = async () => {
-      const clip = await page.$eval("dialog.viewer canvas", (c) => { const r = c.getBoundingClientRect(); return { x: r.x, y: r.y, width: r.width, height: r.height }; });
+      const clip = await page.$eval("dialog.viewer .viewer-canvas", (c) => { const r = c.getBoundingClientRect(); return { x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height }; });
       return Buffer.from(await page.screenshot({ clip, captureBeyondViewport: false })).toString("base64");
     };
     const on = await look();
