@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::cases::find_cases as find_images;
 use glioseg_eval::cohort::find_cases;
@@ -66,6 +67,10 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
     let output =
         if options.output.is_dir() { options.output.join("report.html") } else { options.output.clone() };
     let input = gather(options, ui)?;
+    if let Some(parent) = output.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}", parent.display()))?;
+    }
     let progress = |done: usize, of: usize| {
         if done == of || done.is_multiple_of(50) {
             ui.say(&format!("drawn {done} of {of} cases"));
@@ -76,12 +81,17 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
         ui.warn(left_out);
     }
     ui.say(&format!(
-        "{} cases in {} ({:.1} MB); open it in a browser, or with its volumes: glioseg view {}",
+        "{} cases in {} ({:.1} MB): open it in a browser",
         written.cases,
         output.display(),
-        written.bytes as f64 / 1e6,
-        quoted(&written.root)
+        written.bytes as f64 / 1e6
     ));
+    // A server of everything on this machine is no good advice.
+    if written.root.parent().is_some() {
+        ui.say(&format!("with its volumes: glioseg view {}", quoted(&written.root)));
+    } else {
+        ui.warn("report and volumes share no folder that could be served: write the report near the volumes to see these in it");
+    }
     Ok(Outcome::Done)
 }
 

@@ -1,6 +1,6 @@
 // The table of cases: sorted, filtered, drawn piece by piece; a row opens to the case itself.
 import { check, h, select } from "./dom.js";
-import { detail } from "./detail.js";
+import { detail, unpackCase } from "./detail.js";
 import { format } from "./numbers.js";
 
 /** Rows drawn at a time: a table of a thousand rows is drawn as one scrolls. */
@@ -147,9 +147,12 @@ export function caseTable(data) {
   // What comes into view is drawn before it is asked for.
   new IntersectionObserver((entries) => entries.some((e) => e.isIntersecting) && !more.hidden && draw(), { rootMargin: "600px" }).observe(more);
   // On paper there is nothing to press: all rows, and the cases themselves where they are few.
+  // Nothing can be waited for then, so the few are unpacked ahead.
+  const few = data.cases.length <= 20;
+  if (few) data.cases.forEach((_, i) => unpackCase(i).catch(() => {}));
   addEventListener("beforeprint", () => {
     draw(order.length);
-    if (data.cases.length <= 20) order.forEach((i) => toggle(i, true));
+    if (few) order.forEach((i) => toggle(i, true));
   });
   again();
   if (data.cases.length <= 3) data.cases.forEach((c, i) => queueMicrotask(() => requestAnimationFrame(() => toggle(i, i === 0))));

@@ -2,8 +2,8 @@
 import { dot, gridX, gridY, lineY, plot, pointer, pointerX, rect, ruleX, ruleY, tip } from "@observablehq/plot";
 import { box, format } from "./numbers.js";
 
-/** Colours that people with any colour vision tell apart (Okabe and Ito), for light and for dark ground. */
-export const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00", "#999999"];
+/** Colours that people with any colour vision tell apart (after Okabe and Ito); report.css has them for light and for dark ground. */
+export const PALETTE = [0, 1, 2, 3, 4, 5, 6, 7].map((k) => `var(--series-${k})`);
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "asterisk"];
 
 /** The same place for the same case in every drawing. */

@@ -7,10 +7,24 @@ import { openViewer } from "./open.js";
 
 
 
+/** Blocks of cases that were unpacked. */
+const blocks = new Map();
+
+/** Unpacks the block of a case, once. */
+export async function unpackCase(i) {
+  if (!blocks.has(i)) blocks.set(i, JSON.parse(await glioseg.unpack(`case-${i}`)));
+  return blocks.get(i);
+}
+
 export function detail(data, i, run) {
   const c = data.cases[i];
-  const part = h("div", { class: "case-body" }, h("p", { class: "note" }, "Unpacking …"));
-  glioseg.unpack(`case-${i}`).then((textOf) => fill(data, c, i, run, JSON.parse(textOf), part)).catch((error) => {
+  const part = h("div", { class: "case-body" });
+  if (blocks.has(i)) {
+    fill(data, c, i, run, blocks.get(i), part);
+    return part;
+  }
+  part.append(h("p", { class: "note" }, "Unpacking …"));
+  unpackCase(i).then((block) => fill(data, c, i, run, block, part)).catch((error) => {
     part.replaceChildren(h("p", { class: "problem" }, `This case cannot be shown: ${error.message}`));
   });
   return part;
