@@ -25,6 +25,7 @@ fn options(mirroring: bool) -> PredictOptions {
         labels: OutputLabels::Dataset,
         save_probabilities: true,
         uncertainty: false,
+        strict: false,
         device: Device::flex(),
         device_name: "cpu".into(),
     }

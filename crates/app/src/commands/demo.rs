@@ -60,6 +60,7 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         save_probabilities: false,
         uncertainty: false,
         report: false,
+        strict: false,
         continue_: false,
         part: None,
         json: false,

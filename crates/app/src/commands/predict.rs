@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use glioseg_engine::infer::{
-    self, Accumulation, CaseRecord, CaseStatus, Event, InferError, PostprocessingChoice, PredictOptions,
-    PredictSummary,
+    self, Accumulation, CaseRecord, CaseStatus, Event, FlagKind, InferError, PostprocessingChoice,
+    PredictOptions, PredictSummary,
 };
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Model};
@@ -49,6 +49,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         labels,
         save_probabilities: options.save_probabilities,
         uncertainty: options.uncertainty,
+        strict: options.strict,
         device: match options.device {
             Device::Cpu => burn::tensor::Device::flex(),
         },
@@ -160,7 +161,8 @@ fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
     for warning in &record.warnings {
         ui.warn(&format!("{}: {warning}", record.case));
     }
-    for flag in &record.flags {
+    // Doubtful channels were told as warnings.
+    for flag in record.flags.iter().filter(|f| f.kind != FlagKind::Channels) {
         ui.warn(&format!("{}: {}", record.case, flag.message));
     }
     if let Some(error) = &record.error {

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::{Checkpoint, Unet};
 use glioseg_plan::{Labels, Rules};
+use glioseg_prep::guard::ChannelCheck;
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
 use super::finish::{Finish, PostprocessingChoice};
-use super::flags::{ImageFacts, TrainingRange, flags};
+use super::flags::{Flag, FlagKind, ImageFacts, TrainingRange, flags};
 use super::output::{V1Properties, write_probabilities, write_softmax};
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::uncertainty::{CaseMoments, Moments, uncertainty_path};
@@ -79,6 +80,8 @@ pub struct PredictOptions {
     pub save_probabilities: bool,
     /// Also write how far the passes agree: maps below `uncertainty/` and scores in the record.
     pub uncertainty: bool,
+    /// Refuse a case whose channels do not look like their names; else it is a warning.
+    pub strict: bool,
     /// What computes.
     pub device: Device,
     /// Its name, for the record.
@@ -99,6 +102,7 @@ impl Default for PredictOptions {
             postprocessing: PostprocessingChoice::default(),
             labels: OutputLabels::default(),
             save_probabilities: false,
+            strict: false,
             interpolate_positions: false,
             device: Device::flex(),
             device_name: "cpu".into(),
@@ -157,6 +161,7 @@ pub struct PredictSummary {
 /// A case that is read and prepared for every model.
 struct Ready {
     files: CaseFiles,
+    channels: ChannelCheck,
     geometry: Geometry,
     prepared: Vec<Arc<PreparedCase>>,
     image: ImageFacts,
@@ -167,6 +172,7 @@ struct Ready {
 /// A case whose segmentation is to be written.
 struct Segmented {
     files: CaseFiles,
+    channels: ChannelCheck,
     geometry: Geometry,
     result: ToWrite,
     image: ImageFacts,
@@ -264,7 +270,7 @@ pub fn predict(
     let count = cases.len();
     let outcome = thread::scope(|scope| {
         let (models, finish) = (&models, (&finish, &training));
-        scope.spawn(move || read_cases(cases, models, &ready_in));
+        scope.spawn(move || read_cases(cases, models, options.strict, &ready_in));
         let writer = scope.spawn(move || -> Result<(), InferError> {
             for case in done_out {
                 record_case(match case.and_then(|case| write_case(case, models, finish, out, options)) {
@@ -462,17 +468,27 @@ impl Networks {
     }
 }
 
-fn read_cases(cases: Vec<CaseFiles>, models: &[Model], queue: &SyncSender<Result<Ready, Failure>>) {
+fn read_cases(
+    cases: Vec<CaseFiles>,
+    models: &[Model],
+    strict: bool,
+    queue: &SyncSender<Result<Ready, Failure>>,
+) {
     for files in cases {
-        let ready = read_case(&files, models).map_err(|error| Failure { files, error: Box::new(error) });
+        let ready =
+            read_case(&files, models, strict).map_err(|error| Failure { files, error: Box::new(error) });
         if queue.send(ready).is_err() {
             return;
         }
     }
 }
 
-/// Reads the channels of a case in parallel; they must share one grid and be finite.
-fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<String>), InferError> {
+/// Reads the channels of a case in parallel; they must share one grid and be finite. If `strict` they must also look like their names.
+fn read_channels(
+    files: &CaseFiles,
+    channels: &[String],
+    strict: bool,
+) -> Result<(Volume, ChannelCheck, Vec<String>), InferError> {
     let (volume, infos) = nifti::read_stack(&files.files)?;
     if volume.channels != channels.len() {
         return Err(InferError::Channels {
@@ -515,7 +531,13 @@ fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<
             ));
         }
     }
-    Ok((volume, warnings))
+    let check = ChannelCheck::of_volume(&volume, channels);
+    let doubts = check.messages(channels, &file_of);
+    if strict && !doubts.is_empty() {
+        return Err(InferError::DoubtfulChannels { doubts, path: files.files[0].clone() });
+    }
+    warnings.extend(doubts);
+    Ok((volume, check, warnings))
 }
 
 /// Whether two models prepare a case in the same way.
@@ -530,9 +552,9 @@ fn prepares_alike(a: &Model, b: &Model) -> bool {
         && x.resampling_data == y.resampling_data
 }
 
-fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
+fn read_case(files: &CaseFiles, models: &[Model], strict: bool) -> Result<Ready, InferError> {
     let start = Instant::now();
-    let (volume, warnings) = read_channels(files, &models[0].dataset.channel_names)?;
+    let (volume, channels, warnings) = read_channels(files, &models[0].dataset.channel_names, strict)?;
     let geometry = volume.geometry.clone();
     let image = ImageFacts::of(&volume);
     let mut volume = Some(volume);
@@ -551,6 +573,7 @@ fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
     }
     Ok(Ready {
         files: files.clone(),
+        channels,
         geometry,
         prepared,
         image,
@@ -590,7 +613,7 @@ fn predict_case(
     (number, of): (usize, usize),
 ) -> Result<Segmented, InferError> {
     let start = Instant::now();
-    let Ready { files, geometry, prepared, image, warnings, read_seconds } = case;
+    let Ready { files, channels, geometry, prepared, image, warnings, read_seconds } = case;
     let mut windows = Vec::with_capacity(models.len());
     let mut passes = 0;
     for (model, prepared) in models.iter().zip(&prepared) {
@@ -626,6 +649,7 @@ fn predict_case(
     let seconds = [("read".to_owned(), read_seconds), ("network".to_owned(), start.elapsed().as_secs_f64())];
     Ok(Segmented {
         files,
+        channels,
         geometry,
         result: only.unwrap_or(ToWrite::Probabilities { sum: probabilities, prepared: first }),
         image,
@@ -715,7 +739,7 @@ fn write_case(
     options: &PredictOptions,
 ) -> Result<CaseRecord, Failure> {
     let start = Instant::now();
-    let Segmented { files, geometry, result, image, moments, warnings, mut seconds } = case;
+    let Segmented { files, channels, geometry, result, image, moments, warnings, mut seconds } = case;
     let model = &models[0];
     let mut properties = None;
     let segmentation = match result {
@@ -739,7 +763,10 @@ fn write_case(
     let postprocessed_voxels = finish.postprocessing.apply(&mut map);
     let volume_ml = volumes(&map, &model.dataset.labels);
     let labels = &model.dataset.labels;
-    let flags = flags(&map, labels, &model.dataset.channel_names, &image, training);
+    let mut flags = flags(&map, labels, &model.dataset.channel_names, &image, training);
+    let images: Vec<&Path> = files.files.iter().map(PathBuf::as_path).collect();
+    let doubts = channels.messages(&model.dataset.channel_names, &images).into_iter();
+    flags.extend(doubts.map(|doubt| Flag::new(FlagKind::Channels, doubt)));
     let folder = out.join(UNCERTAINTY);
     let uncertainty = moments.map(|m| m.finish(labels, &map, &folder, &files.id)).transpose();
     let uncertainty = match uncertainty {
@@ -778,6 +805,7 @@ fn write_case(
         seconds,
         volume_ml,
         postprocessed_voxels,
+        channels: Some(channels),
         warnings,
         flags,
         uncertainty,
@@ -810,6 +838,7 @@ impl Failure {
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
             postprocessed_voxels: Vec::new(),
+            channels: None,
             warnings: Vec::new(),
             flags: Vec::new(),
             uncertainty: None,
