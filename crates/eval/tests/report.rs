@@ -7,7 +7,7 @@ use glioseg_eval::{Convention, LabelScheme};
 use glioseg_volume::nifti::{write_labels, write_volume};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 
-const SHAPE: [usize; 3] = [90, 110, 100];
+const SHAPE: [usize; 3] = [72, 90, 80];
 
 /// A head of noise with a tumour of three shells, as image and label map.
 fn files(folder: &Path) -> (PathBuf, PathBuf) {
@@ -20,10 +20,10 @@ fn files(folder: &Path) -> (PathBuf, PathBuf) {
             (0..3).map(|a| ((place[a] as f64 - center[a]) / SHAPE[a] as f64).powi(2)).sum::<f64>().sqrt()
         };
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        if from([45.0, 55.0, 50.0]) < 0.48 {
+        if from([36.0, 45.0, 40.0]) < 0.48 {
             image[i] = 200.0 + (state >> 24) as f32;
         }
-        labels[i] = match from([50.0, 40.0, 60.0]) {
+        labels[i] = match from([40.0, 33.0, 48.0]) {
             d if d < 0.05 => 1,
             d if d < 0.1 => 4,
             d if d < 0.18 => 2,

@@ -102,6 +102,7 @@ impl Default for PredictOptions {
             postprocessing: PostprocessingChoice::default(),
             labels: OutputLabels::default(),
             save_probabilities: false,
+            uncertainty: false,
             strict: false,
             interpolate_positions: false,
             device: Device::flex(),

@@ -115,6 +115,15 @@ if (await page.$("#cases .opened button.primary")) {
     await page.waitForSelector("dialog.viewer .viewer-help:not([hidden])", { timeout: 30000 });
     expect(await page.$eval("dialog.viewer .viewer-help", (d) => d.innerText.includes("glioseg view")), "from the disk, the viewer says how to serve the volumes");
     await shot("viewer-file");
+    // Files chosen by hand take the server's place.
+    const folder = new URL(".", url).pathname;
+    const names = await page.$$eval("#cases .opened .files a", (all) => all.map((a) => a.getAttribute("href")));
+    const paths = names.slice(0, 2).concat(names.slice(-1)).map((n) => decodeURIComponent(folder + n));
+    await (await page.$("dialog.viewer input[type=file]")).uploadFile(...paths);
+    await page.waitForSelector("dialog.viewer[data-volumes]", { timeout: 120000 });
+    expect(true, "volumes that were chosen by hand are shown");
+    await settle(1500);
+    await shot("viewer-chosen");
     await page.keyboard.press("Escape");
   }
   expect((await page.$("dialog.viewer")) === null, "the viewer closes");

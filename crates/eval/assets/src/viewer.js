@@ -132,14 +132,14 @@ function viewerWindow(data, c, block, run) {
     const folder = decodeURIComponent(location.pathname).split("/").slice(0, -1);
     const served = folder.slice(0, folder.length - data.up).join("/") || "/";
     const input = h("input", { type: "file", multiple: true, accept: ".nii,.gz", onchange: (e) => take(e.target.files) });
-    help.replaceChildren(
-      h("h3", {}, disk ? "Browsers let no page read the files beside it" : "The volumes cannot be read"),
+    help.replaceChildren(...[
+      h("h3", {}, disk ? "A browser does not let a page read the files beside it" : "The volumes cannot be read"),
       !disk && h("p", { class: "problem" }, error.message),
       h("p", {}, disk ? "This report was opened from the disk. Serve it to see its volumes:" : "Are they still where they were when the report was made? Serve the folder that holds both:"),
       h("pre", {}, h("code", {}, `glioseg view ${disk ? (/[^\w./-]/.test(served) ? `"${served}"` : served) : "FOLDER"}`)),
       h("p", {}, "Or drop the files of this case here, or choose them; nothing leaves this computer."),
       h("label", { class: "pick" }, h("span", {}, "Choose files"), input),
-      h("ul", {}, [...new Set(list)].map((p) => h("li", {}, bytes.has(p) ? "✓ " : "", h("code", {}, base(p))))));
+      h("ul", {}, [...new Set(list)].map((p) => h("li", {}, bytes.has(p) ? "✓ " : "", h("code", {}, base(p)))))].filter(Boolean));
     help.hidden = false;
   }
 
