@@ -54,6 +54,14 @@ fn the_winners_chain_is_that_of_his_own_program() {
     ]);
     assert_eq!(code, 0, "{stderr}");
     same(&converted, "converted/BL_no_mirroring_200");
+    for below in ["1", "2"] {
+        let (raw, out) = (golden.join("predicted/BL_GN"), dir.path().join(format!("BL_GN_{below}")));
+        let coded = ["--input-labels", "nnunet", "--threshold", below];
+        let (code, _, stderr) =
+            run(&[&["postprocess", "-i", &text(&raw), "-o", &text(&out)][..], &coded].concat());
+        assert_eq!(code, 0, "{stderr}");
+        same(&out, &format!("thresholded/BL_GN_{below}"));
+    }
     let steps = thresholded.join("postprocessing.json");
     let steps_text = fs::read_to_string(&steps).expect("the steps are written");
     fs::write(&steps, steps_text.replace("2345", "200")).expect("written");

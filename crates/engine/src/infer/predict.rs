@@ -55,6 +55,7 @@ impl std::str::FromStr for Part {
 /// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
 /// step and mirroring choose tiles; the decided label map is postprocessed and then recoded, probabilities are saved as they are.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, named by their fields")]
 pub struct PredictOptions {
     /// Which folds of every model.
     pub folds: Folds,
