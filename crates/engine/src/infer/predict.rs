@@ -696,7 +696,7 @@ fn predict_logits(
         let mut pass = |patch, shape| {
             let logits = forward(network, patch, shape, &networks.device)?;
             Ok(match &activation {
-                Some(decision) => decision.activate_pass(logits),
+                Some(decision) => decision.activate_pass(&logits),
                 None => logits,
             })
         };

@@ -98,7 +98,7 @@ impl Moments {
         let probabilities = if self.activated {
             answer
         } else {
-            activated = self.decision.activate_pass(answer.to_vec());
+            activated = self.decision.activate_pass(answer);
             &activated
         };
         let (tile, shape) = (place.grid.tile, self.shape);
