@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         cli::Command::Rank(options) => commands::rank::run(options, &ui),
         cli::Command::Compare(options) => commands::compare::run(options, &ui),
         cli::Command::Info(options) => commands::info::run(options),
+        cli::Command::Convert(options) => commands::convert::run(options, &ui),
         cli::Command::Bench(options) => commands::bench::run(options, &ui),
         cli::Command::Phantom(options) => commands::phantom::run(options, &ui),
         cli::Command::Demo(options) => commands::demo::run(options, &ui),

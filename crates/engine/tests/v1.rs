@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_engine::convert::convert;
 use glioseg_engine::infer::{
     Accumulation, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict,
 };
@@ -215,4 +216,38 @@ fn masked_and_other_grids_equal_the_winners() {
 fn several_models_are_combined_as_nnunet_ensemble_does() {
     let Some(golden) = shared("golden/v1") else { return };
     compare(&golden, &["BL", "BL_L_GN"], RAW, &["case_03"], "ensemble", true);
+}
+
+/// Every file that both folders have under the same name, but for the record, is the same bytes.
+fn same_files(a: &Path, b: &Path) -> usize {
+    let names = std::fs::read_dir(a).expect("a folder").flatten().map(|e| e.file_name());
+    let mut compared = 0;
+    for name in names.filter(|n| n != "predict.json") {
+        let [a, b] = [a, b].map(|folder| std::fs::read(folder.join(&name)).expect("a file"));
+        assert!(a == b, "{} differs", name.display());
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn a_converted_model_predicts_the_same_bytes() {
+    let Some(golden) = shared("golden") else { return };
+    let images = golden.join("pipeline/iso/raw/imagesTs");
+    let files: Vec<_> = (0..4).map(|c| images.join(format!("case_03_000{c}.nii.gz"))).collect();
+    for (name, folds) in [("v1/BL", 2), ("v1/BL_AA", 1), ("v1/masked/BL", 1), ("pipeline/iso/model", 1)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (target, before, after) = (dir.path().join("model"), dir.path().join("a"), dir.path().join("b"));
+        let mut told = Vec::new();
+        let model = convert(&golden.join(name), &target, &mut |c| told.push(c.clone())).expect(name);
+        assert!(told.len() >= folds && model.folds.len() == folds, "{name}: {told:?}");
+        assert!(told.iter().all(|c| c.file.extension().is_some_and(|e| e == "safetensors")));
+        for (model, out) in [(&golden.join(name), &before), (&target, &after)] {
+            let done = predict(&[model.clone()], &files, out, &options(false), &|_: Event<'_>| {});
+            assert_eq!(done.expect(name).done, 1, "{name}");
+        }
+        assert!(same_files(&before, &after) >= 2, "{name}");
+        let again = convert(&golden.join(name), &target, &mut |_| ()).expect_err("there is a model");
+        assert!(again.to_string().ends_with("is not empty"), "{again}");
+    }
 }

@@ -3,51 +3,18 @@
 //! ```text
 //! cargo run --release -p glioseg-net --example forward -- --net brats --size 128 --runs 3 --kernels auto --layers
 //! ```
-//! `--net brats|bl_l_gn`, `--step` for forward and backward with `--batch`, `--layers` for the least time of
+//! `--net brats|bl|bl-l|bl-gn|bl-l-gn|bl-aa`, `--step` for forward and backward with `--batch`, `--layers` for the least time of
 //! every layer over the runs.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::time::Instant;
 
 use glioseg_net::{
-    Device, Kernels, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec, Tensor, TensorData, Unet,
-    packed_bytes, profile_layers, set_kernels, set_packed_budget, take_layer_times,
+    Device, Kernels, NetworkSpec, Tensor, TensorData, Unet, packed_bytes, profile_layers, set_kernels,
+    set_packed_budget, take_layer_times,
 };
 
 type Failure = Box<dyn std::error::Error>;
-
-/// The network of the BraTS 2021 winners with a twice as wide encoder and group norm.
-fn bl_l_gn() -> NetworkSpec {
-    let encoder: Vec<StageSpec> = [64, 128, 256, 512, 512, 512]
-        .into_iter()
-        .enumerate()
-        .map(|(s, features)| StageSpec {
-            features,
-            kernel: [3; 3],
-            stride: if s == 0 { [1; 3] } else { [2; 3] },
-            blocks: 2,
-            dropout: 0.0,
-            attention: None,
-        })
-        .collect();
-    let step = |skip: usize| StepSpec {
-        up_features: skip,
-        convs: vec![skip, skip / 2],
-        kernel: [3; 3],
-        dropout: 0.0,
-        attention: None,
-    };
-    let decoder = encoder.iter().rev().skip(1).map(|s| step(s.features)).collect();
-    NetworkSpec {
-        encoder,
-        decoder,
-        up_bias: false,
-        head_bias: false,
-        norm: Some(NormSpec::new(NormKind::Group(32))),
-        naming: Naming::V1,
-        ..NetworkSpec::brats(3)
-    }
-}
 
 /// Most memory that was ever resident, in bytes.
 fn peak_rss() -> Option<u64> {
@@ -81,8 +48,11 @@ fn main() -> Result<(), Failure> {
     set_kernels(kernels)?;
     let spec = match net_name.as_str() {
         "brats" => NetworkSpec::brats(3),
-        "bl_l_gn" => bl_l_gn(),
-        other => return Err(format!("--net {other}: brats or bl_l_gn").into()),
+        other => {
+            let names = NetworkSpec::BRATS21.join(", ");
+            NetworkSpec::brats21(&other.replace('_', "-"))
+                .ok_or_else(|| format!("--net {other}: brats, {names}"))?
+        }
     };
     let device = if step { Device::flex().autodiff() } else { Device::flex() };
     let net = Unet::new(&spec, &device)?;

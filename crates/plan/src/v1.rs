@@ -232,6 +232,9 @@ impl V1Model<'_> {
             "architecture": self.architecture(&trainer, &root, &stage, dim)?,
             "batch_dice": true,
         });
+        if let Some(median) = stage.opt("median_patient_size_in_voxels")? {
+            described["median_image_size_in_voxels"] = median.value().clone();
+        }
         if cascade {
             described["previous_stage"] = "3d_lowres".into();
         }
@@ -326,11 +329,6 @@ impl V1Model<'_> {
         let base = root.get("base_num_features")?.count(MAX)? * trainer.width;
         let most = trainer.max_features.unwrap_or(if dim == 2 { 480 } else { 320 });
         let stages = pools.len() + 1;
-        // The first stage is not bounded by the maximum.
-        let mut features = vec![base * trainer.encoder_scale];
-        for _ in 1..stages {
-            features.push((features[features.len() - 1] * 2).min(most));
-        }
         let mut strides = vec![vec![1; dim]];
         strides.extend(pools);
         let (norm_op, norm_op_kwargs) = match trainer.norm {
@@ -346,7 +344,8 @@ impl V1Model<'_> {
         };
         let mut args = json!({
             "n_stages": stages,
-            "features_per_stage": features,
+            "base_num_features": base,
+            "max_num_features": most,
             "conv_op": format!("torch.nn.modules.conv.Conv{dim}d"),
             "kernel_sizes": kernels,
             "strides": strides,

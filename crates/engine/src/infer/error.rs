@@ -114,6 +114,24 @@ pub enum InferError {
         /// The input folder.
         input: PathBuf,
     },
+    /// A model cannot be written into a folder that holds something.
+    #[error("{} is not empty", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A converted model does not answer as the one it was made from.
+    #[error("{} answers differently from {}: {different} of {total} logits", converted.display(), source_path.display())]
+    ConversionDiffers {
+        /// The new checkpoint.
+        converted: PathBuf,
+        /// The old one.
+        source_path: PathBuf,
+        /// How many logits differ.
+        different: usize,
+        /// Of how many.
+        total: usize,
+    },
     /// A file or folder of the output cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Output {
@@ -207,6 +225,10 @@ impl InferError {
             }
             Self::OutputInsideInput { .. } => {
                 Some("choose an output folder beside the input; results must not become inputs of the next run".into())
+            }
+            Self::NotEmpty { .. } => Some("choose a folder that is not there yet".into()),
+            Self::ConversionDiffers { .. } => {
+                Some("is the disk damaged? the source is untouched; convert it again to another disk".into())
             }
             Self::Output { source, .. } => Some(match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
