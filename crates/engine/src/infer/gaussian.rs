@@ -20,7 +20,7 @@ pub fn gaussian_weights(tile: [usize; 3]) -> Vec<f32> {
 ///
 /// # Source
 /// nnU-Net v1, `SegmentationNetwork._get_gaussian`.
-pub fn gaussian_weights_v1(tile: [usize; 3]) -> Vec<f32> {
+pub(crate) fn gaussian_weights_v1(tile: [usize; 3]) -> Vec<f32> {
     gaussian(tile, 1.0, |w| w as f32)
 }
 
