@@ -244,16 +244,21 @@ pub(crate) struct Convert {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Time one forward pass of a full-size network with random weights
+    /// Time every convolution of a network alone, forward or one of its gradients
+    Kernels(BenchKernels),
+    /// Time a forward pass of a full-size network with random weights
     Network(BenchNetwork),
+    /// Time a training step: forward, loss with deep supervision, backward, optimiser
+    Step(BenchStep),
+    /// Time a whole case from files to file: a phantom of BraTS size, a full-size network with random weights
+    Case(BenchCase),
 }
 
-/// Times forward passes of a network with random weights; prints seconds, GFLOP/s and peak memory as a line of JSON.
+/// The network to time.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  glioseg bench network --net nnunet --size 128 --runs 3")]
-pub(crate) struct BenchNetwork {
-    /// `nnunet` (nnU-Net's 3D network for BraTS, 31 M parameters), or a plans.json
-    #[arg(long, default_value = "nnunet", value_name = "nnunet|PLAN")]
+pub(crate) struct BenchNet {
+    /// nnunet (nnU-Net's 3D network for BraTS), bl, bl-l, bl-gn, bl-l-gn, bl-aa (the BraTS 2021 winner's), or a plans.json
+    #[arg(long, default_value = "nnunet", value_name = "NAME|PLAN")]
     pub(crate) net: String,
     /// Configuration of the plans.json
     #[arg(long, default_value = "3d_fullres")]
@@ -261,11 +266,113 @@ pub(crate) struct BenchNetwork {
     /// Voxels of the input along every axis [default: 128, or the plan's patch]
     #[arg(long, value_name = "VOXELS")]
     pub(crate) size: Option<usize>,
+}
+
+/// Times every convolution of a network; prints milliseconds, GFLOP/s and the share of the measured peak, a line of JSON per layer.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench kernels --pass weights --layer c32_c32/128")]
+pub(crate) struct BenchKernels {
+    #[command(flatten)]
+    pub(crate) net: BenchNet,
+    /// Which pass
+    #[arg(long, value_enum, default_value = "forward")]
+    pub(crate) pass: KernelPass,
+    /// How convolutions are computed, where the layer allows it
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) algorithm: KernelAlgorithm,
+    /// Only layers whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) layer: Option<String>,
+    /// Samples
+    #[arg(long, default_value_t = 1)]
+    pub(crate) batch: usize,
+    /// Timed passes; the least counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelPass {
+    /// The layer itself, with normalisation of its input and sums of its output
+    Forward,
+    /// The gradient of its input
+    Data,
+    /// The gradient of its weights
+    Weights,
+}
+
+impl KernelPass {
+    /// The word of the command line.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Data => "data",
+            Self::Weights => "weights",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelAlgorithm {
+    /// The fastest for the shape
+    Auto,
+    /// Tap by tap
+    Direct,
+    /// Tile by tile in the frequency domain
+    Winograd,
+    /// As a matrix product
+    Gemm,
+}
+
+/// Times forward passes of a network with random weights; prints seconds, GFLOP/s and peak memory as a line of JSON.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench network --net nnunet --size 128 --runs 3 --layers")]
+pub(crate) struct BenchNetwork {
+    #[command(flatten)]
+    pub(crate) net: BenchNet,
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) kernels: Kernels,
+    /// Samples
+    #[arg(long, default_value_t = 1)]
+    pub(crate) batch: usize,
+    /// Also the least time of every layer, a line each
+    #[arg(long)]
+    pub(crate) layers: bool,
     /// Timed passes after one to warm up; the median counts
     #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+/// Times training steps on noise with nnU-Net's loss (Dice and cross entropy of regions at every resolution) and optimiser.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench step --size 64 --batch 2")]
+pub(crate) struct BenchStep {
+    #[command(flatten)]
+    pub(crate) net: BenchNet,
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kernels: Kernels,
+    /// Samples
+    #[arg(long, default_value_t = 2)]
+    pub(crate) batch: usize,
+    /// Timed steps after one to warm up; the median counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+}
+
+/// Times the prediction of a case of 240 x 240 x 155 voxels, with the seconds of reading, network and writing.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg bench case --runs 3")]
+pub(crate) struct BenchCase {
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kernels: Kernels,
+    /// Average over mirrored tiles: eight times the work
+    #[arg(long)]
+    pub(crate) mirroring: bool,
+    /// Timed predictions; the median counts
+    #[arg(long, default_value_t = 1)]
     pub(crate) runs: usize,
 }
 

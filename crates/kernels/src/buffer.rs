@@ -30,7 +30,8 @@ impl Buffer {
             .expect("the length of a buffer fits the address space")
     }
 
-    pub(crate) fn zeroed(len: usize) -> Self {
+    /// Memory that nobody has written yet.
+    fn unwritten(len: usize) -> Self {
         if len == 0 {
             return Self { pointer: NonNull::dangling(), len };
         }
@@ -40,9 +41,24 @@ impl Buffer {
         #[expect(clippy::cast_ptr_alignment, reason = "the layout is aligned to 64 bytes")]
         let Some(pointer) = NonNull::new(raw.cast::<f32>()) else { handle_alloc_error(layout) };
         advise_huge_pages(raw as usize, layout.size());
-        // SAFETY: just allocated. Written by hand: `alloc_zeroed` with a large alignment would write before the advice.
-        unsafe { pointer.as_ptr().write_bytes(0, layout.size() / size_of::<f32>()) };
         Self { pointer, len }
+    }
+
+    pub(crate) fn zeroed(len: usize) -> Self {
+        let buffer = Self::unwritten(len);
+        // SAFETY: our own memory. Written by hand: `alloc_zeroed` with a large alignment would write before the advice.
+        unsafe { buffer.pointer.as_ptr().write_bytes(0, len) };
+        buffer
+    }
+
+    /// A buffer whose values `fill` writes, so that a large one is not zeroed in vain.
+    ///
+    /// # Safety
+    /// `fill` writes every element with [`Shared::write`], and reads none before.
+    pub(crate) unsafe fn written_by(len: usize, fill: impl FnOnce(Shared<'_, f32>)) -> Self {
+        let buffer = Self::unwritten(len);
+        fill(Shared { pointer: buffer.pointer.as_ptr(), len, life: std::marker::PhantomData });
+        buffer
     }
 }
 
@@ -106,6 +122,25 @@ fn advise_huge_pages(address: usize, bytes: usize) {
     let _ = (address, bytes);
 }
 
+/// Makes freed memory of a few MiB go back to the system at once instead of staying with the process in pieces.
+///
+/// The GNU C library keeps such pieces for later requests, and which of them fit changes from pass to pass: without this the
+/// memory of a full-size network grows by a tenth over its first passes. Elsewhere this does nothing. Once is enough.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const M_MMAP_THRESHOLD: i32 = -3;
+        unsafe extern "C" {
+            fn mallopt(parameter: i32, value: i32) -> i32;
+        }
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            // SAFETY: sets a number of the allocator, under its own lock. Refusal does no harm.
+            let _ = unsafe { mallopt(M_MMAP_THRESHOLD, 4 << 20) };
+        });
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Buffer> = RefCell::new(Buffer::zeroed(0));
 }
@@ -145,6 +180,20 @@ impl<'a, T> Shared<'a, T> {
     #[inline(always)]
     pub(crate) fn address(self, i: usize) -> *const T {
         self.pointer.wrapping_add(i)
+    }
+
+    /// Writes `values` from `start` on; what was there need not be a value.
+    ///
+    /// # Safety
+    /// Inside the slice, and no live reference overlaps the part.
+    #[inline(always)]
+    pub(crate) unsafe fn write<const N: usize>(self, start: usize, values: [T; N])
+    where
+        T: Copy,
+    {
+        debug_assert!(start + N <= self.len, "{start}..+{N} of {}", self.len);
+        // SAFETY: the caller's promise.
+        unsafe { self.pointer.add(start).cast::<[T; N]>().write(values) }
     }
 
     /// # Safety

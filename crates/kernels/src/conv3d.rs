@@ -7,9 +7,11 @@
 
 pub(crate) mod direct;
 pub(crate) mod frequencies;
+mod gemm;
 pub(crate) mod pack;
 mod reference;
 mod shape;
+mod transformed;
 pub(crate) mod winograd;
 
 pub use reference::conv3d_reference;
@@ -17,7 +19,7 @@ pub use shape::ConvShape;
 
 use crate::buffer::Buffer;
 use crate::isa::Cpu;
-use crate::source::{Source, check_sources};
+use crate::source::{Source, Window, check_sources};
 use crate::stats::ChannelStats;
 
 /// How a convolution is computed.
@@ -30,13 +32,18 @@ pub enum Algorithm {
     Direct,
     /// Tile by tile in the frequency domain, for 3×3×3 and 1×3×3 kernels with stride 1; relative L2 error below 1e-5.
     Winograd,
+    /// As a matrix product, for small volumes; relative L2 error below 1e-6.
+    Gemm,
 }
 
 impl Algorithm {
+    /// All that can be named.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Direct, Self::Winograd, Self::Gemm];
+
     /// Whether this algorithm computes `shape`.
     pub fn supports(self, shape: &ConvShape) -> bool {
         match self {
-            Self::Auto | Self::Direct => true,
+            Self::Auto | Self::Direct | Self::Gemm => true,
             Self::Winograd => winograd::supports(shape),
         }
     }
@@ -45,6 +52,7 @@ impl Algorithm {
     fn choose(self, shape: &ConvShape) -> Self {
         match self {
             Self::Auto if winograd::pays(shape) => Self::Winograd,
+            Self::Auto if gemm::pays(shape) => Self::Gemm,
             Self::Auto => Self::Direct,
             named => named,
         }
@@ -56,6 +64,7 @@ impl Algorithm {
             Self::Auto => "auto",
             Self::Direct => "direct",
             Self::Winograd => "winograd",
+            Self::Gemm => "gemm",
         }
     }
 }
@@ -75,6 +84,7 @@ pub struct PackedConv {
 enum Form {
     Direct(Buffer),
     Winograd(Buffer),
+    Gemm(Buffer),
 }
 
 impl PackedConv {
@@ -88,13 +98,12 @@ impl PackedConv {
         assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
         assert!(algorithm.supports(shape), "{algorithm:?} cannot compute {shape:?}");
         let form = match algorithm.choose(shape) {
-            Algorithm::Winograd => Form::Winograd(winograd::pack_weights(shape, weights)),
-            Algorithm::Auto | Algorithm::Direct => Form::Direct(direct::pack_weights(
-                shape.out_channels,
-                shape.in_channels,
-                shape.taps(),
-                weights,
-            )),
+            Algorithm::Winograd => Form::Winograd(transformed::pack_weights(cpu, shape, weights)),
+            chosen => {
+                let taps = shape.taps();
+                let packed = direct::pack_weights(shape.out_channels, shape.in_channels, taps, weights);
+                if chosen == Algorithm::Gemm { Form::Gemm(packed) } else { Form::Direct(packed) }
+            }
         };
         Self {
             cpu,
@@ -111,13 +120,41 @@ impl PackedConv {
         match self.form {
             Form::Direct(_) => Algorithm::Direct,
             Form::Winograd(_) => Algorithm::Winograd,
+            Form::Gemm(_) => Algorithm::Gemm,
         }
     }
 
     /// Bytes of the prepared weights.
     pub fn bytes(&self) -> usize {
         match &self.form {
-            Form::Direct(b) | Form::Winograd(b) => b.len() * size_of::<f32>(),
+            Form::Direct(b) | Form::Winograd(b) | Form::Gemm(b) => b.len() * size_of::<f32>(),
+        }
+    }
+
+    /// Checks that a call's operands fit these weights and `shape`.
+    pub(crate) fn check(
+        &self,
+        shape: &ConvShape,
+        bias: Option<&[f32]>,
+        out_len: usize,
+        stats: Option<&ChannelStats>,
+    ) {
+        assert_eq!(
+            (self.in_channels, self.out_channels, self.kernel, self.stride),
+            (shape.in_channels, shape.out_channels, shape.kernel, shape.stride),
+            "prepared weights against {shape:?}"
+        );
+        assert_eq!(out_len, shape.out_len(), "length of the output of {shape:?}");
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), shape.out_channels, "length of the bias");
+        }
+        if let Some(stats) = stats {
+            let rows = shape.batch * shape.out_channels;
+            assert_eq!(
+                (stats.sum.len(), stats.sum_sq.len(), stats.channels, stats.voxels),
+                (rows, rows, shape.out_channels, shape.out_voxels()),
+                "size of the statistics of {shape:?}"
+            );
         }
     }
 }
@@ -138,40 +175,65 @@ pub fn conv3d(
     out: &mut [f32],
     stats: Option<&mut ChannelStats>,
 ) {
-    assert_eq!(
-        (weights.in_channels, weights.out_channels, weights.kernel, weights.stride),
-        (shape.in_channels, shape.out_channels, shape.kernel, shape.stride),
-        "prepared weights against {shape:?}"
-    );
+    weights.check(shape, bias, out.len(), stats.as_deref());
     check_sources(sources, shape.batch, shape.in_channels, shape.in_voxels());
-    assert_eq!(out.len(), shape.out_len(), "length of the output of {shape:?}");
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), shape.out_channels, "length of the bias");
-    }
-    if let Some(stats) = &stats {
-        assert_eq!(
-            (stats.sum.len(), stats.sum_sq.len(), stats.channels, stats.voxels),
-            (
-                shape.batch * shape.out_channels,
-                shape.batch * shape.out_channels,
-                shape.out_channels,
-                shape.out_voxels()
-            ),
-            "size of the statistics of {shape:?}"
-        );
-    }
-    let cpu = weights.cpu;
-    match &weights.form {
-        Form::Direct(weights) => direct::Direct {
-            cpu,
-            shape,
+    let windows: Vec<Window<'_>> = sources.iter().map(|s| Window::whole(*s, shape.in_voxels())).collect();
+    convolve(shape, Part::whole(shape), &windows, weights, bias, out, stats);
+}
+
+/// Which outputs a call computes, and where they lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    /// Output voxels per axis.
+    pub(crate) output: [usize; 3],
+    /// The input voxel that the first tap of the first output reads, per axis.
+    pub(crate) origin: [isize; 3],
+    /// The sample that the first one is written to.
+    pub(crate) sample: usize,
+    /// Voxels of a channel in memory, and the first one that is written.
+    pub(crate) voxels: usize,
+    pub(crate) start: usize,
+}
+
+impl Part {
+    /// All outputs of `shape`.
+    fn whole(shape: &ConvShape) -> Self {
+        Self {
             output: shape.output(),
             origin: shape.padding.map(|p| -(p as isize)),
-            sources,
-            weights,
-            bias,
+            sample: 0,
+            voxels: shape.out_voxels(),
+            start: 0,
         }
-        .run(out, stats),
-        Form::Winograd(weights) => winograd::Winograd { cpu, shape, sources, weights, bias }.run(out, stats),
+    }
+
+    /// Where channel `channel` of `channels` of sample `n` starts.
+    #[inline(always)]
+    pub(crate) fn channel(&self, n: usize, channels: usize, channel: usize) -> usize {
+        ((self.sample + n) * channels + channel) * self.voxels + self.start
+    }
+}
+
+/// [`conv3d`] of a part of the outputs, from windows of `shape`'s size; lengths have been checked.
+pub(crate) fn convolve(
+    shape: &ConvShape,
+    part: Part,
+    sources: &[Window<'_>],
+    weights: &PackedConv,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    stats: Option<&mut ChannelStats>,
+) {
+    let cpu = weights.cpu;
+    match &weights.form {
+        Form::Direct(weights) => {
+            direct::Direct { cpu, shape, part, sources, weights, bias }.run(out, stats);
+        }
+        Form::Winograd(weights) => {
+            winograd::Winograd { cpu, shape, part, sources, weights, bias }.run(out, stats);
+        }
+        Form::Gemm(weights) => {
+            gemm::Gemm { cpu, shape, part, sources, weights, bias }.run(out, stats);
+        }
     }
 }

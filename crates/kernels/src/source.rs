@@ -37,6 +37,41 @@ pub(crate) struct Plane<'a> {
     pub(crate) prologue: Option<(f32, f32, f32)>,
 }
 
+/// A range of voxels of every channel of a source, such as some of its planes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window<'a> {
+    pub(crate) source: Source<'a>,
+    /// The sample that counts as the first.
+    pub(crate) sample: usize,
+    /// Voxels of a channel in memory, and the first one that belongs to the window.
+    pub(crate) voxels: usize,
+    pub(crate) start: usize,
+}
+
+impl<'a> Window<'a> {
+    /// The window that shows all of a source whose channels have `voxels` voxels.
+    pub(crate) fn whole(source: Source<'a>, voxels: usize) -> Self {
+        Self { source, sample: 0, voxels, start: 0 }
+    }
+}
+
+/// `voxels` voxels of channel `channel` (counted over all windows) of sample `n`.
+pub(crate) fn window_plane<'a>(windows: &[Window<'a>], n: usize, channel: usize, voxels: usize) -> Plane<'a> {
+    let mut c = channel;
+    for window in windows {
+        let source = &window.source;
+        if c < source.channels {
+            let at = (window.sample + n) * source.channels + c;
+            return Plane {
+                data: &source.data[at * window.voxels + window.start..][..voxels],
+                prologue: source.prologue.map(|p| (p.scale[at], p.shift[at], p.slope)),
+            };
+        }
+        c -= source.channels;
+    }
+    unreachable!("channel {channel} of windows with fewer channels")
+}
+
 /// Checks lengths once per call.
 pub(crate) fn check_sources(sources: &[Source<'_>], batch: usize, channels: usize, voxels: usize) {
     let found: usize = sources.iter().map(|s| s.channels).sum();
@@ -56,11 +91,7 @@ pub(crate) fn plane<'a>(sources: &[Source<'a>], n: usize, channel: usize, voxels
     let mut c = channel;
     for source in sources {
         if c < source.channels {
-            let at = n * source.channels + c;
-            return Plane {
-                data: &source.data[at * voxels..(at + 1) * voxels],
-                prologue: source.prologue.map(|p| (p.scale[at], p.shift[at], p.slope)),
-            };
+            return window_plane(&[Window::whole(*source, voxels)], n, c, voxels);
         }
         c -= source.channels;
     }

@@ -10,7 +10,7 @@ use crate::buffer::{Buffer, Shared, with_scratch};
 use crate::conv3d::ConvShape;
 use crate::conv3d::pack::pack_row;
 use crate::isa::{Cpu, Isa, Kernel};
-use crate::source::{Plane, Source, apply_prologue, check_sources, plane};
+use crate::source::{Plane, Source, Window, apply_prologue, check_sources, plane, window_plane};
 
 /// Virtual output channels per packed block: 8 channels, or 4 channels times 2 taps.
 const BLOCK: usize = 8;
@@ -206,12 +206,23 @@ pub fn conv_transpose3d(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    check_sources(&[source], shape.batch, shape.in_channels, shape.in_voxels());
+    upsample(shape, Window::whole(source, shape.in_voxels()), weights, bias, out);
+}
+
+/// [`conv_transpose3d`] of a window of `shape`'s size.
+pub(crate) fn upsample(
+    shape: &TransposedShape,
+    source: Window<'_>,
+    weights: &PackedTransposed,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     assert_eq!(
         (weights.in_channels, weights.out_channels, weights.kernel),
         (shape.in_channels, shape.out_channels, shape.kernel),
         "prepared weights against {shape:?}"
     );
-    check_sources(&[source], shape.batch, shape.in_channels, shape.in_voxels());
     assert_eq!(out.len(), shape.out_len(), "length of the output of {shape:?}");
     if let Some(bias) = bias {
         assert_eq!(bias.len(), shape.out_channels, "length of the bias");
@@ -253,7 +264,7 @@ pub fn conv_transpose3d(
 
 struct Job<'a> {
     shape: &'a TransposedShape,
-    source: Source<'a>,
+    source: Window<'a>,
     panels: &'a [f32],
     lanes: Lanes,
     bias: Option<&'a [f32]>,
@@ -275,7 +286,7 @@ impl Kernel for Job<'_> {
     fn run<I: Isa>(self, isa: I) {
         let shape = self.shape;
         for ci in 0..shape.in_channels {
-            let Plane { data, prologue } = plane(&[self.source], self.n, ci, shape.in_voxels());
+            let Plane { data, prologue } = window_plane(&[self.source], self.n, ci, shape.in_voxels());
             let dst = &mut self.packed[ci * self.pitch..][..self.len];
             pack_row(isa, &data[self.start..self.start + self.len], 0, prologue, dst);
         }

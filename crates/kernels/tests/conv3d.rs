@@ -19,7 +19,7 @@ struct Case {
 
 fn tolerance(algorithm: Algorithm) -> f64 {
     match algorithm {
-        Algorithm::Direct => 1e-6,
+        Algorithm::Direct | Algorithm::Gemm => 1e-6,
         _ => 1e-5,
     }
 }
@@ -95,17 +95,17 @@ fn direct_matches_the_reference_around_block_edges() {
     for w in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 18, 31, 33, 47, 48, 49, 50, 65] {
         let case =
             Case { shape: same(1, 2, 9, [2, 3, w], [3; 3], [1; 3]), split: 0, prologue: true, bias: true };
-        check(&case, &[Algorithm::Direct], &cpus);
+        check(&case, &[Algorithm::Direct, Algorithm::Gemm], &cpus);
     }
     for co in [1, 2, 3, 4, 5, 7, 8, 9, 10, 16, 17, 33] {
         let case =
             Case { shape: same(2, 3, co, [3, 4, 6], [3; 3], [1; 3]), split: 1, prologue: true, bias: false };
-        check(&case, &[Algorithm::Direct], &cpus);
+        check(&case, &[Algorithm::Direct, Algorithm::Gemm], &cpus);
     }
     for (d, h) in [(1, 1), (2, 17), (5, 16), (9, 8), (10, 3)] {
         let case =
             Case { shape: same(3, 2, 3, [d, h, 7], [3; 3], [1; 3]), split: 0, prologue: false, bias: true };
-        check(&case, &[Algorithm::Direct], &cpus);
+        check(&case, &[Algorithm::Direct, Algorithm::Gemm], &cpus);
     }
 }
 
@@ -121,7 +121,7 @@ fn direct_matches_the_reference_with_strides_and_flat_kernels() {
                     prologue: true,
                     bias: true,
                 };
-                check(&case, &[Algorithm::Direct], &cpus);
+                check(&case, &[Algorithm::Direct, Algorithm::Gemm], &cpus);
             }
         }
     }
@@ -132,7 +132,7 @@ fn direct_matches_the_reference_when_input_channels_come_in_chunks() {
     let cpus = cpus();
     let case =
         Case { shape: same(1, 130, 9, [10, 17, 40], [3; 3], [1; 3]), split: 65, prologue: true, bias: true };
-    check(&case, &[Algorithm::Direct], &cpus);
+    check(&case, &[Algorithm::Direct, Algorithm::Gemm], &cpus);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn winograd_takes_any_padding() {
     for padding in [[0, 0, 0], [2, 1, 0], [0, 3, 2]] {
         let shape = ConvShape { padding, ..same(1, 5, 6, [5, 6, 19], [3; 3], [1; 3]) };
         let case = Case { shape, split: 2, prologue: true, bias: true };
-        check(&case, &[Algorithm::Winograd, Algorithm::Direct], &cpus());
+        check(&case, &[Algorithm::Winograd, Algorithm::Direct, Algorithm::Gemm], &cpus());
     }
 }
 
@@ -197,7 +197,7 @@ proptest! {
 
     #[test]
     fn any_shape_matches_the_reference(case in cases()) {
-        let all = [Algorithm::Direct, Algorithm::Winograd, Algorithm::Auto];
+        let all = Algorithm::ALL;
         let able: Vec<_> = all.into_iter().filter(|a| a.supports(&case.shape)).collect();
         check(&case, &able, &Cpu::available());
     }

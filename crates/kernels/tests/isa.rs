@@ -53,7 +53,7 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
         })
     };
     for cpu in Cpu::available() {
-        for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
+        for algorithm in [Algorithm::Direct, Algorithm::Winograd, Algorithm::Gemm] {
             let one = run(cpu, algorithm, 1);
             for threads in [2, 3, 7] {
                 assert!(one == run(cpu, algorithm, threads), "{} {algorithm:?} {threads}", cpu.name());

@@ -30,7 +30,6 @@ mod spec;
 mod step;
 mod unet;
 mod weights;
-mod winner;
 
 pub use bridge::{
     Kernels, LayerTime, Packed, kernels, packed_bytes, profile_layers, release_memory, set_kernels,

@@ -186,16 +186,49 @@ pub fn conv_block<const N: usize>(
     padding: [usize; 3],
     after: After<'_>,
 ) -> Features {
-    let training = weights.weight.device().is_autodiff();
-    let dropping = after.dropout > 0.0 && training;
-    let want_stats =
-        after.norm.is_some_and(|n| n.reads_statistics(training)) && !after.nonlin_first && !dropping;
+    let want_stats = after.wants_statistics(&weights);
     let (raw, stats) = conv3d_stats(inputs, weights, stride, padding, want_stats);
-    let raw = dropout(raw, after.dropout);
-    match (after.norm, after.slope) {
-        (Some(norm), Some(slope)) if after.nonlin_first => normalize(leaky_relu(raw, slope), norm, None),
-        (Some(norm), slope) => normalize_stats(raw, stats, norm, slope),
-        (None, slope) => activate(raw, slope.unwrap_or(1.0)),
+    after.apply(raw, stats)
+}
+
+/// The start of a decoder step: a transposed convolution of `below`, and a block with stride 1 that reads its result and `skip`.
+///
+/// One function, so that a device's own kernels need not keep the upsampled map, one of the three largest of a network.
+pub fn up_block(
+    below: Features,
+    up: Weights<'_>,
+    skip: Features,
+    weights: Weights<'_>,
+    padding: [usize; 3],
+    after: After<'_>,
+) -> Features {
+    if path([&below, &skip], Some(&weights.weight)) == Some(Path::Plain) {
+        let want_stats = after.wants_statistics(&weights);
+        let (below, skip) = (below.into_input(), skip.into_input());
+        let (raw, stats) = bridge::up_conv(below, up, skip, weights, padding, want_stats);
+        return after.apply(raw, stats);
+    }
+    conv_block([conv_transpose3d(below, up).into(), skip], weights, [1; 3], padding, after)
+}
+
+impl After<'_> {
+    fn drops(&self, training: bool) -> bool {
+        self.dropout > 0.0 && training
+    }
+
+    /// Whether the normalisation needs the sums of what the convolution writes.
+    fn wants_statistics(&self, weights: &Weights<'_>) -> bool {
+        let training = weights.weight.device().is_autodiff();
+        self.norm.is_some_and(|n| n.reads_statistics(training)) && !self.nonlin_first && !self.drops(training)
+    }
+
+    fn apply(self, raw: Tensor<5>, stats: Option<ChannelStats>) -> Features {
+        let raw = dropout(raw, self.dropout);
+        match (self.norm, self.slope) {
+            (Some(norm), Some(slope)) if self.nonlin_first => normalize(leaky_relu(raw, slope), norm, None),
+            (Some(norm), slope) => normalize_stats(raw, stats, norm, slope),
+            (None, slope) => activate(raw, slope.unwrap_or(1.0)),
+        }
     }
 }
 

@@ -64,9 +64,13 @@ pub(crate) struct UpConv {
 }
 
 impl UpConv {
-    fn forward(&self, input: Features) -> Features {
+    fn weights(&self) -> Weights<'_> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::conv_transpose3d(input, Weights { weight: self.weight.val(), bias, packed: &self.packed }).into()
+        Weights { weight: self.weight.val(), bias, packed: &self.packed }
+    }
+
+    fn forward(&self, input: Features) -> Features {
+        ops::conv_transpose3d(input, self.weights()).into()
     }
 }
 
@@ -84,14 +88,22 @@ pub(crate) struct ConvBlock {
 }
 
 impl ConvBlock {
-    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
-        let after = ops::After {
+    fn after(&self) -> ops::After<'_> {
+        ops::After {
             dropout: self.dropout,
             norm: self.norm.as_ref(),
             slope: self.slope,
             nonlin_first: self.nonlin_first,
-        };
-        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, after)
+        }
+    }
+
+    fn forward<const N: usize>(&self, inputs: [Features; N]) -> Features {
+        ops::conv_block(inputs, self.conv.weights(), self.conv.stride, self.conv.padding, self.after())
+    }
+
+    /// The block of the upsampled `below` and `skip`.
+    fn forward_up(&self, up: &UpConv, below: Features, skip: Features) -> Features {
+        ops::up_block(below, up.weights(), skip, self.conv.weights(), self.conv.padding, self.after())
     }
 }
 
@@ -159,11 +171,10 @@ impl Step {
     fn forward(&self, below: Features, skip: Features) -> Features {
         let mut blocks = self.convs.iter();
         let first = blocks.next().expect("a step has convolutions: NetworkSpec::validate");
-        let mut up = self.up.forward(below);
-        if let Some(attention) = &self.attention {
-            up = attention.forward(up);
-        }
-        let mut x = first.forward([up, skip]);
+        let mut x = match &self.attention {
+            Some(attention) => first.forward([attention.forward(self.up.forward(below)), skip]),
+            None => first.forward_up(&self.up, below, skip),
+        };
         for block in blocks {
             x = block.forward([x]);
         }
@@ -206,6 +217,7 @@ impl Unet {
     pub fn seeded(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self, NetError> {
         spec.validate()?;
         bridge::check(bridge::kernels())?;
+        glioseg_kernels::return_freed_memory();
         let mut init = Init::new(seed, device);
         let mut builder = Builder { spec, init: &mut init };
         let mut channels = spec.in_channels;

@@ -48,19 +48,32 @@ pub(crate) fn write_cohort(
         ui.say(&format!("phantom {}/{cases}", i + 1));
     }
     if matches!(layout, Layout::Nnunet) {
-        let dataset = json!({
-            "channel_names": CHANNELS.iter().enumerate().map(|(i, c)| (i.to_string(), json!(c))).collect::<serde_json::Map<_, _>>(),
-            "labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]},
-            "regions_class_order": [1, 2, 3],
-            "numTraining": cases,
-            "file_ending": ".nii.gz",
-            "description": "Made by glioseg phantom: 1 oedema, 2 necrotic core, 3 enhancing tumour.",
-        });
-        let path = out.join("dataset.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&dataset)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write_description(out, cases)?;
     }
     Ok(())
+}
+
+/// Writes phantoms as an nnU-Net raw dataset.
+pub(crate) fn write_raw(out: &Path, cases: &[Made]) -> anyhow::Result<()> {
+    for (i, case) in cases.iter().enumerate() {
+        write_nnunet(out, i, case)?;
+    }
+    write_description(out, cases.len())
+}
+
+/// Writes the `dataset.json` of a raw dataset of phantoms.
+fn write_description(out: &Path, cases: usize) -> anyhow::Result<()> {
+    let dataset = json!({
+        "channel_names": CHANNELS.iter().enumerate().map(|(i, c)| (i.to_string(), json!(c))).collect::<serde_json::Map<_, _>>(),
+        "labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]},
+        "regions_class_order": [1, 2, 3],
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+        "description": "Made by glioseg phantom: 1 oedema, 2 necrotic core, 3 enhancing tumour.",
+    });
+    let path = out.join("dataset.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&dataset)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Name of phantom number `i` in the nnU-Net layout.

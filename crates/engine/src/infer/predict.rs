@@ -81,6 +81,27 @@ pub struct PredictOptions {
     pub device_name: String,
 }
 
+impl Default for PredictOptions {
+    /// What nnU-Net does without options, on the CPU.
+    fn default() -> Self {
+        Self {
+            folds: Folds::default(),
+            checkpoint: CheckpointChoice::Final,
+            part: None,
+            skip_finished: false,
+            step: 0.5,
+            mirroring: true,
+            accumulation: Accumulation::Half,
+            postprocessing: PostprocessingChoice::default(),
+            labels: OutputLabels::default(),
+            save_probabilities: false,
+            interpolate_positions: false,
+            device: Device::flex(),
+            device_name: "cpu".into(),
+        }
+    }
+}
+
 /// What happens during a prediction, for whoever shows it.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 
 use crate::buffer::{Buffer, Shared, zeroed_tensor};
 use crate::conv3d::direct::{Direct, pack_weights};
-use crate::conv3d::{Algorithm, ConvShape, PackedConv, conv3d};
+use crate::conv3d::{Algorithm, ConvShape, PackedConv, Part, conv3d};
 use crate::isa::Cpu;
-use crate::source::Source;
+use crate::source::{Source, Window};
 
 /// Weights prepared for [`conv3d_backward_data`].
 #[derive(Debug)]
@@ -155,6 +155,7 @@ pub fn conv3d_backward_data(
     if phases.len() < shape.stride.iter().product() {
         result.par_chunks_mut(crate::norm::CHUNK).for_each(|chunk| chunk.fill(0.0));
     }
+    let windows = sources.map(|s| Window::whole(s, shape.out_voxels()));
     let mut buffer = Vec::new();
     for phase in phases {
         // Input i belongs to the phase if i + padding = stride * q + remainder; q starts at the first such i.
@@ -187,9 +188,15 @@ pub fn conv3d_backward_data(
         let call = Direct {
             cpu: weights.cpu,
             shape: &small,
-            output: count,
-            origin: std::array::from_fn(|a| axes[a].0 as isize - (phase.taps[a] as isize - 1)),
-            sources: &sources,
+            // The padding is not the same on both sides.
+            part: Part {
+                output: count,
+                origin: std::array::from_fn(|a| axes[a].0 as isize - (phase.taps[a] as isize - 1)),
+                sample: 0,
+                voxels,
+                start: 0,
+            },
+            sources: &windows,
             weights: &phase.weights,
             bias: None,
         };

@@ -8,11 +8,11 @@
 
 use rayon::prelude::*;
 
-use super::ConvShape;
 use super::pack::{pack_row, split_phases, zero_range};
+use super::{ConvShape, Part};
 use crate::buffer::{Buffer, Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
-use crate::source::{Plane, Source, plane};
+use crate::source::{Plane, Window, window_plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Output channels per packed block of weights.
@@ -105,19 +105,16 @@ impl Cut {
 pub(crate) struct Direct<'a> {
     pub(crate) cpu: Cpu,
     pub(crate) shape: &'a ConvShape,
-    /// Output voxels, and the input voxel that the first tap of the first output reads, per axis. Those of `shape`, but for
-    /// the data gradient of strided convolutions, whose padding is not the same on both sides.
-    pub(crate) output: [usize; 3],
-    pub(crate) origin: [isize; 3],
-    pub(crate) sources: &'a [Source<'a>],
+    pub(crate) part: Part,
+    pub(crate) sources: &'a [Window<'a>],
     pub(crate) weights: &'a [f32],
     pub(crate) bias: Option<&'a [f32]>,
 }
 
 impl Direct<'_> {
     pub(crate) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
-        let cut = Cut::new(self.shape, self.output);
-        let [od, oh, ow] = self.output;
+        let cut = Cut::new(self.shape, self.part.output);
+        let [od, oh, ow] = self.part.output;
         let boxes = [od.div_ceil(cut.rows[0]), oh.div_ceil(cut.rows[1])];
         let co_parts = self.shape.out_channels.div_ceil(cut.co_chunk);
         let jobs = self.shape.batch * boxes[0] * boxes[1] * co_parts;
@@ -286,9 +283,9 @@ impl Job<'_> {
             (self.rows[1] - 1) * shape.stride[1] + shape.kernel[1],
         ];
         let begin: [isize; 2] =
-            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize + self.call.origin[a]);
+            std::array::from_fn(|a| (self.start[a] * shape.stride[a]) as isize + self.call.part.origin[a]);
         for c in ci..ci_end {
-            let Plane { data, prologue } = plane(self.call.sources, self.n, c, id * ih * iw);
+            let Plane { data, prologue } = window_plane(self.call.sources, self.n, c, id * ih * iw);
             for dz in 0..rows[0] {
                 let z = begin[0] + dz as isize;
                 for dy in 0..rows[1] {
@@ -307,9 +304,9 @@ impl Job<'_> {
                     let row = &data[(z as usize * ih + y as usize) * iw..][..iw];
                     if sw == 1 {
                         let dst = &mut self.packed[at..at + cut.width];
-                        pack_row(isa, row, self.call.origin[2], prologue, dst);
+                        pack_row(isa, row, self.call.part.origin[2], prologue, dst);
                     } else {
-                        pack_row(isa, row, self.call.origin[2], prologue, self.line);
+                        pack_row(isa, row, self.call.part.origin[2], prologue, self.line);
                         split_phases(isa, self.line, sw, &mut self.packed[at..], cut.phase);
                     }
                 }
@@ -365,8 +362,7 @@ impl Job<'_> {
         last: bool,
         sums: &mut [[I::F64; 2]; C],
     ) {
-        let voxels: usize = self.size.iter().product();
-        let out_at = |c: usize| (self.n * self.call.shape.out_channels + co + c) * voxels;
+        let out_at = |c: usize| self.call.part.channel(self.n, self.call.shape.out_channels, co + c);
         let mut acc = [[isa.splat(0.0); R]; C];
         let base: [usize; R] = std::array::from_fn(|r| spots[r].packed);
         // SAFETY: `Cut` and `spots` keep every tap of every spot inside the packed rows plus the lanes behind them;
@@ -450,7 +446,7 @@ impl Job<'_> {
 /// For every packed channel, tap and base, `LANES` values lie inside `packed`; `weights` holds a panel of
 /// [`CO_BLOCK`] per channel and tap.
 #[inline(always)]
-unsafe fn accumulate<I: Isa, const C: usize, const R: usize>(
+pub(super) unsafe fn accumulate<I: Isa, const C: usize, const R: usize>(
     isa: I,
     packed: &[f32],
     channel: usize,

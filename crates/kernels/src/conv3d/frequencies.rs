@@ -15,6 +15,7 @@ const A: f64 = 2.0 / 3.0;
 const B: f64 = 3.0 / 2.0;
 
 /// The six frequencies of three taps.
+#[inline(always)]
 pub(crate) fn weight_frequencies(g: [f64; 3]) -> [f64; FREQ] {
     let (a2, b2) = (A * A, B * B);
     let (na, nb) = (1.0 / (2.0 * a2 * (a2 - b2)), 1.0 / (2.0 * b2 * (b2 - a2)));

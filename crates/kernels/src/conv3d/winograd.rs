@@ -12,16 +12,16 @@
 
 use rayon::prelude::*;
 
-use super::ConvShape;
-use super::frequencies::{FREQ, OUT, backward, forward, weight_frequencies};
+use super::frequencies::{FREQ, OUT, backward, forward};
 use super::pack::{pack_row, zero_range};
-use crate::buffer::{Buffer, Shared, with_scratch};
+use super::{ConvShape, Part};
+use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
-use crate::source::{Plane, Source, plane};
+use crate::source::{Plane, Window, window_plane};
 use crate::stats::{ChannelStats, Partial};
 
 /// Output channels per packed block of weights.
-const CO_BLOCK: usize = 16;
+pub(super) const CO_BLOCK: usize = 16;
 /// Output channels whose products are held at once.
 const CO_HELD: usize = 64;
 
@@ -54,58 +54,11 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
 }
 
 /// Frequencies of height and width.
-const GROUPS: usize = FREQ * FREQ;
+pub(super) const GROUPS: usize = FREQ * FREQ;
 
 /// Frequencies along depth: one if the kernel is flat.
-fn deep(kernel: [usize; 3]) -> usize {
+pub(super) fn deep(kernel: [usize; 3]) -> usize {
     if kernel[0] == 3 { FREQ } else { 1 }
-}
-
-/// Transformed weights, `[height and width][co / 16][depth][ci][16]`, missing output channels zero.
-pub(super) fn pack_weights(shape: &ConvShape, weights: &[f32]) -> Buffer {
-    let (ci, taps) = (shape.in_channels, shape.taps());
-    let blocks = shape.out_channels.div_ceil(CO_BLOCK);
-    let deep = deep(shape.kernel);
-    let panel = deep * ci * CO_BLOCK;
-    let mut packed = Buffer::zeroed(GROUPS * blocks * panel);
-    let shared = Shared::new(&mut packed);
-    (0..shape.out_channels).into_par_iter().for_each(|co| {
-        for c in 0..ci {
-            let g = &weights[(co * ci + c) * taps..][..taps];
-            let tap = |z: usize, y: usize, x: usize| f64::from(g[(z * 3 + y) * 3 + x]);
-            // Depth, then height, then width; a flat kernel has one plane of taps and of frequencies.
-            let mut planes = [[[0.0; 3]; 3]; FREQ];
-            for y in 0..3 {
-                for x in 0..3 {
-                    if shape.kernel[0] == 3 {
-                        let f = weight_frequencies([tap(0, y, x), tap(1, y, x), tap(2, y, x)]);
-                        for (plane, f) in planes.iter_mut().zip(f) {
-                            plane[y][x] = f;
-                        }
-                    } else {
-                        planes[0][y][x] = tap(0, y, x);
-                    }
-                }
-            }
-            for (z, plane) in planes.iter().take(deep).enumerate() {
-                let mut rows = [[0.0; 3]; FREQ];
-                for x in 0..3 {
-                    let f = weight_frequencies([plane[0][x], plane[1][x], plane[2][x]]);
-                    for (row, f) in rows.iter_mut().zip(f) {
-                        row[x] = f;
-                    }
-                }
-                for (y, row) in rows.iter().enumerate() {
-                    for (x, f) in weight_frequencies(*row).into_iter().enumerate() {
-                        let at = ((y * FREQ + x) * blocks + co / CO_BLOCK) * panel + (z * ci + c) * CO_BLOCK;
-                        // SAFETY: this output channel's lane of the panel, written by nobody else.
-                        unsafe { shared.range(at + co % CO_BLOCK, 1)[0] = f as f32 }
-                    }
-                }
-            }
-        }
-    });
-    packed
 }
 
 /// How a call is cut into jobs; a function of the shape and the lanes alone.
@@ -132,8 +85,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(shape: &ConvShape, lanes: usize) -> Self {
-        let output = shape.output();
+    fn new(shape: &ConvShape, output: [usize; 3], lanes: usize) -> Self {
         let depth = if shape.kernel[0] == 3 { [FREQ, OUT] } else { [1, 1] };
         let tiles = [output[0].div_ceil(depth[1]), output[1].div_ceil(OUT), output[2].div_ceil(lanes)];
         let layer = (tiles[1] * tiles[2]).div_ceil(4);
@@ -183,7 +135,8 @@ fn held(shape: &ConvShape, vectors: usize) -> usize {
 pub(super) struct Winograd<'a> {
     pub(super) cpu: Cpu,
     pub(super) shape: &'a ConvShape,
-    pub(super) sources: &'a [Source<'a>],
+    pub(super) part: Part,
+    pub(super) sources: &'a [Window<'a>],
     pub(super) weights: &'a [f32],
     pub(super) bias: Option<&'a [f32]>,
 }
@@ -191,7 +144,7 @@ pub(super) struct Winograd<'a> {
 impl Winograd<'_> {
     pub(super) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
         let shape = self.shape;
-        let cut = Cut::new(shape, self.cpu.lanes());
+        let cut = Cut::new(shape, self.part.output, self.cpu.lanes());
         let parts = shape.out_channels.div_ceil(cut.co_chunk);
         let places = cut.blocks * cut.segments;
         let mut partial = stats.as_ref().map(|_| Partial::new(shape.batch * shape.out_channels, places));
@@ -375,8 +328,8 @@ impl Job<'_> {
     ) -> ([usize; MAX_CHUNKS], usize) {
         let shape = self.call.shape;
         let [id, ih, iw] = shape.input;
-        let [pd, ph, pw] = shape.padding;
-        let Plane { data, prologue } = plane(self.call.sources, self.n, ci, id * ih * iw);
+        let [od, oh, ow] = self.call.part.origin;
+        let Plane { data, prologue } = window_plane(self.call.sources, self.n, ci, id * ih * iw);
         let pitch = row_pitch(chunks) * I::LANES;
         let planes = self.cut.depth[0];
         let mut offsets = [0; MAX_CHUNKS];
@@ -395,21 +348,15 @@ impl Job<'_> {
             }
             let [z, y, x] = chunks[c].unwrap_or([usize::MAX / 2; 3]);
             for dz in from..planes {
-                let iz = (z + dz).wrapping_sub(pd);
+                let iz = (z + dz).wrapping_add_signed(od);
                 for dy in 0..FREQ {
-                    let iy = (y + dy).wrapping_sub(ph);
+                    let iy = (y + dy).wrapping_add_signed(oh);
                     let start = (dz * FREQ + dy) * pitch + at;
                     if iz >= id || iy >= ih {
                         zero_range(isa, self.rows, start, start + len);
                     } else {
                         let row = &data[(iz * ih + iy) * iw..][..iw];
-                        pack_row(
-                            isa,
-                            row,
-                            x as isize - pw as isize,
-                            prologue,
-                            &mut self.rows[start..start + len],
-                        );
+                        pack_row(isa, row, x as isize + ow, prologue, &mut self.rows[start..start + len]);
                     }
                 }
             }
@@ -433,13 +380,13 @@ impl Job<'_> {
         ring: usize,
     ) {
         let [_, ih, iw] = self.call.shape.input;
-        let [pd, ph, _] = self.call.shape.padding;
+        let [od, oh, _] = self.call.part.origin;
         // The same rows of the next channel lie far away: ask for them now, a few at a time.
         let next = (ci + 1).min(self.call.shape.in_channels - 1);
-        let next = plane(self.call.sources, self.n, next, self.call.shape.in_voxels()).data;
+        let next = window_plane(self.call.sources, self.n, next, self.call.shape.in_voxels()).data;
         let ahead = chunks.map(|c| {
             let [z, y, x] = c.unwrap_or_default();
-            ((z * ih + y) * iw + x).wrapping_sub((pd * ih + ph) * iw)
+            ((z * ih + y) * iw + x).wrapping_add_signed((od * ih as isize + oh) * iw as isize)
         });
         let (rows, tile) = (&*self.rows, &mut *self.tile);
         let deep = self.cut.depth[0];
@@ -619,12 +566,12 @@ impl Job<'_> {
         let outs = self.cut.depth[1];
         let back = &*self.back;
         let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co]));
-        let channel = (self.n * self.call.shape.out_channels + co) * size.iter().product::<usize>();
+        let channel = self.call.part.channel(self.n, self.call.shape.out_channels, co);
         let whole = chunks.iter().all(|c| {
             c.is_some_and(|[z, y, x]| z + outs <= size[0] && y + OUT <= size[1] && x + I::LANES <= size[2])
         });
         // The next channel's outputs, to be in the cache when their turn comes.
-        let ahead = size.iter().product::<usize>();
+        let ahead = self.call.part.voxels;
         let mut wide = [isa.zero64(); 2];
         let (mut sum, mut squares, mut centre) = (isa.splat(0.0), isa.splat(0.0), isa.splat(0.0));
         // SAFETY: `back` has 24 vectors per plane, channel and vector of tiles, debug assertions check; this job alone writes

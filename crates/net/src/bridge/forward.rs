@@ -5,13 +5,15 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use glioseg_kernels::{
-    ChannelStats, ScaleShift, Source, add_activate, avg_pool3d, conv_transpose3d, conv3d, normalize,
-    normalize_in_place,
+    ChannelStats, ScaleShift, Source, Upsampling, add_activate, avg_pool3d, conv_transpose3d, conv3d,
+    conv3d_upsampled, normalize, normalize_in_place,
 };
 
-use super::memory::{contiguous, into_values, recycle, take, tensor, values};
+use super::memory::{contiguous, give, into_values, recycle, take, tensor, values};
 use super::packed::Packed;
 use super::profile::Timer;
+use crate::ops::Weights;
+
 use super::{Due, Geometry, Input, conv_shape, cpu, from_plain, kernels, plain, transposed_shape};
 
 /// A feature map as the kernels read it.
@@ -186,6 +188,66 @@ pub(super) fn conv_transpose(
     let out = upsample(&input, plain(weight), bias.map(plain), packed);
     recycle(input.tensor);
     from_plain(out)
+}
+
+/// [`upsample`] and [`convolve`] of its result and `skip`, slab by slab where the map between them is large.
+pub(super) fn up_conv(
+    below: Input,
+    up: Weights<'_>,
+    (skip_raw, skip_due): Input,
+    weights: Weights<'_>,
+    padding: [usize; 3],
+    want_stats: bool,
+) -> (Tensor<5>, Option<ChannelStats>) {
+    let geometry = Geometry { stride: [1; 3], padding };
+    let [batch, _, z, y, x] = below.0.dims();
+    let up_shape = transposed_shape(&[batch, 0, z, y, x], &up.weight.dims());
+    if Upsampling::slabs(&up_shape) == 1 {
+        let made = conv_transpose(below, up.weight, up.bias, up.packed);
+        let inputs = vec![(made, None), (skip_raw, skip_due)];
+        return conv(inputs, weights.weight, weights.bias, geometry, weights.packed, want_stats);
+    }
+    let mut timer = Timer::start();
+    let below = Held::new(plain(below.0), below.1);
+    let skip = Held::new(plain(skip_raw), skip_due);
+    let [up_weight, weight] = [up.weight, weights.weight].map(|w| contiguous(plain(w)));
+    let [up_bias, bias] = [up.bias, weights.bias].map(|b| b.map(|b| contiguous(plain(b))));
+    let up_packed = up.packed.transposed(&up_shape, &up_weight);
+    let channels = up_shape.out_channels + skip.source().channels;
+    let shape = conv_shape(channels, &skip.shape(), weight.layout().shape(), geometry);
+    let packed = weights.packed.conv(&shape, &weight, kernels().algorithm());
+    timer.packed();
+    let mut stats =
+        want_stats.then(|| ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels()));
+    let mut out = take(shape.out_len());
+    let mut scratch = take(Upsampling::scratch_len(&up_shape, shape.kernel[0]));
+    let upsampling = Upsampling {
+        shape: &up_shape,
+        source: below.source(),
+        weights: &up_packed,
+        bias: up_bias.as_ref().map(values),
+    };
+    let bias = bias.as_ref().map(values);
+    conv3d_upsampled(
+        &shape,
+        upsampling,
+        skip.source(),
+        &packed,
+        bias,
+        &mut out,
+        stats.as_mut(),
+        &mut scratch,
+    );
+    give(scratch);
+    let [z, y, x] = shape.output();
+    timer.stop(shape.flops() + up_shape.flops(), packed.bytes() + up_packed.bytes(), || {
+        let (below, made, co) = (up_shape.in_channels, up_shape.out_channels, shape.out_channels);
+        let (word, kernel) = (packed.algorithm().word(), join(shape.kernel));
+        format!("conv {made} (of {below})+{} -> {co} @ {z}x{y}x{x}, {kernel}, {word}", channels - made)
+    });
+    recycle(below.tensor);
+    recycle(skip.tensor);
+    (from_plain(tensor(out, [shape.batch, shape.out_channels, z, y, x])), stats)
 }
 
 /// [`finish`] of a tensor outside Burn's graph.

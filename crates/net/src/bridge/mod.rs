@@ -33,6 +33,7 @@ use glioseg_kernels::{
 };
 
 use crate::NetError;
+use crate::ops::Weights;
 pub(crate) use attention::axial_attention;
 pub use memory::release_memory;
 pub use packed::{Packed, packed_bytes, set_packed_budget};
@@ -255,6 +256,18 @@ pub(crate) fn conv_transpose(
             gradient::conv_transpose(strategy, input, weight, bias)
         }
     }
+}
+
+/// Convolution, with stride 1, of a transposed convolution's result and `skip`; outside training.
+pub(crate) fn up_conv(
+    below: Input,
+    up: Weights<'_>,
+    skip: Input,
+    weights: Weights<'_>,
+    padding: [usize; 3],
+    want_stats: bool,
+) -> (Tensor<5>, Option<ChannelStats>) {
+    forward::up_conv(below, up, skip, weights, padding, want_stats)
 }
 
 /// Does what is due.

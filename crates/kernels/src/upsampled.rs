@@ -1,0 +1,269 @@
+//! A decoder step's first convolution, which reads a skip and an upsampled map that never exists as a whole.
+//!
+//! At full resolution the upsampled map is one of the network's three largest. Here the transposed convolution makes a slab of a
+//! few planes at a time, with the neighbouring planes that the taps reach, and the convolution reads it while it is still
+//! near; what a slab makes again at its border is a few planes of the cheaper of the two layers.
+
+use crate::conv3d::{ConvShape, PackedConv, Part, convolve};
+use crate::source::{Source, Window, check_sources};
+use crate::stats::ChannelStats;
+use crate::transposed::{PackedTransposed, TransposedShape, upsample};
+
+/// Values of an upsampled slab: 32 MiB.
+const SLAB_LEN: usize = 8 << 20;
+/// Planes of a slab are a multiple of this, so that Winograd's tiles fit.
+const PLANES: usize = 8;
+
+/// A transposed convolution whose result is read at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Upsampling<'a> {
+    /// Its sizes.
+    pub shape: &'a TransposedShape,
+    /// What it reads.
+    pub source: Source<'a>,
+    /// Its weights.
+    pub weights: &'a PackedTransposed,
+    /// Its bias, `[out]`.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Upsampling<'_> {
+    /// Planes that a slab has, without its border.
+    fn planes(shape: &TransposedShape) -> usize {
+        let [_, height, width] = shape.output();
+        let plane = (shape.out_channels * height * width).max(1);
+        (SLAB_LEN / plane).next_multiple_of(PLANES).max(PLANES)
+    }
+
+    /// Into how many slabs the map that `shape` makes is cut; one holds all of it.
+    pub fn slabs(shape: &TransposedShape) -> usize {
+        shape.output()[0].div_ceil(Self::planes(shape))
+    }
+
+    /// Length of the scratch that [`conv3d_upsampled`] with a kernel of `kernel` planes wants.
+    pub fn scratch_len(shape: &TransposedShape, kernel: usize) -> usize {
+        slab_len(shape, Self::planes(shape), kernel)
+    }
+}
+
+/// Length of a slab of `planes` planes and what the taps of a kernel of `kernel` planes reach.
+fn slab_len(shape: &TransposedShape, planes: usize, kernel: usize) -> usize {
+    let [depth, height, width] = shape.output();
+    // Whole planes below, on either side.
+    let planes = (planes + kernel - 1 + 2 * (shape.kernel[0] - 1)).min(depth);
+    shape.out_channels * planes * height * width
+}
+
+/// `out = conv([upsampling, prologue(skip)]) + bias` with stride 1, and the sums of `out` per sample and channel.
+///
+/// The same as [`crate::conv_transpose3d`] and then [`crate::conv3d`] of its result and `skip`, up to the order of sums.
+///
+/// # Shapes
+/// The upsampling's result and `skip` have `shape`'s batch and voxels, and its channels together, in this order; `out` and `stats` are as for
+/// [`crate::conv3d`]. `scratch` has
+/// [`Upsampling::scratch_len`] values, whose contents do not matter.
+///
+/// # Panics
+/// If a length contradicts `shape`, its stride is not 1, or weights were prepared for another layer.
+pub fn conv3d_upsampled(
+    shape: &ConvShape,
+    upsampling: Upsampling<'_>,
+    skip: Source<'_>,
+    weights: &PackedConv,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    stats: Option<&mut ChannelStats>,
+    scratch: &mut [f32],
+) {
+    by_slabs(
+        Upsampling::planes(upsampling.shape),
+        shape,
+        upsampling,
+        skip,
+        weights,
+        bias,
+        out,
+        stats,
+        scratch,
+    );
+}
+
+/// [`conv3d_upsampled`], `step` planes at a time.
+fn by_slabs(
+    step: usize,
+    shape: &ConvShape,
+    upsampling: Upsampling<'_>,
+    skip: Source<'_>,
+    weights: &PackedConv,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    mut stats: Option<&mut ChannelStats>,
+    scratch: &mut [f32],
+) {
+    let up = upsampling.shape;
+    assert_eq!(shape.stride, [1; 3], "a convolution of an upsampled map");
+    assert_eq!((up.batch, up.output()), (shape.batch, shape.input), "{up:?} before {shape:?}");
+    assert_eq!(up.out_channels + skip.channels, shape.in_channels, "{up:?} before {shape:?}");
+    weights.check(shape, bias, out.len(), stats.as_deref());
+    check_sources(&[upsampling.source], up.batch, up.in_channels, up.in_voxels());
+    check_sources(&[skip], shape.batch, skip.channels, shape.in_voxels());
+    let [depth, height, width] = shape.output();
+    let [in_depth, in_height, in_width] = shape.input;
+    let (plane, in_plane) = (height * width, in_height * in_width);
+    let (kernel, padding) = (shape.kernel[0], shape.padding[0]);
+    let needed = slab_len(up, step, kernel);
+    assert!(scratch.len() >= needed, "scratch of {} values for {needed}", scratch.len());
+    if let Some(stats) = &mut stats {
+        stats.sum.fill(0.0);
+        stats.sum_sq.fill(0.0);
+    }
+    for n in 0..shape.batch {
+        for start in (0..depth).step_by(step) {
+            let planes = step.min(depth - start);
+            // Input planes that this slab's taps reach, and the planes below that they are made of.
+            let first = start.saturating_sub(padding);
+            let end = (start + planes + kernel - 1).saturating_sub(padding).min(in_depth);
+            let below = [first / up.kernel[0], end.div_ceil(up.kernel[0])];
+            let small =
+                TransposedShape { batch: 1, input: [below[1] - below[0], up.input[1], up.input[2]], ..*up };
+            let slab = &mut scratch[..small.out_len()];
+            let source = Window {
+                source: upsampling.source,
+                sample: n,
+                voxels: up.in_voxels(),
+                start: below[0] * up.input[1] * up.input[2],
+            };
+            upsample(&small, source, upsampling.weights, upsampling.bias, slab);
+            let made = Window {
+                source: Source::plain(slab, up.out_channels),
+                sample: 0,
+                voxels: small.out_voxels(),
+                start: (first - below[0] * up.kernel[0]) * in_plane,
+            };
+            let skip = Window { source: skip, sample: n, voxels: shape.in_voxels(), start: first * in_plane };
+            let part = Part {
+                output: [planes, height, width],
+                origin: [
+                    start as isize - padding as isize - first as isize,
+                    -(shape.padding[1] as isize),
+                    -(shape.padding[2] as isize),
+                ],
+                sample: n,
+                voxels: shape.out_voxels(),
+                start: start * plane,
+            };
+            let piece = ConvShape { batch: 1, input: [end - first, in_height, in_width], ..*shape };
+            let mut sums = stats.is_some().then(|| ChannelStats::new(1, shape.out_channels, planes * plane));
+            convolve(&piece, part, &[made, skip], weights, bias, out, sums.as_mut());
+            if let (Some(stats), Some(sums)) = (&mut stats, sums) {
+                let row = n * shape.out_channels;
+                for c in 0..shape.out_channels {
+                    stats.sum[row + c] += sums.sum[c];
+                    stats.sum_sq[row + c] += sums.sum_sq[c];
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Algorithm, Cpu, Prologue, conv_transpose3d, conv3d};
+
+    fn numbers(len: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// One layer pair; slabs of `step` planes.
+    #[derive(Debug)]
+    struct Case {
+        batch: usize,
+        channels: [usize; 4],
+        below: [usize; 3],
+        up: [usize; 3],
+        kernel: [usize; 3],
+        step: usize,
+        algorithm: Algorithm,
+    }
+
+    fn check(case: &Case, cpu: Cpu) {
+        let [below, made, skip, outs] = case.channels;
+        let up = TransposedShape {
+            batch: case.batch,
+            in_channels: below,
+            out_channels: made,
+            input: case.below,
+            kernel: case.up,
+        };
+        let shape = ConvShape::same(case.batch, made + skip, outs, up.output(), case.kernel, [1; 3]);
+        let data = [numbers(up.in_len(), 1), numbers(case.batch * skip * shape.in_voxels(), 2)];
+        let scales = [numbers(case.batch * below, 3), numbers(case.batch * skip, 4)];
+        let shifts = [numbers(case.batch * below, 5), numbers(case.batch * skip, 6)];
+        let sources = [0, 1].map(|i| Source {
+            data: &data[i],
+            channels: [below, skip][i],
+            prologue: Some(Prologue { scale: &scales[i], shift: &shifts[i], slope: 0.01 }),
+        });
+        let (up_bias, bias) = (numbers(made, 7), numbers(outs, 8));
+        let up_weights = PackedTransposed::new(cpu, &up, &numbers(up.weight_len(), 9));
+        let weights = PackedConv::new(cpu, &shape, &numbers(shape.weight_len(), 10), case.algorithm);
+        let stats = || ChannelStats::new(case.batch, outs, shape.out_voxels());
+
+        let mut between = vec![0.0; up.out_len()];
+        conv_transpose3d(&up, sources[0], &up_weights, Some(&up_bias), &mut between);
+        let whole = [Source::plain(&between, made), sources[1]];
+        let (mut want, mut want_stats) = (vec![0.0; shape.out_len()], stats());
+        conv3d(&shape, &whole, &weights, Some(&bias), &mut want, Some(&mut want_stats));
+
+        let upsampling =
+            Upsampling { shape: &up, source: sources[0], weights: &up_weights, bias: Some(&up_bias) };
+        let (mut out, mut out_stats) = (vec![f32::NAN; shape.out_len()], stats());
+        let mut scratch = vec![f32::NAN; slab_len(&up, case.step, case.kernel[0])];
+        by_slabs(
+            case.step,
+            &shape,
+            upsampling,
+            sources[1],
+            &weights,
+            Some(&bias),
+            &mut out,
+            Some(&mut out_stats),
+            &mut scratch,
+        );
+        let size = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in out.iter().zip(&want).enumerate() {
+            assert!((a - b).abs() <= 1e-5 * size, "{} {case:?}: {a} for {b} at {i}", cpu.name());
+        }
+        for (a, b) in out_stats.sum_sq.iter().zip(&want_stats.sum_sq) {
+            assert!((a - b).abs() <= 1e-5 * b, "{} {case:?}: squares {a} for {b}", cpu.name());
+        }
+        assert_eq!(out_stats.sum.len(), want_stats.sum.len());
+    }
+
+    #[test]
+    fn slabs_give_what_the_two_layers_give_one_after_the_other() {
+        for cpu in Cpu::available() {
+            for algorithm in [Algorithm::Direct, Algorithm::Winograd, Algorithm::Gemm] {
+                for (below, up, kernel, step) in [
+                    ([5, 3, 9], [2, 2, 2], [3, 3, 3], 8),
+                    ([5, 3, 9], [2, 2, 2], [3, 3, 3], 3),
+                    ([9, 4, 8], [1, 2, 2], [1, 3, 3], 4),
+                    ([7, 5, 6], [1, 2, 2], [3, 3, 3], 4),
+                    ([4, 4, 17], [2, 2, 2], [3, 3, 3], 1),
+                    ([2, 4, 4], [2, 2, 2], [3, 3, 3], 64),
+                ] {
+                    for batch in [1, 2] {
+                        let channels = [5, 3, 4, 18];
+                        check(&Case { batch, channels, below, up, kernel, step, algorithm }, cpu);
+                    }
+                }
+            }
+        }
+    }
+}
