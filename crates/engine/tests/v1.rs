@@ -109,7 +109,7 @@ fn cases_are_prepared_in_version_1s_order() {
         assert_eq!(shape, [&[5], &ours.case.shape[..]].concat(), "{case}");
         let (data, labels) = theirs.split_at(ours.case.data.len());
         assert_close(&ours.case.data, data, 1e-4, reference);
-        let different = ours.seg.iter().zip(labels).filter(|(a, b)| f32::from(**a) != **b).count();
+        let different = ours.seg.iter().zip(labels).filter(|(a, b)| i32::from(**a) != **b as i32).count();
         assert_eq!(different, 0, "{case}: labels");
         let classes: Vec<_> = ours.class_locations.iter().map(|c| c.labels.clone()).collect();
         assert_eq!(classes, [[1], [2], [3]], "{case}");
@@ -161,7 +161,8 @@ fn compare(golden: &Path, models: &[&str], images: &str, cases: &[&str], referen
         let different = ours.data.iter().zip(&theirs.data).filter(|(a, b)| a != b).count();
         assert!(
             different <= ours.data.len() / 10_000,
-            "{reference:?} {case}: {different} of {}",
+            "{} {case}: {different} of {}",
+            reference.display(),
             ours.data.len()
         );
         let properties = read_pickle_file(&at(out.path(), "pkl")).expect("our properties");
@@ -180,7 +181,7 @@ fn compare(golden: &Path, models: &[&str], images: &str, cases: &[&str], referen
             let (ours, shape) = array(&at(out.path(), "npz"), "softmax");
             let (theirs, their_shape) = array(&at(&reference, "npz"), "softmax");
             assert_eq!(shape, their_shape, "{case}");
-            assert_close(&ours, &theirs, 5e-4, &format!("{reference:?} {case}"));
+            assert_close(&ours, &theirs, 5e-4, &format!("{} {case}", reference.display()));
         }
     }
 }
@@ -243,7 +244,7 @@ fn a_converted_model_predicts_the_same_bytes() {
         assert!(told.len() >= folds && model.folds.len() == folds, "{name}: {told:?}");
         assert!(told.iter().all(|c| c.file.extension().is_some_and(|e| e == "safetensors")));
         for (model, out) in [(&golden.join(name), &before), (&target, &after)] {
-            let done = predict(&[model.clone()], &files, out, &options(false), &|_: Event<'_>| {});
+            let done = predict(std::slice::from_ref(model), &files, out, &options(false), &|_: Event<'_>| {});
             assert_eq!(done.expect(name).done, 1, "{name}");
         }
         assert!(same_files(&before, &after) >= 2, "{name}");

@@ -205,7 +205,7 @@ impl V1Model<'_> {
             "noNorm" => Ok("NoNormalization"),
             _ => Err(n.unknown(&["nonCT", "CT", "noNorm"])),
         })?;
-        let masks = by_number(&root.get("use_mask_for_norm")?, |n| n.bool())?;
+        let masks = by_number(&root.get("use_mask_for_norm")?, flag)?;
         let spacing = stage.get("current_spacing")?;
         let mut mm = spacing.list()?.iter().map(Node::f64).collect::<Result<Vec<_>, _>>()?;
         if mm.len() < dim {
@@ -310,16 +310,13 @@ impl V1Model<'_> {
         dim: usize,
     ) -> Result<Value, PlanError> {
         let triples = |node: &Node<'_>| node.list()?.iter().map(counts).collect::<Result<Vec<_>, _>>();
-        let pools = match stage.opt("pool_op_kernel_sizes")? {
-            Some(node) => triples(&node)?,
-            None => {
-                let per_axis = stage.get("num_pool_per_axis")?.list()?;
-                let per_axis = per_axis.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
-                let most = per_axis.iter().copied().max().unwrap_or(0).min(MAX);
-                (0..most)
-                    .map(|i| per_axis.iter().map(|&n| if most - i <= n { 2 } else { 1 }).collect())
-                    .collect()
-            }
+        let pools = if let Some(node) = stage.opt("pool_op_kernel_sizes")? {
+            triples(&node)?
+        } else {
+            let per_axis = stage.get("num_pool_per_axis")?.list()?;
+            let per_axis = per_axis.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
+            let most = per_axis.iter().copied().max().unwrap_or(0).min(MAX);
+            (0..most).map(|i| per_axis.iter().map(|&n| if most - i <= n { 2 } else { 1 }).collect()).collect()
         };
         let kernels = match stage.opt("conv_kernel_sizes")? {
             Some(node) => triples(&node)?,
@@ -389,6 +386,10 @@ impl V1Model<'_> {
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }))
     }
+}
+
+fn flag(node: &Node<'_>) -> Result<bool, PlanError> {
+    node.bool()
 }
 
 fn counts(node: &Node<'_>) -> Result<Vec<usize>, PlanError> {

@@ -81,7 +81,7 @@ impl Decision {
     ///
     /// # Panics
     /// If they are not whole outputs.
-    pub(crate) fn activate_pass(&self, logits: Vec<f32>) -> Vec<f32> {
+    pub(crate) fn activate_pass(&self, logits: &[f32]) -> Vec<f32> {
         assert_eq!(logits.len() % self.outputs(), 0, "whole outputs");
         let voxels = logits.len() / self.outputs();
         let mut out = vec![0f32; logits.len()];

@@ -52,6 +52,7 @@ impl std::str::FromStr for Part {
 /// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
 /// step and mirroring choose tiles; the decided label map is postprocessed and then recoded, probabilities are saved as they are.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct PredictOptions {
     /// Which folds of every model.
     pub folds: Folds,
@@ -641,7 +642,7 @@ fn predict_logits(
         let mut pass = |patch, shape| {
             let logits = forward(network, patch, shape, &networks.device)?;
             Ok(match &activation {
-                Some(decision) => decision.activate_pass(logits),
+                Some(decision) => decision.activate_pass(&logits),
                 None => logits,
             })
         };
