@@ -129,6 +129,9 @@ pub(crate) struct Predict {
     /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
+    /// Refuse cases whose channels do not look like their names (exchanged, or one given twice) instead of warning
+    #[arg(long, help_heading = "Input")]
+    pub(crate) strict: bool,
     /// Skip the cases that the output folder has already
     #[arg(long = "continue", help_heading = "Output")]
     pub(crate) continue_: bool,

@@ -4,10 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_engine::convert::convert;
-use glioseg_engine::infer::{
-    Accumulation, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict,
-};
-use glioseg_engine::labels::OutputLabels;
+use glioseg_engine::infer::{Event, PostprocessingChoice, PredictOptions, PredictSummary, predict};
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
 use glioseg_net::checkpoint::read_pickle_file;
 use glioseg_net::{Checkpoint, Unet};
@@ -118,19 +115,10 @@ fn cases_are_prepared_in_version_1s_order() {
 
 fn options(mirroring: bool) -> PredictOptions {
     PredictOptions {
-        folds: Folds::Found,
-        checkpoint: CheckpointChoice::Final,
-        part: None,
-        skip_finished: false,
-        step: 0.5,
         mirroring,
-        accumulation: Accumulation::Half,
-        interpolate_positions: false,
         postprocessing: PostprocessingChoice::Nothing,
-        labels: OutputLabels::Dataset,
         save_probabilities: true,
-        device: Device::flex(),
-        device_name: "cpu".into(),
+        ..PredictOptions::default()
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         postprocessing: None,
         labels: None,
         save_probabilities: false,
+        strict: false,
         continue_: false,
         part: None,
         json: false,

@@ -47,6 +47,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         postprocessing,
         labels,
         save_probabilities: options.save_probabilities,
+        strict: options.strict,
         device: match options.device {
             Device::Cpu => burn::tensor::Device::flex(),
         },

@@ -106,7 +106,7 @@ pub fn ensemble(
 
 /// Averages the saved probabilities of one case; `dataset` says what the outputs mean.
 ///
-/// For files of v1 the properties beside them tell the painted values, and `dataset` is not asked.
+/// For files of v1 the properties beside them tell the painted values where `dataset` has no regions.
 ///
 /// # Errors
 /// [`EnsembleError`] with the file, and both files where two do not fit together.
@@ -292,7 +292,8 @@ fn check_alike(first: &Array<'_>, second: &Array<'_>) -> Result<(), EnsembleErro
     Ok(())
 }
 
-/// Painted values of v1's regions, which all properties must agree on; without regions the labels of the dataset.
+/// The decision of v1's arrays, whose properties must agree on the painted values. A dataset with regions goes before them: its
+/// description follows a recoding of the label maps, the properties do not.
 fn version1_decision(
     files: &[PathBuf],
     properties: &[Option<Properties>],
@@ -316,8 +317,8 @@ fn version1_decision(
         }
     }
     Ok(match first {
-        Some(paints) => Decision::Regions(paints),
-        None => Decision::new(&dataset.labels),
+        Some(paints) if !dataset.labels.has_regions() => Decision::Regions(paints),
+        _ => Decision::new(&dataset.labels),
     })
 }
 

@@ -140,6 +140,14 @@ pub enum InferError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Channels that do not look like their names, where that is not allowed.
+    #[error("{}", doubts.join("; "))]
+    DoubtfulChannels {
+        /// What looks wrong, in sentences that name the files.
+        doubts: Vec<String>,
+        /// The first file.
+        path: PathBuf,
+    },
     /// Saved probabilities that would no longer fit their description.
     #[error("with labels of another order, saved probabilities would not fit their dataset.json")]
     LabelOrder,
@@ -189,6 +197,10 @@ impl InferError {
             Self::Net(e) => e.hint(),
             Self::Postprocess(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
+            Self::DoubtfulChannels { .. } => Some(
+                "look at the images: rename the files if they are exchanged; if they are right after all, leave out --strict"
+                    .into(),
+            ),
             Self::LabelOrder => {
                 Some("leave out --save-probabilities, or write the dataset's own labels with --labels dataset".into())
             }

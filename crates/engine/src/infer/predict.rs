@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::{Checkpoint, Unet};
 use glioseg_plan::{Labels, Rules};
+use glioseg_prep::guard::ChannelCheck;
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
 use indexmap::IndexMap;
@@ -52,7 +53,7 @@ impl std::str::FromStr for Part {
 /// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
 /// step and mirroring choose tiles; the decided label map is postprocessed and then recoded, probabilities are saved as they are.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, named by their fields")]
 pub struct PredictOptions {
     /// Which folds of every model.
     pub folds: Folds,
@@ -76,6 +77,8 @@ pub struct PredictOptions {
     pub labels: OutputLabels,
     /// Also write `CASE.npz`.
     pub save_probabilities: bool,
+    /// Refuse a case whose channels do not look like their names; else it is a warning.
+    pub strict: bool,
     /// What computes.
     pub device: Device,
     /// Its name, for the record.
@@ -96,6 +99,7 @@ impl Default for PredictOptions {
             postprocessing: PostprocessingChoice::default(),
             labels: OutputLabels::default(),
             save_probabilities: false,
+            strict: false,
             interpolate_positions: false,
             device: Device::flex(),
             device_name: "cpu".into(),
@@ -154,6 +158,7 @@ pub struct PredictSummary {
 /// A case that is read and prepared for every model.
 struct Ready {
     files: CaseFiles,
+    channels: ChannelCheck,
     geometry: Geometry,
     prepared: Vec<Arc<PreparedCase>>,
     warnings: Vec<String>,
@@ -163,6 +168,7 @@ struct Ready {
 /// A case whose segmentation is to be written.
 struct Segmented {
     files: CaseFiles,
+    channels: ChannelCheck,
     geometry: Geometry,
     result: ToWrite,
     warnings: Vec<String>,
@@ -252,7 +258,7 @@ pub fn predict(
     let count = cases.len();
     let outcome = thread::scope(|scope| {
         let (models, finish) = (&models, &finish);
-        scope.spawn(move || read_cases(cases, models, &ready_in));
+        scope.spawn(move || read_cases(cases, models, options.strict, &ready_in));
         let writer = scope.spawn(move || -> Result<(), InferError> {
             for case in done_out {
                 record_case(match case.and_then(|case| write_case(case, models, finish, out, options)) {
@@ -446,17 +452,27 @@ impl Networks {
     }
 }
 
-fn read_cases(cases: Vec<CaseFiles>, models: &[Model], queue: &SyncSender<Result<Ready, Failure>>) {
+fn read_cases(
+    cases: Vec<CaseFiles>,
+    models: &[Model],
+    strict: bool,
+    queue: &SyncSender<Result<Ready, Failure>>,
+) {
     for files in cases {
-        let ready = read_case(&files, models).map_err(|error| Failure { files, error: Box::new(error) });
+        let ready =
+            read_case(&files, models, strict).map_err(|error| Failure { files, error: Box::new(error) });
         if queue.send(ready).is_err() {
             return;
         }
     }
 }
 
-/// Reads the channels of a case in parallel; they must share one grid and be finite.
-fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<String>), InferError> {
+/// Reads the channels of a case in parallel; they must share one grid and be finite. If `strict` they must also look like their names.
+fn read_channels(
+    files: &CaseFiles,
+    channels: &[String],
+    strict: bool,
+) -> Result<(Volume, ChannelCheck, Vec<String>), InferError> {
     let (volume, infos) = nifti::read_stack(&files.files)?;
     if volume.channels != channels.len() {
         return Err(InferError::Channels {
@@ -499,7 +515,13 @@ fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<
             ));
         }
     }
-    Ok((volume, warnings))
+    let check = ChannelCheck::of_volume(&volume, channels);
+    let doubts = check.messages(channels, &file_of);
+    if strict && !doubts.is_empty() {
+        return Err(InferError::DoubtfulChannels { doubts, path: files.files[0].clone() });
+    }
+    warnings.extend(doubts);
+    Ok((volume, check, warnings))
 }
 
 /// Whether two models prepare a case in the same way.
@@ -514,9 +536,9 @@ fn prepares_alike(a: &Model, b: &Model) -> bool {
         && x.resampling_data == y.resampling_data
 }
 
-fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
+fn read_case(files: &CaseFiles, models: &[Model], strict: bool) -> Result<Ready, InferError> {
     let start = Instant::now();
-    let (volume, warnings) = read_channels(files, &models[0].dataset.channel_names)?;
+    let (volume, channels, warnings) = read_channels(files, &models[0].dataset.channel_names, strict)?;
     let geometry = volume.geometry.clone();
     let mut volume = Some(volume);
     let mut prepared: Vec<Arc<PreparedCase>> = Vec::with_capacity(models.len());
@@ -534,6 +556,7 @@ fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
     }
     Ok(Ready {
         files: files.clone(),
+        channels,
         geometry,
         prepared,
         warnings,
@@ -572,7 +595,7 @@ fn predict_case(
     (number, of): (usize, usize),
 ) -> Result<Segmented, InferError> {
     let start = Instant::now();
-    let Ready { files, geometry, prepared, warnings, read_seconds } = case;
+    let Ready { files, channels, geometry, prepared, warnings, read_seconds } = case;
     let mut windows = Vec::with_capacity(models.len());
     let mut passes = 0;
     for (model, prepared) in models.iter().zip(&prepared) {
@@ -604,6 +627,7 @@ fn predict_case(
     let seconds = [("read".to_owned(), read_seconds), ("network".to_owned(), start.elapsed().as_secs_f64())];
     Ok(Segmented {
         files,
+        channels,
         geometry,
         result: only.unwrap_or(ToWrite::Probabilities { sum: probabilities, prepared: first }),
         warnings,
@@ -686,7 +710,7 @@ fn write_case(
     options: &PredictOptions,
 ) -> Result<CaseRecord, Failure> {
     let start = Instant::now();
-    let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
+    let Segmented { files, channels, geometry, result, mut warnings, mut seconds } = case;
     let model = &models[0];
     let mut properties = None;
     let segmentation = match result {
@@ -738,6 +762,7 @@ fn write_case(
         seconds,
         volume_ml,
         postprocessed_voxels,
+        channels: Some(channels),
         warnings,
         error: None,
         hint: None,
@@ -768,6 +793,7 @@ impl Failure {
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
             postprocessed_voxels: Vec::new(),
+            channels: None,
             warnings: Vec::new(),
             hint: self.error.hint(),
             error: Some(self.error.to_string()),

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use glioseg_prep::guard::ChannelCheck;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,9 @@ pub struct CaseRecord {
     /// Voxels that each step of the postprocessing changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub postprocessed_voxels: Vec<usize>,
+    /// How well the channels agree with their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<ChannelCheck>,
     /// What looked odd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -162,6 +166,7 @@ mod tests {
             seconds: IndexMap::new(),
             volume_ml: [("WT".to_owned(), 1.5)].into_iter().collect(),
             postprocessed_voxels: vec![],
+            channels: None,
             warnings: vec![],
             error: None,
             hint: None,
