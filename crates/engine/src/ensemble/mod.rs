@@ -28,7 +28,7 @@ pub use saved::Version;
 use saved::{Archive, Array};
 
 use crate::infer::Decision;
-use crate::labels::{OutputLabels, Recoding, meaning, write_description};
+use crate::labels::{OutputLabels, Recoding, meaning, other_labels, write_description};
 use crate::postprocess::Postprocessing;
 
 /// How folders are averaged. The options act in this order: the mean is decided, postprocessed, and then recoded.
@@ -93,6 +93,12 @@ pub fn ensemble(
     let whole = |p: &Path| p.canonicalize().ok();
     if folders.iter().any(|f| whole(f) == whole(out)) {
         return Err(EnsembleError::OutputIsInput { path: out.into() });
+    }
+    if options.skip_finished
+        && let Some((first, second)) = other_labels(out, &dataset, &recoding)
+    {
+        let second_path = folders[0].clone();
+        return Err(EnsembleError::OutputsDiffer { first, second, first_path: out.into(), second_path });
     }
     write_description(out, &dataset, &recoding)?;
     let work = Work { folders, out, options, dataset: &dataset, recoding: &recoding };

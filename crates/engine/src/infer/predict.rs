@@ -23,7 +23,7 @@ use super::output::{V1Properties, write_probabilities, write_softmax};
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
-use crate::labels::{OutputLabels, meaning, write_description};
+use crate::labels::{OutputLabels, meaning, other_labels, write_description};
 use crate::model::{CheckpointChoice, Folds, Model};
 
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
@@ -213,6 +213,11 @@ pub fn predict(
     let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
     check_output(out, inputs)?;
     let networks = Networks::load(&models, options)?;
+    if options.skip_finished
+        && let Some((found, wanted)) = other_labels(out, dataset, &finish.recoding)
+    {
+        return Err(InferError::OtherLabels { path: out.into(), found, wanted });
+    }
     write_description(out, dataset, &finish.recoding)?;
     let record_path = out.join(record_name(options.part));
     let mut record = new_record(&models, &networks.hashes, options, &finish, &record_path);
