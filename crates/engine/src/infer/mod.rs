@@ -18,6 +18,7 @@ pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
 pub use finish::PostprocessingChoice;
 pub use gaussian::gaussian_weights;
+pub(crate) use output::write_array;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
 pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 pub use tiles::{Grid, tile_starts};
