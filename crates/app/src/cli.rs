@@ -20,6 +20,8 @@ use crate::commands::plan::Plan;
 use crate::commands::postprocess::Postprocess;
 use crate::commands::prep::Prep;
 use crate::commands::rank::Rank;
+use crate::commands::report::Report;
+use crate::commands::view::View;
 
 /// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
 #[derive(Debug, Parser)]
@@ -59,6 +61,10 @@ pub(crate) enum Command {
     Rank(Rank),
     /// Compare two scored runs case by case, worst first
     Compare(Compare),
+    /// Show scores, ranking and every case on one HTML page
+    Report(Report),
+    /// Serve reports and their volumes to a browser on this machine
+    View(View),
     /// Say what is in an image, dataset, plan, model or checkpoint
     Info(Info),
     /// Measure speed and memory on this machine
@@ -127,6 +133,12 @@ pub(crate) struct Predict {
     /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
+    /// Also write how far folds, models and mirrored passes agree: maps below OUT/uncertainty, scores in predict.json
+    #[arg(long, help_heading = "Output")]
+    pub(crate) uncertainty: bool,
+    /// Also write OUT/report.html with slices of every case
+    #[arg(long, help_heading = "Output")]
+    pub(crate) report: bool,
     /// Refuse cases whose channels do not look like their names (exchanged, or one given twice) instead of warning
     #[arg(long, help_heading = "Input")]
     pub(crate) strict: bool,

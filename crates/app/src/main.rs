@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         cli::Command::Evaluate(options) => commands::evaluate::run(options, &ui),
         cli::Command::Rank(options) => commands::rank::run(options, &ui),
         cli::Command::Compare(options) => commands::compare::run(options, &ui),
+        cli::Command::Report(options) => commands::report::run(options, &ui),
+        cli::Command::View(options) => commands::view::run(options, &ui),
         cli::Command::Info(options) => commands::info::run(options),
         cli::Command::Bench(options) => commands::bench::run(options, &ui),
         cli::Command::Phantom(options) => commands::phantom::run(options, &ui),

@@ -128,6 +128,7 @@ fn options(mirroring: bool) -> PredictOptions {
         postprocessing: PostprocessingChoice::Nothing,
         labels: OutputLabels::Dataset,
         save_probabilities: true,
+        uncertainty: false,
         strict: false,
         device: Device::flex(),
         device_name: "cpu".into(),

@@ -14,7 +14,9 @@ pub(crate) mod postprocess;
 pub(crate) mod predict;
 pub(crate) mod prep;
 pub(crate) mod rank;
+pub(crate) mod report;
 mod table;
+pub(crate) mod view;
 
 use std::io::Write as _;
 
