@@ -771,7 +771,11 @@ fn write_case(
     let volume_ml = volumes(&map, &model.dataset.labels);
     let labels = &model.dataset.labels;
     let mut flags = flags(&map, labels, &model.dataset.channel_names, &image, training);
-    let images: Vec<&Path> = files.files.iter().map(PathBuf::as_path).collect();
+    let mut images: Vec<&Path> = files.files.iter().map(PathBuf::as_path).collect();
+    if images.len() == 1 {
+        // One file with all channels.
+        images.resize(model.dataset.channel_names.len(), images[0]);
+    }
     let doubts = channels.messages(&model.dataset.channel_names, &images).into_iter();
     flags.extend(doubts.map(|doubt| Flag::new(FlagKind::Channels, doubt)));
     let folder = out.join(UNCERTAINTY);
