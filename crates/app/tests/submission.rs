@@ -171,6 +171,13 @@ fn a_recipe_averages_models_and_writes_the_labels_of_its_year() {
     });
     assert!(enhancing > 0, "the phantom has an enhancing tumour");
     assert_eq!(brats, expected.collect::<Vec<u16>>());
+    // A folder is not continued in other labels.
+    let (code, _, stderr) = with(&recipe, &["--continue"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("have the labels [2, 1, 4] painted 2, [1, 4] painted 1, [4] painted 4, but"),
+        "{stderr}"
+    );
     let settings = &record(&recipe)["settings"];
     assert_eq!(settings["labels"], "brats");
     assert_eq!(settings["postprocessing"][0]["replace_small"]["below_voxels"], 200);

@@ -148,6 +148,16 @@ pub enum InferError {
         /// The first file.
         path: PathBuf,
     },
+    /// A folder whose label maps have other values than those that would be added.
+    #[error("the label maps in {} have the labels {found}, but those to be added have {wanted}", path.display())]
+    OtherLabels {
+        /// The output folder.
+        path: PathBuf,
+        /// The labels there.
+        found: String,
+        /// The labels of this run.
+        wanted: String,
+    },
     /// Saved probabilities that would no longer fit their description.
     #[error("with labels of another order, saved probabilities would not fit their dataset.json")]
     LabelOrder,
@@ -201,6 +211,9 @@ impl InferError {
                 "look at the images: rename the files if they are exchanged; if they are right after all, leave out --strict"
                     .into(),
             ),
+            Self::OtherLabels { .. } => {
+                Some("choose another output folder, or the --labels of the run that is continued".into())
+            }
             Self::LabelOrder => {
                 Some("leave out --save-probabilities, or write the dataset's own labels with --labels dataset".into())
             }
