@@ -67,6 +67,8 @@ pub(crate) enum Command {
     View(View),
     /// Say what is in an image, dataset, plan, model or checkpoint
     Info(Info),
+    /// Rewrite a model of nnU-Net, of either version, as safetensors and JSON
+    Convert(Convert),
     /// Measure speed and memory on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -237,6 +239,22 @@ pub(crate) struct Info {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Rewrites a model folder of nnU-Net v1, v2 or glioseg as plans.json, dataset.json and safetensors, and checks every fold with a forward pass.
+///
+/// A converted model predicts the same bytes as its source; a model of version 1 keeps version 1's rules.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  glioseg convert Task500_BraTS2021/nnUNetTrainerV2BraTSRegions_DA4_BN_BD__nnUNetPlansv2.1 brats21-bl"
+)]
+pub(crate) struct Convert {
+    /// Model folder to read
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// Folder to write; must be empty or not there
+    #[arg(value_name = "DST")]
+    pub(crate) target: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         cli::Command::Report(options) => commands::report::run(options, &ui),
         cli::Command::View(options) => commands::view::run(options, &ui),
         cli::Command::Info(options) => commands::info::run(options),
+        cli::Command::Convert(options) => commands::convert::run(options, &ui),
         cli::Command::Bench(options) => commands::bench::run(options, &ui),
         cli::Command::Phantom(options) => commands::phantom::run(options, &ui),
         cli::Command::Demo(options) => commands::demo::run(options, &ui),

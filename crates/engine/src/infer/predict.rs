@@ -25,7 +25,7 @@ use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::uncertainty::{CaseMoments, Moments, uncertainty_path};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
-use crate::labels::{OutputLabels, meaning, write_description};
+use crate::labels::{OutputLabels, meaning, other_labels, write_description};
 use crate::model::{CheckpointChoice, Folds, Model};
 
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
@@ -221,6 +221,11 @@ pub fn predict(
     let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
     check_output(out, inputs)?;
     let networks = Networks::load(&models, options)?;
+    if options.skip_finished
+        && let Some((found, wanted)) = other_labels(out, dataset, &finish.recoding)
+    {
+        return Err(InferError::OtherLabels { path: out.into(), found, wanted });
+    }
     write_description(out, dataset, &finish.recoding)?;
     let record_path = out.join(record_name(options.part));
     let mut record = new_record(&models, &networks.hashes, options, &finish, &record_path);
@@ -766,7 +771,11 @@ fn write_case(
     let volume_ml = volumes(&map, &model.dataset.labels);
     let labels = &model.dataset.labels;
     let mut flags = flags(&map, labels, &model.dataset.channel_names, &image, training);
-    let images: Vec<&Path> = files.files.iter().map(PathBuf::as_path).collect();
+    let mut images: Vec<&Path> = files.files.iter().map(PathBuf::as_path).collect();
+    if images.len() == 1 {
+        // One file with all channels.
+        images.resize(model.dataset.channel_names.len(), images[0]);
+    }
     let doubts = channels.messages(&model.dataset.channel_names, &images).into_iter();
     flags.extend(doubts.map(|doubt| Flag::new(FlagKind::Channels, doubt)));
     let folder = out.join(UNCERTAINTY);
