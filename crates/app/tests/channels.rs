@@ -18,7 +18,9 @@ fn case(folder: &Path, order: [usize; 4]) {
     for (name, from) in names.iter().zip(order) {
         fs::copy(&mixed[from], name).expect("copied");
     }
-    mixed.iter().for_each(|path| fs::remove_file(path).expect("removed"));
+    for path in mixed {
+        fs::remove_file(path).expect("removed");
+    }
 }
 
 #[test]

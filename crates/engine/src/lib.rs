@@ -1,6 +1,7 @@
 //! Inference, from a model and images to segmentations, and training, from prepared cases to a model.
 
 pub mod cases;
+pub mod convert;
 pub mod crossval;
 pub mod ensemble;
 pub mod infer;

@@ -274,10 +274,14 @@ impl Labels {
 }
 
 /// nnU-Net v1 wrote labels as `{"0": "background", "1": "edema"}`; this turns them into v2's `{"background": 0, …}`.
+///
+/// Names had no meaning then, so 0 may be called anything (`bg`).
 fn turn_round(labels: &Value) -> Option<Value> {
     let map = labels.as_object().filter(|m| !m.is_empty())?;
     let turned = map.iter().map(|(number, name)| {
-        Some((name.as_str()?.to_owned(), Value::from(number.trim().parse::<u64>().ok()?)))
+        let number = number.trim().parse::<u64>().ok()?;
+        let name = if number == 0 { "background" } else { name.as_str()? };
+        Some((name.to_owned(), Value::from(number)))
     });
     let turned: serde_json::Map<String, Value> = turned.collect::<Option<_>>()?;
     (turned.len() == map.len()).then_some(Value::Object(turned))

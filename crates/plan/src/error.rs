@@ -307,7 +307,9 @@ impl PlanError {
                     present.iter().filter(|k| !KNOWN_KEYS.contains(&k.as_str())).cloned().collect();
                 closest(last_part(key), &strange).map(|name| format!("is `{name}` a misspelling of it?"))
             }
-            PlanError::WrongValue { .. } | PlanError::PlanOption { .. } => None,
+            PlanError::WrongValue { .. }
+            | PlanError::PlanOption { .. }
+            | PlanError::UnknownConvention { .. } => None,
             PlanError::UnknownName { found, known, .. } => {
                 Some(closest(last_part(found), known).map_or_else(
                     || "only nnU-Net's own networks, resampling functions and normalisation schemes can be used".to_owned(),
@@ -365,7 +367,6 @@ impl PlanError {
                 "if you know it, say so with --coding 1-2-4, 1-2-3, 1-2-3-4 or nnunet".to_owned(),
             ),
             PlanError::OutputExists { .. } => Some("choose another folder, or remove it".to_owned()),
-            PlanError::UnknownConvention { .. } => None,
             PlanError::TumourParts { .. } => Some(
                 "labels can be translated where the dataset has the regions WT, TC and ET, or plain labels named NCR (or \
                  NETC), ED (or SNFH), ET and RC; `--labels dataset` leaves them as they are"

@@ -68,7 +68,7 @@ fn editions_until_2022_become_nnunets_own_coding() {
     assert_eq!(TumourParts::of(&dataset.description).expect("regions"), Convention::NnUnet.parts());
     let (volume, labels) = dataset.cases[0].read(&dataset.description).expect("readable");
     assert_eq!(labels.data, tumour([2, 1, 3], None));
-    assert_eq!([0, 1, 2, 3].map(|c| volume.channel(c)[0]), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!([0, 1, 2, 3].map(|c| volume.channel(c)[0] as u8), [1, 2, 3, 4]);
     assert!(out.join("imagesTs/Brats18_TCIA09_2_1_0003.nii.gz").is_file());
     let error = write_dataset(&cohort, &out, Linking::Copy, &|_| {}).expect_err("it is there");
     assert!(error.to_string().contains("dataset.json is there already"), "{error}");

@@ -7,6 +7,7 @@ use clap::Parser as _;
 
 use super::evaluate::{self, Evaluate};
 use super::phantom::write_cohort;
+use super::report::{self, Report};
 use super::train::{self, Train};
 use super::{Outcome, Problem, predict};
 use crate::cli::{Cli, Command, Demo, Layout};
@@ -97,6 +98,14 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
     let Command::Evaluate(request) = command(&line)? else { unreachable!("the line says evaluate") };
     let request: &Evaluate = &request;
     let scored = evaluate::run(request, ui)?;
+    ui.say("5. a page to look at: glioseg report");
+    let shown = Report {
+        scores: vec![out.join("scores")],
+        output: out.join("report.html"),
+        title: Some("Phantoms".into()),
+        ..Report::default()
+    };
+    report::run(&shown, ui)?;
     for line in next_steps(&text(model), &text(dataset)) {
         ui.say(&line);
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod convert;
 pub(crate) mod crossval;
 pub(crate) mod dataset;
 pub(crate) mod demo;
@@ -15,8 +16,10 @@ pub(crate) mod postprocess;
 pub(crate) mod predict;
 pub(crate) mod prep;
 pub(crate) mod rank;
+pub(crate) mod report;
 mod table;
 pub(crate) mod train;
+pub(crate) mod view;
 
 use std::io::Write as _;
 

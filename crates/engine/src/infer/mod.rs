@@ -7,20 +7,25 @@
 mod error;
 mod export;
 mod finish;
+mod flags;
 mod gaussian;
 pub(crate) mod output;
 mod predict;
 mod record;
 mod tiles;
+mod uncertainty;
 mod window;
 
 pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
 pub(crate) use export::{Logits, ProbabilitySum};
 pub use finish::PostprocessingChoice;
+pub use flags::{Flag, FlagKind};
 pub use gaussian::gaussian_weights;
+pub(crate) use output::write_array;
 pub(crate) use predict::forward;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
 pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 pub use tiles::{Grid, tile_starts};
+pub use uncertainty::{CaseUncertainty, RegionUncertainty};
 pub use window::{Accumulation, Image, LogitSum, WindowOptions, mirror_combinations};

@@ -7,7 +7,7 @@ use glioseg_prep::guard::ChannelCheck;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::InferError;
+use super::{CaseUncertainty, Flag, InferError};
 use crate::labels::OutputLabels;
 use crate::model::Model;
 use crate::postprocess::Step;
@@ -125,6 +125,12 @@ pub struct CaseRecord {
     /// What looked odd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Reasons for a person to look at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
+    /// How sure folds, models and mirrored passes were, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty: Option<CaseUncertainty>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -168,6 +174,8 @@ mod tests {
             postprocessed_voxels: vec![],
             channels: None,
             warnings: vec![],
+            flags: vec![],
+            uncertainty: None,
             error: None,
             hint: None,
         }

@@ -8,6 +8,9 @@ use crate::PlanError;
 /// How deep folders may lie below the one given: `HGG/CASE` and one more.
 const DEPTH: usize = 4;
 
+/// How image files end.
+const ENDINGS: [&str; 2] = [".nii.gz", ".nii"];
+
 /// Whose names files have: what stands before the first `_`, or the first two parts of a name with `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edition {
@@ -91,7 +94,7 @@ pub(super) struct BratsFile {
 pub(super) fn brats_file(path: &Path) -> Option<BratsFile> {
     let name = path.file_name()?.to_str()?;
     let lower = name.to_ascii_lowercase();
-    let ending = [".nii.gz", ".nii"].into_iter().find(|e| lower.ends_with(e))?;
+    let ending = ENDINGS.into_iter().find(|e| lower.ends_with(e))?;
     let stem = &name[..name.len() - ending.len()];
     // The last mark decides: names of 2018 to 2021 may hold dashes of a site.
     let at = stem.rfind(['_', '-']).filter(|&at| at > 0)?;
@@ -128,7 +131,7 @@ fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), 
             if depth > 0 {
                 collect(&path, depth - 1, files)?;
             }
-        } else if name.ends_with(".nii.gz") || name.ends_with(".nii") {
+        } else if ENDINGS.iter().any(|e| name.ends_with(e)) {
             files.push(path);
         }
     }

@@ -43,7 +43,7 @@ impl Channel {
         let sorted: Vec<f32> = order.iter().map(|&i| values[i as usize]).collect();
         let mut ranks = vec![0.0; values.len()];
         let mut start = 0;
-        for group in sorted.chunk_by(|a, b| a == b) {
+        for group in sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()) {
             // Equal values share their mean rank.
             let rank = (start as f64 + (group.len() as f64 - 1.0) / 2.0) / values.len() as f64;
             order[start..start + group.len()].iter().for_each(|&i| ranks[i as usize] = rank as f32);

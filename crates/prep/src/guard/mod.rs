@@ -234,18 +234,19 @@ impl ChannelCheck {
                     channel(*first),
                     channel(*second)
                 ),
-                Doubt::Exchanged { moved, evidence, .. } => match moved[..] {
-                    [(a, _), (b, _)] => {
-                        format!("the channels {} and {} look exchanged: {evidence}", channel(a), channel(b))
+                Doubt::Exchanged { moved, evidence, .. } => {
+                    if let [(a, _), (b, _)] = moved[..] {
+                        return format!(
+                            "the channels {} and {} look exchanged: {evidence}",
+                            channel(a),
+                            channel(b)
+                        );
                     }
-                    _ => {
-                        let each: Vec<String> = moved
-                            .iter()
-                            .map(|&(c, like)| format!("{} looks like `{}`", channel(c), names[like]))
-                            .collect();
-                        format!("the channels look mixed up: {}; {evidence}", each.join(", "))
-                    }
-                },
+                    let looks =
+                        |&(c, like): &(usize, usize)| format!("{} looks like `{}`", channel(c), names[like]);
+                    let each: Vec<String> = moved.iter().map(looks).collect();
+                    format!("the channels look mixed up: {}; {evidence}", each.join(", "))
+                }
             })
             .collect()
     }
