@@ -1,11 +1,8 @@
 //! Training as a user runs it: stopped, killed, resumed, and given what it cannot take.
 
-mod support;
-
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
-
-use support::{glioseg, run};
 
 /// A network of two stages on patches of 16³ voxels.
 const PRESET: &str = r#"{
@@ -18,6 +15,20 @@ const PRESET: &str = r#"{
         }}
     }
 }"#;
+
+/// A run of the program.
+fn glioseg(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_glioseg"));
+    command.args(arguments).env_remove("RAYON_NUM_THREADS");
+    command
+}
+
+/// Exit code, stdout and stderr.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = glioseg(arguments).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("utf-8");
+    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+}
 
 /// Five phantoms of 32³ voxels and the preset, in a folder of their own.
 struct Workplace {
@@ -73,7 +84,7 @@ impl Workplace {
 fn wait_for(what: &str, path: &Path) {
     let start = Instant::now();
     while !path.exists() {
-        assert!(start.elapsed() < Duration::from_secs(120), "{what} did not come: {}", path.display());
+        assert!(start.elapsed() < Duration::from_mins(2), "{what} did not come: {}", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -63,17 +63,30 @@ pub enum CrossvalError {
     },
     /// An ensemble.
     #[error(transparent)]
-    Ensemble(#[from] EnsembleError),
+    Ensemble(Box<EnsembleError>),
     /// A label map.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(Box<VolumeError>),
     /// Scores.
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(Box<EvalError>),
     /// Steps on label maps.
     #[error(transparent)]
-    Postprocess(#[from] PostprocessError),
+    Postprocess(Box<PostprocessError>),
 }
+
+/// Errors of other modules are large, and boxed.
+macro_rules! boxed {
+    ($($variant:ident($error:ty)),*) => {
+        $(impl From<$error> for CrossvalError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+
+boxed!(Ensemble(EnsembleError), Volume(VolumeError), Eval(EvalError), Postprocess(PostprocessError));
 
 impl CrossvalError {
     /// What to do about it.

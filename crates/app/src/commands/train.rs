@@ -1,4 +1,8 @@
 //! `glioseg train`: one fold of a dataset, from raw files to a validated model.
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts, where backticks would be printed"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

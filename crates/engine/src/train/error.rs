@@ -139,7 +139,7 @@ pub enum TrainError {
     #[error("the checkpoint could not be saved: {source}")]
     Save {
         /// Why.
-        source: NetError,
+        source: Box<NetError>,
         /// The checkpoint before, which is whole.
         kept: Option<PathBuf>,
     },
@@ -155,26 +155,47 @@ pub enum TrainError {
     },
     /// Dataset, plans or splits.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(Box<PlanError>),
     /// Prepared cases.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// Batches.
     #[error(transparent)]
-    Augment(#[from] AugmentError),
+    Augment(Box<AugmentError>),
     /// Network or checkpoint.
     #[error(transparent)]
-    Net(#[from] NetError),
+    Net(Box<NetError>),
     /// The final validation.
     #[error(transparent)]
-    Infer(#[from] InferError),
+    Infer(Box<InferError>),
     /// Scores of the final validation.
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(Box<EvalError>),
     /// An image or label map.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(Box<VolumeError>),
 }
+
+/// Errors of other crates are large, and boxed.
+macro_rules! boxed {
+    ($($variant:ident($error:ty)),*) => {
+        $(impl From<$error> for TrainError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+
+boxed!(
+    Plan(PlanError),
+    Store(StoreError),
+    Augment(AugmentError),
+    Net(NetError),
+    Infer(InferError),
+    Eval(EvalError),
+    Volume(VolumeError)
+);
 
 fn gb(bytes: u64) -> f64 {
     bytes as f64 / 1e9

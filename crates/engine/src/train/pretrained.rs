@@ -27,7 +27,7 @@ pub(super) fn checkpoint_of(path: &Path) -> Result<PathBuf, TrainError> {
     let folds = ["", "fold_0", "fold_all", "fold_1", "fold_2", "fold_3", "fold_4"];
     let candidates = folds.iter().flat_map(|fold| names.map(|name| path.join(fold).join(name)));
     candidates.into_iter().find(|p| p.is_file()).ok_or_else(|| {
-        TrainError::Infer(InferError::NotAModel {
+        TrainError::from(InferError::NotAModel {
             path: path.to_owned(),
             reason: "it has no checkpoint_final".into(),
             below: vec![],

@@ -225,7 +225,7 @@ impl Store {
     }
 
     fn failed(&self, source: NetError) -> TrainError {
-        TrainError::Save { source, kept: self.newest() }
+        TrainError::Save { source: Box::new(source), kept: self.newest() }
     }
 
     /// Saves the whole state as the latest checkpoint; the one before is kept.
