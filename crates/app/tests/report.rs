@@ -166,3 +166,42 @@ fn a_report_of_nothing_says_what_to_give() {
     let (code, _, stderr) = run(&["report", "--pred", &folder]);
     assert!(code == 2 && stderr.contains("holds no label map"), "{stderr}");
 }
+
+#[test]
+fn five_algorithms_on_real_cases_are_scored_ranked_and_reported() {
+    let Some(real) = glioseg_volume::testing::shared("real") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let real = real.display().to_string();
+    let algorithms = ["hnfnetv1", "isen", "sanet0", "scan", "yixinmpl"];
+    let scores: Vec<String> = algorithms.iter().map(|a| dir.path().join(a).display().to_string()).collect();
+    for (algorithm, out) in algorithms.iter().zip(&scores) {
+        let suffix = format!("_algo-{algorithm}-20");
+        let (code, _, stderr) = run(&[
+            "evaluate",
+            "--ref",
+            &real,
+            "--ref-suffix",
+            "_seg",
+            "--pred",
+            &real,
+            "--pred-suffix",
+            &suffix,
+            "--labels",
+            "1-2-4",
+            "--rules",
+            "brats2021,nnunet",
+            "-o",
+            out,
+        ]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let runs: Vec<&str> = scores.iter().map(String::as_str).collect();
+    let (code, stdout, stderr) = run(&[vec!["rank"], runs.clone()].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(algorithms.iter().all(|a| stdout.contains(a)), "{stdout}");
+    let report = dir.path().join("report.html").display().to_string();
+    let arguments = [vec!["report", "-o", &report, "--images", &real, "--scores"], runs].concat();
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("2 cases in") && !stderr.contains("another grid"), "{stderr}");
+}

@@ -102,7 +102,10 @@ impl Predicted {
             .map(|e| e.path())
             .filter(|p| {
                 let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                name == "predict.json" || (name.starts_with("predict_part") && name.ends_with(".json"))
+                name == "predict.json"
+                    || name
+                        .strip_prefix("predict_part")
+                        .is_some_and(|rest| rest.split('.').nth(1) == Some("json"))
             })
             .collect();
         files.sort();

@@ -96,7 +96,7 @@ fn listen(options: &View) -> anyhow::Result<Server> {
 fn only_report(folder: &Path) -> Option<String> {
     let names =
         std::fs::read_dir(folder).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut reports = names.filter(|n| n.ends_with(".html"));
+    let mut reports = names.filter(|n| is_page(n));
     reports.next().filter(|_| reports.next().is_none())
 }
 
@@ -135,6 +135,10 @@ fn host_is_ours(host: &str, address: SocketAddr) -> bool {
     let own = [address.to_string(), format!("localhost:{}", address.port())];
     // A server for a network is asked for by names that it does not know.
     !address.ip().is_loopback() || own.iter().any(|o| o.eq_ignore_ascii_case(host))
+}
+
+fn is_page(name: &str) -> bool {
+    kind(Path::new(name)) == Some(KINDS[0].1)
 }
 
 fn kind(file: &Path) -> Option<&'static str> {
@@ -188,10 +192,7 @@ fn encode(name: &str) -> String {
 }
 
 fn serve(request: Request, path: &Path, kind: &str, range: Option<&str>) -> std::io::Result<()> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(_) => return refuse(request, 404, "the file cannot be read"),
-    };
+    let Ok(mut file) = File::open(path) else { return refuse(request, 404, "the file cannot be read") };
     let size = file.metadata()?.len();
     let (start, end, status) = match range.map(|r| parse_range(r, size)) {
         None | Some(Range::Whole) => (0, size, 200),
@@ -275,7 +276,7 @@ fn listing(root: &Path, folder: &Path) -> String {
         .filter(|(is_folder, name)| !name.starts_with('.') && (*is_folder || kind(Path::new(name)).is_some()))
         .collect();
     // Reports first, then folders, then the rest.
-    names.sort_by_key(|(is_folder, name)| (!name.ends_with(".html"), !*is_folder, name.clone()));
+    names.sort_by_key(|(is_folder, name)| (!is_page(name), !*is_folder, name.clone()));
     let escape = |t: &str| t.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let row = |(is_folder, name): &(bool, String)| {
         let slash = if *is_folder { "/" } else { "" };

@@ -126,6 +126,7 @@ if (await page.$("#cases .opened button.primary")) {
     await shot("viewer-chosen");
     await page.keyboard.press("Escape");
   }
+  await settle();
   expect((await page.$("dialog.viewer")) === null, "the viewer closes");
 }
 

@@ -24,7 +24,7 @@ export function distribution(rows, { cases, label, distance, width, open }) {
   const most = Math.max(1, ...points.map((p) => p.value));
   const x = distance
     ? { type: "symlog", constant: 2, domain: [0, most * 1.05], ticks: [0, 1, 2, 5, 10, 20, 50, 100, 200, 374].filter((t) => t <= most * 1.1), tickFormat: (t) => String(t), label }
-    : { label, nice: true, tickFormat: (t) => format(t, 2).replace(/\.?0+$/, "") };
+    : { label, nice: true, tickFormat: (t) => String(Number(t.toFixed(3))) };
   const figure = plot({
     ...BASE,
     width, height: rows.length * 58 + 46, marginLeft: margin, marginRight: 16, marginTop: 8, marginBottom: 38,

@@ -262,16 +262,14 @@ function training(data) {
     };
   };
   function draw() {
-    part.replaceChildren();
-    for (const curve of data.curves) {
-      for (const [kind, names] of Object.entries(kinds(curve.series))) {
-        if (!names.length) continue;
-        const figure = h("figure", {});
-        part.append(figure);
-        const lines = names.map((name) => ({ name, epochs: curve.epochs, values: curve.series[name].map(number) }));
-        figure.append(h("h3", {}, `${curve.fold} · ${kind}`), names.length > 1 ? legend(names) : "",
-          curves(lines, { label: kind, width: Math.max(280, figure.clientWidth), log: kind === "learning rate" }));
-      }
+    const charts = data.curves.flatMap((curve) => Object.entries(kinds(curve.series)).filter(([, names]) => names.length)
+      .map(([kind, names]) => ({ curve, kind, names, figure: h("figure", {}) })));
+    // All have their places before any is measured.
+    part.replaceChildren(...charts.map((c) => c.figure));
+    for (const { curve, kind, names, figure } of charts) {
+      const lines = names.map((name) => ({ name, epochs: curve.epochs, values: curve.series[name].map(number) }));
+      figure.append(h("h3", {}, `${curve.fold} · ${kind}`), names.length > 1 ? legend(names) : "",
+        curves(lines, { label: kind, width: Math.max(280, figure.clientWidth), log: kind === "learning rate" }));
     }
   }
   whenShown(part, draw);

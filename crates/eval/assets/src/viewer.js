@@ -48,7 +48,7 @@ function viewerWindow(data, c, block, run) {
       h("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close")),
     bar, h("div", { class: "viewer-canvas" }, canvas, help), h("div", { class: "viewer-bottom" }, status, place));
   let nv = new Niivue({
-    backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 1, show3Dcrosshair: true, isOrientCube: false,
+    backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, crosshairWidthUnit: "mm", show3Dcrosshair: true, isOrientCube: false,
     multiplanarLayout: MULTIPLANAR_TYPE.GRID, multiplanarShowRender: SHOW_RENDER.ALWAYS, isRadiologicalConvention: true, sagittalNoseLeft: true,
     dragAndDropEnabled: false, logLevel: "warn", fontMinPx: 12, loadingText: "", isNearestInterpolation: false,
   });
@@ -108,9 +108,9 @@ function viewerWindow(data, c, block, run) {
 
   /** Puts the cross where the report's slices meet. */
   function goToTumour() {
-    const at = [0, 1, 2].map((axis) => block.pictures.find((p) => p.axis === axis)?.slice);
-    if (!nv.volumes.length || at.some((v) => v === undefined)) return;
-    nv.scene.crosshairPos = nv.vox2frac(at.map((v) => v - 1));
+    const at = ["sagittal", "coronal", "axial"].map((plane) => block.pictures.find((p) => p.plane === plane)?.ras);
+    if (!nv.volumes.length || at.includes(undefined)) return;
+    nv.scene.crosshairPos = nv.vox2frac(at);
   }
 
   function apply() {

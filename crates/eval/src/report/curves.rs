@@ -55,7 +55,7 @@ pub fn read_curves(model: &Path) -> Result<Vec<Curve>, EvalError> {
             };
             if name == "training_log.jsonl" {
                 epochs.extend(own_log(&read()?));
-            } else if name.starts_with("training_log") && name.ends_with(".txt") {
+            } else if name.starts_with("training_log") && file.extension().is_some_and(|e| e == "txt") {
                 epochs.extend(nnunet_log(&read()?));
             }
         }
@@ -69,8 +69,8 @@ pub fn read_curves(model: &Path) -> Result<Vec<Curve>, EvalError> {
 
 /// Names of the regions or labels that a model's Dice values belong to, in order; none without a `dataset.json`.
 fn region_names(model: &Path) -> Vec<String> {
-    let beside = [Some(model), model.parent()].into_iter().flatten().map(|f| f.join("dataset.json"));
-    let Some(dataset) = beside.filter_map(|p| Dataset::read(&p).ok()).next() else { return Vec::new() };
+    let mut beside = [Some(model), model.parent()].into_iter().flatten().map(|f| f.join("dataset.json"));
+    let Some(dataset) = beside.find_map(|p| Dataset::read(&p).ok()) else { return Vec::new() };
     if dataset.labels.has_regions() {
         return dataset.labels.regions().iter().map(|r| r.name.clone()).collect();
     }
@@ -218,6 +218,6 @@ mod tests {
             ]
         );
         let core = &found[0].series["Dice core"];
-        assert!(core[0].0.is_nan() && core[1].0 == 0.3, "{core:?}");
+        assert!(core[0].0.is_nan() && (core[1].0 - 0.3).abs() < 1e-12, "{core:?}");
     }
 }

@@ -42,8 +42,8 @@ impl Fineness {
 pub(crate) struct Picture {
     /// `axial`, `coronal` or `sagittal`.
     plane: &'static str,
-    /// Index axis of the image that it is cut across: 0 for x, 1 for y, 2 for z.
-    axis: usize,
+    /// Its place from 0, counted towards the patient's right, front or top.
+    ras: usize,
     /// Its number from 1, along the axis it is cut across.
     slice: usize,
     /// Number of slices.
@@ -64,7 +64,7 @@ pub(crate) struct Picture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct View {
     name: &'static str,
-    normal: usize,
+    normal: (usize, bool),
     rows: (usize, bool),
     columns: (usize, bool),
     letters: [&'static str; 4],
@@ -79,13 +79,8 @@ fn views(geometry: &Geometry) -> [View; 3] {
         (2 - index, axes[index].1)
     };
     let (right, front, top) = (world(0), world(1), world(2));
-    let view = |name, normal: (usize, bool), rows, columns, letters| View {
-        name,
-        normal: normal.0,
-        rows,
-        columns,
-        letters,
-    };
+    let view =
+        |name, normal: (usize, bool), rows, columns, letters| View { name, normal, rows, columns, letters };
     [
         view("axial", top, front, right, ["R", "L", "A", "P"]),
         view("coronal", front, top, right, ["R", "L", "S", "I"]),
@@ -107,7 +102,7 @@ impl View {
             let (start, end) = (frame.start[axis], frame.end[axis]);
             (start..end).map(move |i| if turned { start + end - 1 - i } else { i } * strides[axis])
         };
-        let base = at * strides[self.normal];
+        let base = at * strides[self.normal.0];
         range(self.rows)
             .flat_map(|row| range(self.columns).map(move |c| base + row + c))
             .map(|i| data[i])
@@ -142,8 +137,8 @@ pub(crate) fn pictures(
     views(geometry)
         .iter()
         .map(|view| {
-            let middle = (frame.start[view.normal] + frame.end[view.normal]) / 2;
-            let at = first.and_then(|m| largest(&m.data, shape, view.normal)).unwrap_or(middle);
+            let middle = frame.start[view.normal.0].midpoint(frame.end[view.normal.0]);
+            let at = first.and_then(|m| largest(&m.data, shape, view.normal.0)).unwrap_or(middle);
             let [width, height] = view.size(&frame);
             let images = backgrounds.iter().zip(&windows).map(|(data, &window)| {
                 encode(&view.cut(data, shape, &frame, at), width, height, window, fineness)
@@ -158,9 +153,9 @@ pub(crate) fn pictures(
             });
             Picture {
                 plane: view.name,
-                axis: 2 - view.normal,
+                ras: if view.normal.1 { at } else { shape[view.normal.0] - 1 - at },
                 slice: at + 1,
-                of: shape[view.normal],
+                of: shape[view.normal.0],
                 size: [width, height],
                 voxel: [geometry.spacing[view.columns.0], geometry.spacing[view.rows.0]],
                 letters: view.letters,
@@ -261,7 +256,8 @@ mod tests {
         let regions = vec![vec![Region::new("WT", &[1])]];
         let found = pictures(&geometry, &[&image], &[Some(&map)], &regions, Fineness::for_cases(1));
         let place = |i: usize| (found[i].plane, found[i].slice, found[i].of, found[i].size, found[i].voxel);
-        assert_eq!([0, 1, 2].map(|i| found[i].axis), [2, 1, 0]);
+        // x grows towards the left of the patient: slice 2 of 6 is the fourth from there.
+        assert_eq!([0, 1, 2].map(|i| found[i].ras), [3, 1, 3]);
         assert_eq!(place(0), ("axial", 4, 4, [6, 5], [1.0, 1.0]));
         assert_eq!(place(1), ("coronal", 2, 5, [6, 4], [1.0, 2.0]));
         assert_eq!(place(2), ("sagittal", 3, 6, [5, 4], [1.0, 2.0]));
