@@ -4,13 +4,15 @@
 //! that a toolchain does not bring (nextest, typos, cargo-deny) are used where they are installed, and named where not.
 #![expect(clippy::print_stderr, reason = "a program for developers, which talks on stderr")]
 
-use std::process::{Command, ExitCode};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "usage: cargo xtask check | lint | test
+const USAGE: &str = "usage: cargo xtask check | lint | test | browser
 
 check  fmt, typos, clippy, tests, documentation examples, licences: all that has to hold
 lint   fmt, typos, clippy
-test   tests and documentation examples";
+test   tests and documentation examples
+browser   the demo's report in a headless Chromium (needs node and chromium)";
 
 fn main() -> ExitCode {
     let chore = std::env::args().nth(1).unwrap_or_default();
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
         "check" => lint() && test() && licences(),
         "lint" => lint(),
         "test" => test(),
+        "browser" => browser(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -42,6 +45,40 @@ fn test() -> bool {
 
 fn licences() -> bool {
     optional("cargo", &["deny", "--version"], "cargo", &["deny", "check", "bans", "licenses", "sources"])
+}
+
+/// Makes the demo, serves its report and has a headless browser look at it.
+fn browser() -> bool {
+    let missing = ["node", "npm", "chromium"].into_iter().find(|tool| !has(tool, &["--version"]));
+    if let Some(tool) = missing {
+        eprintln!("xtask: left out, not installed: {tool}");
+        return true;
+    }
+    let check = "crates/eval/assets/check";
+    let out = "target/browser";
+    if !run("npm", &["ci", "--prefix", check]) || !cargo(&format!("run --release -- demo --out {out}")) {
+        return false;
+    }
+    let server = Command::new("cargo")
+        .args(["run", "--release", "-q", "--", "view", out, "--port", "0", "-q"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            eprintln!("xtask: cannot serve the demo: {error}");
+            return false;
+        }
+    };
+    let mut address = String::new();
+    let told = server.stdout.take().map(|out| BufReader::new(out).read_line(&mut address));
+    let pictures = format!("{out}/pictures");
+    let script = format!("{check}/check.mjs");
+    let done = matches!(told, Some(Ok(n)) if n > 0)
+        && run("node", &[&script, address.trim(), "--pictures", &pictures]);
+    // It serves until it is told to stop.
+    let stopped = server.kill().and_then(|()| server.wait());
+    done && stopped.is_ok()
 }
 
 fn cargo(arguments: &str) -> bool {

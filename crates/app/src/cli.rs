@@ -20,6 +20,8 @@ use crate::commands::plan::Plan;
 use crate::commands::postprocess::Postprocess;
 use crate::commands::prep::Prep;
 use crate::commands::rank::Rank;
+use crate::commands::report::Report;
+use crate::commands::view::View;
 
 /// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
 #[derive(Debug, Parser)]
@@ -59,8 +61,14 @@ pub(crate) enum Command {
     Rank(Rank),
     /// Compare two scored runs case by case, worst first
     Compare(Compare),
+    /// Show scores, ranking and every case on one HTML page
+    Report(Report),
+    /// Serve reports and their volumes to a browser on this machine
+    View(View),
     /// Say what is in an image, dataset, plan, model or checkpoint
     Info(Info),
+    /// Rewrite a model of nnU-Net, of either version, as safetensors and JSON
+    Convert(Convert),
     /// Measure speed and memory on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -127,6 +135,15 @@ pub(crate) struct Predict {
     /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
+    /// Also write how far folds, models and mirrored passes agree: maps below OUT/uncertainty, scores in predict.json
+    #[arg(long, help_heading = "Output")]
+    pub(crate) uncertainty: bool,
+    /// Also write OUT/report.html with slices of every case
+    #[arg(long, help_heading = "Output")]
+    pub(crate) report: bool,
+    /// Refuse cases whose channels do not look like their names (exchanged, or one given twice) instead of warning
+    #[arg(long, help_heading = "Input")]
+    pub(crate) strict: bool,
     /// Skip the cases that the output folder has already
     #[arg(long = "continue", help_heading = "Output")]
     pub(crate) continue_: bool,
@@ -222,6 +239,22 @@ pub(crate) struct Info {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Rewrites a model folder of nnU-Net v1, v2 or glioseg as plans.json, dataset.json and safetensors, and checks every fold with a forward pass.
+///
+/// A converted model predicts the same bytes as its source; a model of version 1 keeps version 1's rules.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  glioseg convert Task500_BraTS2021/nnUNetTrainerV2BraTSRegions_DA4_BN_BD__nnUNetPlansv2.1 brats21-bl"
+)]
+pub(crate) struct Convert {
+    /// Model folder to read
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// Folder to write; must be empty or not there
+    #[arg(value_name = "DST")]
+    pub(crate) target: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,4 @@
-//! From label maps and saved probabilities to a submission: ensemble, postprocess, labels, recipes.
+//! The way of a challenge: BraTS folders to a dataset; ensembles, postprocessing, labels and recipes to a submission.
 
 mod support;
 
@@ -54,6 +54,14 @@ fn the_winners_chain_is_that_of_his_own_program() {
     ]);
     assert_eq!(code, 0, "{stderr}");
     same(&converted, "converted/BL_no_mirroring_200");
+    for below in ["1", "2"] {
+        let (raw, out) = (golden.join("predicted/BL_GN"), dir.path().join(format!("BL_GN_{below}")));
+        let coded = ["--input-labels", "nnunet", "--threshold", below];
+        let (code, _, stderr) =
+            run(&[&["postprocess", "-i", &text(&raw), "-o", &text(&out)][..], &coded].concat());
+        assert_eq!(code, 0, "{stderr}");
+        same(&out, &format!("thresholded/BL_GN_{below}"));
+    }
     let steps = thresholded.join("postprocessing.json");
     let steps_text = fs::read_to_string(&steps).expect("the steps are written");
     fs::write(&steps, steps_text.replace("2345", "200")).expect("written");
@@ -163,6 +171,13 @@ fn a_recipe_averages_models_and_writes_the_labels_of_its_year() {
     });
     assert!(enhancing > 0, "the phantom has an enhancing tumour");
     assert_eq!(brats, expected.collect::<Vec<u16>>());
+    // A folder is not continued in other labels.
+    let (code, _, stderr) = with(&recipe, &["--continue"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("have the labels [2, 1, 4] painted 2, [1, 4] painted 1, [4] painted 4, but"),
+        "{stderr}"
+    );
     let settings = &record(&recipe)["settings"];
     assert_eq!(settings["labels"], "brats");
     assert_eq!(settings["postprocessing"][0]["replace_small"]["below_voxels"], 200);
@@ -221,4 +236,155 @@ fn recipes_and_ensembles_that_do_not_fit_are_refused_before_anything_is_done() {
         stderr.contains("holds no saved probabilities") && stderr.contains("--save-probabilities"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_model_of_version_1_is_described_converted_and_applied() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(
+        "../../fixtures/v1-model/nnUNetTrainerV2BraTSRegions_DA4_BN_BD_normalUnet_axialattention__nnUNetPlansv2.1",
+    );
+    let (code, stdout, stderr) = run(&["info", &text(&model), "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let facts: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (facts["rules"].as_str(), facts["network"].as_str()),
+        (Some("nnunet_v1"), Some("Generic_UNet"))
+    );
+    assert_eq!(facts["patch"], serde_json::json!([8, 16, 8]));
+    for (file, kind) in
+        [("plans.pkl", "plans of nnU-Net v1"), ("fold_0/model_final_checkpoint.model", "checkpoint")]
+    {
+        let (code, stdout, stderr) = run(&["info", &text(&model.join(file))]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains(kind), "{stdout}");
+    }
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let [converted, cases, old, new] = ["converted", "cases", "old", "new"].map(|n| dir.path().join(n));
+    let (code, stdout, stderr) = run(&["convert", &text(&model), &text(&converted)]);
+    assert_eq!((code, stdout.trim()), (0, text(&converted).as_str()), "{stderr}");
+    assert!(stderr.contains("the same answer to a forward pass"), "{stderr}");
+    assert!(converted.join("fold_0/checkpoint_final.safetensors").is_file());
+    let (code, _, stderr) = run(&["convert", &text(&model), &text(&converted)]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("is not empty\n  hint: choose a folder that is not there yet"), "{stderr}");
+
+    fs::create_dir(&cases).expect("a folder");
+    write_case(&numbered(&cases, "a"), 3);
+    for (model, out) in [(&model, &old), (&converted, &new)] {
+        let (model, cases, out) = (text(model), text(&cases), text(out));
+        let line = [
+            "predict",
+            "-m",
+            &model,
+            "-i",
+            &cases,
+            "-o",
+            &out,
+            "--no-mirroring",
+            "--step",
+            "1",
+            "--save-probabilities",
+        ];
+        let (code, _, stderr) = run(&line);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    for file in ["a.nii.gz", "a.npz", "a.pkl"] {
+        let [a, b] = [&old, &new].map(|folder| fs::read(folder.join(file)).expect(file));
+        assert!(a == b, "{file} differs");
+    }
+    assert_eq!(record(&old)["models"][0]["rules"], "nnunet_v1");
+    assert_eq!(record(&old)["models"][0]["rules"], record(&new)["models"][0]["rules"]);
+}
+
+#[test]
+fn brats_folders_become_a_dataset_without_findings() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [src, out] = ["src", "Dataset001_Phantom"].map(|n| dir.path().join(n));
+    let (code, _, stderr) =
+        run(&["phantom", "--cases", "2", "--size", "32", "--layout", "brats", "--out", &text(&src)]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, stderr) = run(&["dataset", "brats", &text(&src), &text(&out)]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.ends_with("2 training cases, 0 test cases | hard links | 0 label maps rewritten\n"),
+        "{stdout}"
+    );
+    assert!(stderr.contains("2 cases, 2 with label maps | labels 0, 1, 2, 3: BraTS 2023"), "{stderr}");
+    let (code, stdout, stderr) = run(&["dataset", "check", &text(&out)]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("2 cases, 0 errors"), "{stdout}");
+    // A second time, and into the source.
+    let (code, _, stderr) = run(&["dataset", "brats", &text(&src), &text(&out)]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("dataset.json is there already") && stderr.contains("hint: choose another folder"),
+        "{stderr}"
+    );
+    let (code, _, stderr) = run(&["dataset", "brats", &text(&src), &text(&src.join("inside"))]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("would lie inside"), "{stderr}");
+    // A case that lacks a channel is named, and the others are done.
+    let case = src.join("BraTS-PHANTOM-00000-000");
+    fs::remove_file(case.join("BraTS-PHANTOM-00000-000-t1c.nii.gz")).expect("removed");
+    let again = dir.path().join("again");
+    let (code, stdout, stderr) =
+        run(&["dataset", "brats", "--json", "--files", "copy", &text(&src), &text(&again)]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("case `BraTS-PHANTOM-00000-000` is left out: it has no t1ce"), "{stderr}");
+    let line: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (&line["training"], &line["incomplete"], &line["files"]),
+        (&1.into(), &1.into(), &"copies".into())
+    );
+}
+
+#[test]
+fn real_cases_become_a_dataset() {
+    let Some(real) = shared("real") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("out");
+    let (code, stdout, stderr) =
+        run(&["dataset", "brats", &text(&real), &text(&out), "--files", "reference"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.contains("2 training cases, 0 test cases | references | 2 label maps rewritten"),
+        "{stdout}"
+    );
+    assert!(stderr.contains("10 other images are left alone"), "{stderr}");
+    let name = "TCGA-DU-7294";
+    let [raw, ours] =
+        [real.join(format!("{name}/{name}_seg.nii.gz")), out.join(format!("labelsTr/{name}.nii.gz"))]
+            .map(|p| nifti::read_labels(&p).expect("labels").counts());
+    assert_eq!((raw.get(&1), raw.get(&2), raw.get(&4)), (ours.get(&2), ours.get(&1), ours.get(&3)));
+}
+
+#[test]
+fn the_recipe_on_the_winners_own_models_gives_his_submission() {
+    let Some(golden) = shared("golden") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let [input, out, saved, merged] = ["in", "out", "saved", "merged"].map(|n| dir.path().join(n));
+    fs::create_dir(&input).expect("a folder");
+    for file in numbered(Path::new(""), "case_03") {
+        fs::copy(golden.join("pipeline/iso/raw/imagesTs").join(&file), input.join(&file)).expect("copied");
+    }
+    let [bl, bl_l_gn] = ["BL", "BL_L_GN"].map(|m| text(&golden.join("v1").join(m)));
+    let (input, to) = (text(&input), text(&out));
+    let (code, _, stderr) =
+        run(&["predict", "--recipe", "brats21", "-m", &bl, "-m", &bl_l_gn, "-i", &input, "-o", &to]);
+    assert_eq!(code, 0, "{stderr}");
+    let (ours, theirs) =
+        (labels(&out, "case_03"), labels(&golden.join("v1/converted/ensemble_200"), "case_03"));
+    let other = ours.data.iter().zip(&theirs.data).filter(|(a, b)| a != b).count();
+    assert!(other * 10_000 <= theirs.data.len(), "{other} voxels differ");
+    assert_eq!(record(&out)["models"].as_array().map(Vec::len), Some(2));
+    // What is saved beside other label values is merged in these values too.
+    let (to, merged_text) = (text(&saved), text(&merged));
+    let more = ["--no-mirroring", "--folds", "0", "--save-probabilities", "--labels", "brats"];
+    let (code, _, stderr) = run(&[&["predict", "-m", &bl, "-i", &input, "-o", &to][..], &more].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = run(&["ensemble", "-i", &to, "-o", &merged_text]);
+    assert_eq!(code, 0, "{stderr}");
+    let (direct, through) = (labels(&saved, "case_03").counts(), labels(&merged, "case_03").counts());
+    assert!(direct.len() > 2 && direct.keys().eq(through.keys()), "{direct:?} {through:?}");
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use glioseg_plan::canonical_channel;
 use glioseg_volume::nifti;
 use thiserror::Error;
 
@@ -147,27 +148,6 @@ impl CaseError {
             Self::TwoFiles { second, .. } => Some(second),
             Self::FileEnding { .. } => None,
         }
-    }
-}
-
-/// One name for the many names of a contrast: `t1n`, `t1c`, `t2w`, `t2f`; other names in lower case without punctuation.
-///
-/// ```
-/// use glioseg_engine::cases::canonical_channel;
-/// assert_eq!(canonical_channel("T1ce"), canonical_channel("t1gd"));
-/// assert_eq!(canonical_channel("FLAIR"), canonical_channel("t2f"));
-/// assert_ne!(canonical_channel("T1"), canonical_channel("T2"));
-/// ```
-pub fn canonical_channel(name: &str) -> String {
-    let plain: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    match plain.as_str() {
-        "t1" | "t1n" | "t1w" | "t1native" | "t1pre" => "t1n".into(),
-        "t1ce" | "t1c" | "t1gd" | "t1cegd" | "t1post" | "t1km" | "ce" | "t1wce" | "t1contrast" => {
-            "t1c".into()
-        }
-        "t2" | "t2w" => "t2w".into(),
-        "flair" | "t2f" | "t2flair" | "fla" => "t2f".into(),
-        _ => plain,
     }
 }
 

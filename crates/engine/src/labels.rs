@@ -142,6 +142,18 @@ pub fn write_description(folder: &Path, dataset: &Dataset, recoding: &Recoding) 
     atomic::write(&folder.join("dataset.json"), |file| file.write_all(text.as_bytes()))
 }
 
+/// What label maps that are in `folder` mean, and what `recoding` gives, if these are not the same: such maps must not be mixed.
+pub(crate) fn other_labels(
+    folder: &Path,
+    dataset: &Dataset,
+    recoding: &Recoding,
+) -> Option<(String, String)> {
+    let path = folder.join("dataset.json");
+    let found = meaning(&Dataset::read(&path).ok()?.labels);
+    let wanted = meaning(&Dataset::from_value(recoding.description(dataset), &path).ok()?.labels);
+    (found != wanted).then_some((found, wanted))
+}
+
 /// What outputs and labels mean, in words, to compare two datasets: `WT [1, 2, 3] painted 1, …`, or the label values.
 pub(crate) fn meaning(labels: &Labels) -> String {
     let regions: Vec<String> =

@@ -1,6 +1,7 @@
 //! Inference: from a model and images to segmentations.
 
 pub mod cases;
+pub mod convert;
 pub mod ensemble;
 pub mod infer;
 pub mod labels;

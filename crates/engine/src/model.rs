@@ -18,6 +18,8 @@ pub enum Folds {
     All,
     /// These folds; each must be there.
     These(Vec<usize>),
+    /// Whatever there is, `fold_all` too.
+    Every,
 }
 
 impl std::str::FromStr for Folds {
@@ -249,6 +251,7 @@ fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<
                 found.iter().find(|f| f.name == name).cloned().ok_or_else(|| missing(Some(&name)))
             })
             .collect(),
+        Folds::Every if !found.is_empty() => Ok(found),
         Folds::All if all.is_some() => Ok(all.into_iter().collect()),
         Folds::Found if numbered.is_empty() && all.is_some() => Ok(all.into_iter().collect()),
         _ if numbered.is_empty() => Err(missing(None)),

@@ -41,16 +41,15 @@ pub(crate) fn is_model(path: &Path) -> bool {
 pub(crate) fn describe(path: &Path, checkpoint: &Path) -> Result<Described, InferError> {
     let beside = PathBuf::from(format!("{}.pkl", checkpoint.display()));
     let info = if beside.is_file() { Some(read_pickle_file(&beside)?) } else { None };
-    let (plans, plans_path) = match info.as_ref().and_then(|i| i.get("plans")) {
-        Some(plans) => (plans.to_json(), beside.clone()),
-        None => {
-            let file = path.join("plans.pkl");
-            if !file.is_file() {
-                let reason = format!("it has neither plans.pkl nor plans in {}", beside.display());
-                return Err(InferError::NotAModel { path: path.into(), reason, below: Vec::new() });
-            }
-            (read_pickle_file(&file)?.to_json(), file)
+    let (plans, plans_path) = if let Some(plans) = info.as_ref().and_then(|i| i.get("plans")) {
+        (plans.to_json(), beside.clone())
+    } else {
+        let file = path.join("plans.pkl");
+        if !file.is_file() {
+            let reason = format!("it has neither plans.pkl nor plans in {}", beside.display());
+            return Err(InferError::NotAModel { path: path.into(), reason, below: Vec::new() });
         }
+        (read_pickle_file(&file)?.to_json(), file)
     };
     // The trainer's arguments: plans file, fold, output folder, dataset folder, batch dice, stage, …
     let init = info.as_ref().and_then(|i| i.get("init")).and_then(Value::as_list).unwrap_or_default();

@@ -175,7 +175,7 @@ fn error_of(folders: &[&tempfile::TempDir], options: &EnsembleOptions) -> (Strin
     };
     let mut text = error.to_string();
     for (i, folder) in folders.iter().enumerate() {
-        text = text.replace(&folder.display().to_string(), &format!("{}", ["FIRST", "SECOND"][i]));
+        text = text.replace(&folder.display().to_string(), ["FIRST", "SECOND"][i]);
     }
     (text, error.hint().unwrap_or_default())
 }

@@ -24,6 +24,8 @@ fn options(mirroring: bool) -> PredictOptions {
         postprocessing: PostprocessingChoice::default(),
         labels: OutputLabels::Dataset,
         save_probabilities: true,
+        uncertainty: false,
+        strict: false,
         device: Device::flex(),
         device_name: "cpu".into(),
     }

@@ -139,6 +139,14 @@ pub enum EvalError {
         /// What is wrong.
         reason: String,
     },
+    /// A record of predictions that cannot be used.
+    #[error("{} is no record of predictions: {reason}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Runs that have nothing in common.
     #[error("the runs {} share no {what}", names.join(", "))]
     NothingInCommon {
@@ -196,6 +204,7 @@ impl EvalError {
             | Self::NoneMatch { prediction: path, .. }
             | Self::UnclearLabels { path, .. }
             | Self::Scores { path, .. }
+            | Self::Record { path, .. }
             | Self::Csv { path, .. } => Some(path),
             _ => None,
         }
@@ -242,6 +251,7 @@ impl EvalError {
             Self::Scores { .. } => {
                 "give a folder that `glioseg evaluate` wrote, its scores.json, or a summary.json of nnU-Net".to_owned()
             }
+            Self::Record { .. } => "give the folder that `glioseg predict` wrote; remove a predict.json of another program".to_owned(),
             Self::NothingInCommon { .. } => "score the runs against the same references with the same rules".to_owned(),
             _ => return None,
         };

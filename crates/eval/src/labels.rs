@@ -212,6 +212,15 @@ fn convention_of(regions: &[Region]) -> Option<Convention> {
     })
 }
 
+/// The coding of label maps, told from a few of them; `None` where it is not clear.
+pub fn guess_convention(files: &[&std::path::Path]) -> Option<Convention> {
+    let mut evidence = Evidence::default();
+    for map in files.iter().filter_map(|f| glioseg_volume::nifti::read_labels(f).ok()) {
+        evidence.add(&map.data, map.shape());
+    }
+    evidence.guess()
+}
+
 /// The coding of predictions that agrees far better with references coded as `reference` than `prediction` does:
 /// voxels of labels 1 and 2 that match are compared with those that would match if the two were exchanged.
 pub(crate) fn better_coding<'a>(

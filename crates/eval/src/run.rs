@@ -50,6 +50,11 @@ impl Run {
         Ok(Self { name, cases })
     }
 
+    /// The scores of a cohort as a run.
+    pub fn of_cohort(name: &str, scores: &CohortScores) -> Self {
+        Self { name: name.to_owned(), cases: of_cohort(scores) }
+    }
+
     /// Reads several, with names that differ: a folder above is added where two are alike.
     ///
     /// # Errors

@@ -109,6 +109,8 @@ fn objective(case: &Case, g: &[f32]) -> f64 {
     y.iter().zip(g).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum()
 }
 
+type Field = fn(&mut Case) -> &mut Vec<f32>;
+
 #[test]
 fn the_gradient_is_that_of_the_definition() {
     for (channels, size, axis, heads) in
@@ -116,7 +118,6 @@ fn the_gradient_is_that_of_the_definition() {
     {
         let case = Case::new(channels, size, axis, heads);
         let g = Numbers::new(3).many(case.x.len());
-        type Field = fn(&mut Case) -> &mut Vec<f32>;
         let fields: [(&str, Field); 8] = [
             ("input", |c| &mut c.x),
             ("q", |c| &mut c.q),

@@ -64,7 +64,6 @@ pub enum BlockKind {
 /// # Source
 /// axial-attention 0.5, `AxialPositionalEmbedding` and `AxialAttention`; the winner's `Generic_UNet` and `AxialAttention3D`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "`dim_heads` is the package's own name")]
 pub struct AttentionSpec {
     /// Number of heads.
     pub heads: usize,

@@ -234,8 +234,10 @@ impl Architecture {
             }
         }
         let stages = args.get("n_stages")?.count(MAX_STAGES)?;
-        let features = args.get("features_per_stage")?;
-        let features_per_stage = per_stage(&features, stages, |n| n.count(MAX_FEATURES))?;
+        let features_per_stage = match kind {
+            ArchitectureKind::GenericUNet => generic_features(&args, stages, dim)?,
+            _ => per_stage(&args.get("features_per_stage")?, stages, |n| n.count(MAX_FEATURES))?,
+        };
         if let Some(stem) = args.opt("stem_channels")?
             && stem.count(MAX_FEATURES)? != features_per_stage[0]
         {
@@ -297,6 +299,33 @@ impl Architecture {
             generic: None,
         })
     }
+}
+
+/// Widths of version 1's encoder: doubled from `base_num_features` times `encoder_scale` up to `max_num_features`.
+///
+/// Without these keys `features_per_stage` holds; its first entry is the base where only the others are given, so that a change of plans
+/// for version 2's network says no more than what is new.
+fn generic_features(args: &Node<'_>, stages: usize, dim: usize) -> Result<Vec<usize>, PlanError> {
+    let count = |key: &str| args.opt(key)?.map(|n| n.count(MAX_FEATURES)).transpose();
+    let (base, most) = (count("base_num_features")?, count("max_num_features")?);
+    let given = match args.opt("features_per_stage")? {
+        Some(node) => Some(per_stage(&node, stages, |n| n.count(MAX_FEATURES))?),
+        None => None,
+    };
+    let base = match (base, most, given) {
+        (None, None, Some(given)) => return Ok(given),
+        (Some(base), _, _) => base,
+        (None, _, Some(given)) => given[0],
+        (None, _, None) => return Err(args.missing("base_num_features")),
+    };
+    let most = most.unwrap_or(if dim == 2 { 480 } else { 320 });
+    let scale = count("encoder_scale")?.unwrap_or(1);
+    // The first stage is not bounded.
+    let mut features = vec![(base * scale).min(MAX_FEATURES)];
+    for stage in 1..stages {
+        features.push((features[stage - 1] * 2).min(most));
+    }
+    Ok(features)
 }
 
 /// The keys that version 1's network has beside the others.

@@ -174,17 +174,13 @@ impl TumourParts {
                 return Err(format!("labels {first} and {value} have names of the same part of a tumour"));
             }
         }
-        match found {
-            [Some(necrosis), Some(oedema), Some(enhancing), cavity] => {
-                Ok(Self { necrosis, oedema, enhancing, cavity })
-            }
-            _ => {
-                let names = ["necrotic core", "oedema", "enhancing tumour"];
-                let missing: Vec<&str> =
-                    names.into_iter().zip(found).filter(|(_, v)| v.is_none()).map(|(n, _)| n).collect();
-                Err(format!("no label is named {}", missing.join(", nor ")))
-            }
+        if let [Some(necrosis), Some(oedema), Some(enhancing), cavity] = found {
+            return Ok(Self { necrosis, oedema, enhancing, cavity });
         }
+        let names = ["necrotic core", "oedema", "enhancing tumour"];
+        let missing: Vec<&str> =
+            names.into_iter().zip(found).filter(|(_, v)| v.is_none()).map(|(n, _)| n).collect();
+        Err(format!("no label is named {}", missing.join(", nor ")))
     }
 
     /// Every part's value here and in `to`, background included.

@@ -92,6 +92,27 @@ fn channel_names(node: &Node<'_>) -> Result<Vec<String>, PlanError> {
     names.into_iter().collect::<Option<Vec<_>>>().ok_or_else(expected)
 }
 
+/// One name for the many names of a contrast: `t1n`, `t1c`, `t2w`, `t2f`; other names in lower case without punctuation.
+///
+/// ```
+/// use glioseg_plan::canonical_channel;
+/// assert_eq!(canonical_channel("T1ce"), canonical_channel("t1gd"));
+/// assert_eq!(canonical_channel("FLAIR"), canonical_channel("t2f"));
+/// assert_ne!(canonical_channel("T1"), canonical_channel("T2"));
+/// ```
+pub fn canonical_channel(name: &str) -> String {
+    let plain: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    match plain.as_str() {
+        "t1" | "t1n" | "t1w" | "t1native" | "t1pre" => "t1n".into(),
+        "t1ce" | "t1c" | "t1gd" | "t1cegd" | "t1post" | "t1km" | "ce" | "t1wce" | "t1contrast" => {
+            "t1c".into()
+        }
+        "t2" | "t2w" => "t2w".into(),
+        "flair" | "t2f" | "t2flair" | "fla" => "t2f".into(),
+        _ => plain,
+    }
+}
+
 /// One entry of `labels`: a name and the values it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
@@ -253,10 +274,14 @@ impl Labels {
 }
 
 /// nnU-Net v1 wrote labels as `{"0": "background", "1": "edema"}`; this turns them into v2's `{"background": 0, …}`.
+///
+/// Names had no meaning then, so 0 may be called anything (`bg`).
 fn turn_round(labels: &Value) -> Option<Value> {
     let map = labels.as_object().filter(|m| !m.is_empty())?;
     let turned = map.iter().map(|(number, name)| {
-        Some((name.as_str()?.to_owned(), Value::from(number.trim().parse::<u64>().ok()?)))
+        let number = number.trim().parse::<u64>().ok()?;
+        let name = if number == 0 { "background" } else { name.as_str()? };
+        Some((name.to_owned(), Value::from(number)))
     });
     let turned: serde_json::Map<String, Value> = turned.collect::<Option<_>>()?;
     (turned.len() == map.len()).then_some(Value::Object(turned))

@@ -211,6 +211,44 @@ pub enum PlanError {
         /// What it must be.
         expected: &'static str,
     },
+    /// Files of different kinds in one cohort.
+    #[error("the cohort mixes {what}: {first} in {}, but {second} in {}", first_path.display(), second_path.display())]
+    MixedCohort {
+        /// What differs.
+        what: &'static str,
+        /// One side.
+        first: String,
+        /// A file of it.
+        first_path: PathBuf,
+        /// The other side.
+        second: String,
+        /// A file of it.
+        second_path: PathBuf,
+    },
+    /// Labels that no coding of BraTS has.
+    #[error("{} has the label {}{}, which no coding of BraTS has", path.display(), list(labels), more_files(*more))]
+    StrangeLabels {
+        /// A file with such labels.
+        path: PathBuf,
+        /// The labels.
+        labels: Vec<u16>,
+        /// Other files with strange labels.
+        more: usize,
+    },
+    /// What the labels of a cohort mean cannot be told.
+    #[error("cannot tell what the labels mean: {reason} ({})", path.display())]
+    UnclearCoding {
+        /// A file, or the cohort.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A dataset that would be replaced.
+    #[error("{} is there already", path.display())]
+    OutputExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// No such coding of BraTS labels.
     #[error("there is no label convention `{name}`; there are {}", known.join(", "))]
     UnknownConvention {
@@ -239,6 +277,14 @@ fn stage_text(wanted: Option<usize>, stages: &[String]) -> String {
     }
 }
 
+fn list(labels: &[u16]) -> String {
+    labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn more_files(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(" (and {more} more files have such labels)") }
+}
+
 fn present_keys(present: &[String]) -> String {
     if present.is_empty() {
         "there are no keys".to_owned()
@@ -261,7 +307,9 @@ impl PlanError {
                     present.iter().filter(|k| !KNOWN_KEYS.contains(&k.as_str())).cloned().collect();
                 closest(last_part(key), &strange).map(|name| format!("is `{name}` a misspelling of it?"))
             }
-            PlanError::WrongValue { .. } | PlanError::PlanOption { .. } => None,
+            PlanError::WrongValue { .. }
+            | PlanError::PlanOption { .. }
+            | PlanError::UnknownConvention { .. } => None,
             PlanError::UnknownName { found, known, .. } => {
                 Some(closest(last_part(found), known).map_or_else(
                     || "only nnU-Net's own networks, resampling functions and normalisation schemes can be used".to_owned(),
@@ -308,7 +356,17 @@ impl PlanError {
             PlanError::Fingerprint { .. } => {
                 Some("make it anew with `glioseg fingerprint --overwrite`".to_owned())
             }
-            PlanError::UnknownConvention { .. } => None,
+            PlanError::MixedCohort { .. } => {
+                Some("make a dataset of each alone; cases of several years may be the same patients".to_owned())
+            }
+            PlanError::StrangeLabels { .. } => Some(
+                "known are 1-2-4 (until 2022), 1-2-3 (2023) and 1-2-3-4 (after treatment); correct the file or take it out"
+                    .to_owned(),
+            ),
+            PlanError::UnclearCoding { .. } => Some(
+                "if you know it, say so with --coding 1-2-4, 1-2-3, 1-2-3-4 or nnunet".to_owned(),
+            ),
+            PlanError::OutputExists { .. } => Some("choose another folder, or remove it".to_owned()),
             PlanError::TumourParts { .. } => Some(
                 "labels can be translated where the dataset has the regions WT, TC and ET, or plain labels named NCR (or \
                  NETC), ED (or SNFH), ET and RC; `--labels dataset` leaves them as they are"

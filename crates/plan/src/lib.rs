@@ -7,6 +7,7 @@
 //! found and what is valid. A configuration is checked when it is asked for: a broken one beside it does not matter.
 
 mod architecture;
+pub mod brats;
 mod configuration;
 mod convention;
 mod dataset;
@@ -29,7 +30,7 @@ pub use architecture::{
 };
 pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn, Rules};
 pub use convention::{Convention, Evidence, TumourParts};
-pub use dataset::{Dataset, Label, Labels, Region};
+pub use dataset::{Dataset, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;
 pub use groups::{case_groups, case_size, memory_budget};

@@ -205,7 +205,7 @@ impl V1Model<'_> {
             "noNorm" => Ok("NoNormalization"),
             _ => Err(n.unknown(&["nonCT", "CT", "noNorm"])),
         })?;
-        let masks = by_number(&root.get("use_mask_for_norm")?, |n| n.bool())?;
+        let masks = by_number(&root.get("use_mask_for_norm")?, flag)?;
         let spacing = stage.get("current_spacing")?;
         let mut mm = spacing.list()?.iter().map(Node::f64).collect::<Result<Vec<_>, _>>()?;
         if mm.len() < dim {
@@ -232,6 +232,9 @@ impl V1Model<'_> {
             "architecture": self.architecture(&trainer, &root, &stage, dim)?,
             "batch_dice": true,
         });
+        if let Some(median) = stage.opt("median_patient_size_in_voxels")? {
+            described["median_image_size_in_voxels"] = median.value().clone();
+        }
         if cascade {
             described["previous_stage"] = "3d_lowres".into();
         }
@@ -307,16 +310,13 @@ impl V1Model<'_> {
         dim: usize,
     ) -> Result<Value, PlanError> {
         let triples = |node: &Node<'_>| node.list()?.iter().map(counts).collect::<Result<Vec<_>, _>>();
-        let pools = match stage.opt("pool_op_kernel_sizes")? {
-            Some(node) => triples(&node)?,
-            None => {
-                let per_axis = stage.get("num_pool_per_axis")?.list()?;
-                let per_axis = per_axis.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
-                let most = per_axis.iter().copied().max().unwrap_or(0).min(MAX);
-                (0..most)
-                    .map(|i| per_axis.iter().map(|&n| if most - i <= n { 2 } else { 1 }).collect())
-                    .collect()
-            }
+        let pools = if let Some(node) = stage.opt("pool_op_kernel_sizes")? {
+            triples(&node)?
+        } else {
+            let per_axis = stage.get("num_pool_per_axis")?.list()?;
+            let per_axis = per_axis.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
+            let most = per_axis.iter().copied().max().unwrap_or(0).min(MAX);
+            (0..most).map(|i| per_axis.iter().map(|&n| if most - i <= n { 2 } else { 1 }).collect()).collect()
         };
         let kernels = match stage.opt("conv_kernel_sizes")? {
             Some(node) => triples(&node)?,
@@ -326,11 +326,6 @@ impl V1Model<'_> {
         let base = root.get("base_num_features")?.count(MAX)? * trainer.width;
         let most = trainer.max_features.unwrap_or(if dim == 2 { 480 } else { 320 });
         let stages = pools.len() + 1;
-        // The first stage is not bounded by the maximum.
-        let mut features = vec![base * trainer.encoder_scale];
-        for _ in 1..stages {
-            features.push((features[features.len() - 1] * 2).min(most));
-        }
         let mut strides = vec![vec![1; dim]];
         strides.extend(pools);
         let (norm_op, norm_op_kwargs) = match trainer.norm {
@@ -346,7 +341,8 @@ impl V1Model<'_> {
         };
         let mut args = json!({
             "n_stages": stages,
-            "features_per_stage": features,
+            "base_num_features": base,
+            "max_num_features": most,
             "conv_op": format!("torch.nn.modules.conv.Conv{dim}d"),
             "kernel_sizes": kernels,
             "strides": strides,
@@ -390,6 +386,10 @@ impl V1Model<'_> {
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }))
     }
+}
+
+fn flag(node: &Node<'_>) -> Result<bool, PlanError> {
+    node.bool()
 }
 
 fn counts(node: &Node<'_>) -> Result<Vec<usize>, PlanError> {

@@ -171,11 +171,11 @@ fn wrong_values_say_what_was_found_and_what_is_valid() {
 #[test]
 fn unknown_names_list_the_known_ones() {
     insta::assert_snapshot!(wrong("architecture/network_class_name", json!("dynamic_network_architectures.architectures.unet.PlainConvUnet")), @"
-    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `dynamic_network_architectures.architectures.unet.PlainConvUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet
+    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `dynamic_network_architectures.architectures.unet.PlainConvUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
     hint: did you mean `PlainConvUNet`?
     ");
     insta::assert_snapshot!(wrong("architecture/network_class_name", json!("my.own.Transformer")), @"
-    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `my.own.Transformer`, which is not known; known are PlainConvUNet, ResidualEncoderUNet
+    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `my.own.Transformer`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
     hint: only nnU-Net's own networks, resampling functions and normalisation schemes can be used
     ");
     insta::assert_snapshot!(wrong("normalization_schemes", json!(["ZScoreNormalisation"])), @"
@@ -222,7 +222,7 @@ fn plans_of_early_2_x_are_read() {
 
     plans["configurations"]["3d_fullres"]["UNet_class_name"] = json!("ResidualEncoderUnet");
     insta::assert_snapshot!(message(plans), @"
-    model/plans.json: `configurations.3d_fullres.UNet_class_name` names `ResidualEncoderUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet
+    model/plans.json: `configurations.3d_fullres.UNet_class_name` names `ResidualEncoderUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
     hint: did you mean `ResidualEncoderUNet`?
     ");
 }

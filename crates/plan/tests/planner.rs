@@ -319,3 +319,27 @@ fn a_fingerprint_of_another_dataset_is_refused() {
     insta::assert_snapshot!(error, @"Dataset137_BraTS2021: the fingerprint is of 1251 cases with 4 channels, but the dataset Dataset137_BraTS2021 has 1250 cases with 4 channels");
     assert!(error.hint().expect("a hint").contains("glioseg fingerprint"));
 }
+
+#[test]
+fn the_winners_planner_gives_brats_its_patch_of_128() {
+    let found = planned([140, 171, 137], Planner::Brats21);
+    let estimates = |name: &str| {
+        let of = found.attempts.iter().filter(|a| a.configuration == name);
+        of.map(|a| a.estimate).collect::<Vec<_>>()
+    };
+    let expected = [1_085_817_600, 868_654_080, 694_923_264, 579_102_720, 463_282_176];
+    assert_eq!(estimates("3d_fullres"), expected);
+    let plans = read(&found);
+    assert_eq!(plans.plans_name(), "nnUNetPlansv2.1");
+    let c = plans.configuration("3d_fullres").expect("valid");
+    assert_eq!((c.patch_size.as_slice(), c.batch_size), (&[128, 128, 128][..], 2));
+    assert_eq!(c.architecture.features_per_stage, [32, 64, 128, 256, 320, 320]);
+    let c = plans.configuration("2d").expect("valid");
+    assert_eq!((c.patch_size.as_slice(), c.batch_size), (&[192, 160][..], 106));
+    assert_eq!(plans.configuration_names(), ["2d", "3d_fullres"]);
+    let (dataset, facts) = brats([140, 171, 137]);
+    let options =
+        PlanOptions { planner: Planner::Brats21, gpu_memory_gb: Some(24.0), ..PlanOptions::default() };
+    let error = plan(&dataset, &facts, &options).expect_err("no memory to choose");
+    assert!(error.to_string().contains("brats21, which plans as the winner did"), "{error}");
+}

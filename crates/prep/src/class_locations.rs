@@ -32,12 +32,12 @@ pub struct ClassLocations {
 /// nnU-Net v2, `DefaultPreprocessor._sample_foreground_locations`.
 pub fn class_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
     let mut classes: Vec<Vec<i16>> = if labels.has_regions() {
-        labels.regions().iter().map(|r| r.labels.iter().map(value).collect()).collect()
+        labels.regions().iter().map(|r| r.labels.iter().map(|&v| value(v)).collect()).collect()
     } else {
-        labels.foreground().iter().map(|(_, v)| vec![value(v)]).collect()
+        labels.foreground().iter().map(|(_, v)| vec![value(*v)]).collect()
     };
     if labels.ignore_label().is_some() {
-        classes.push(std::iter::once(-1).chain(labels.all_labels().iter().map(value)).collect());
+        classes.push(std::iter::once(-1).chain(labels.all_labels().iter().map(|&v| value(v))).collect());
     }
     locations(seg, classes)
 }
@@ -47,10 +47,10 @@ pub fn class_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
 /// # Source
 /// nnU-Net v1, `GenericPreprocessor._run_internal`.
 pub(crate) fn label_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
-    locations(seg, labels.foreground().iter().map(|(_, v)| vec![value(v)]).collect())
+    locations(seg, labels.foreground().iter().map(|(_, v)| vec![value(*v)]).collect())
 }
 
-fn value(&v: &u16) -> i16 {
+fn value(v: u16) -> i16 {
     i16::try_from(v).unwrap_or(i16::MAX)
 }
 

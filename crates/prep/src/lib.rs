@@ -9,6 +9,7 @@ pub mod augment;
 mod case;
 mod class_locations;
 mod error;
+pub mod guard;
 mod normalize;
 mod resampling;
 pub mod store;

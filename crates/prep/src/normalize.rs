@@ -187,14 +187,15 @@ mod tests {
 
     #[test]
     fn version_1_zeroes_what_lies_outside_the_mask() {
-        let mut values = [1.0, 3.0, 99.0, 1.0, 3.0];
-        let mask = [true, true, false, true, true];
-        normalize_v1(&mut values, Normalization::ZScore, Some(&mask), &[], 0).expect("a z-score");
-        assert_eq!(values, [-1.0, 1.0, 0.0, -1.0, 1.0]);
-        let mut values = [-5.0, 10.0, 14.0, 100.0];
-        let mask = [true, false, true, true];
-        normalize_v1(&mut values, Normalization::Ct, Some(&mask), &[FG], 0).expect("clipped");
-        assert_eq!(values, [-2.0, 0.0, 1.0, 2.0]);
+        let run = |values: &[f32], scheme, mask: &[bool]| {
+            let mut values = values.to_vec();
+            normalize_v1(&mut values, scheme, Some(mask), &[FG], 0).expect("values that fit the scheme");
+            values
+        };
+        let out = run(&[1.0, 3.0, 99.0, 1.0, 3.0], Normalization::ZScore, &[true, true, false, true, true]);
+        assert_eq!(out, [-1.0, 1.0, 0.0, -1.0, 1.0]);
+        let out = run(&[-5.0, 10.0, 14.0, 100.0], Normalization::Ct, &[true, false, true, true]);
+        assert_eq!(out, [-2.0, 0.0, 1.0, 2.0]);
     }
 
     #[test]

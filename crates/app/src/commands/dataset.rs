@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use glioseg_plan::brats::{Linking, survey, write_dataset};
 use glioseg_plan::{
-    IntegrityReport, PlanError, Problem as Finding, RawDataset, Severity, check_dataset, preprocessed_folder,
+    Convention, IntegrityReport, PlanError, Problem as Finding, RawDataset, Severity, check_dataset,
+    preprocessed_folder,
 };
 use serde_json::json;
 
@@ -15,6 +17,8 @@ use crate::ui::Ui;
 pub(crate) enum DatasetCommand {
     /// List everything that is wrong with a dataset
     Check(DatasetCheck),
+    /// Make a dataset of the folders of a BraTS challenge, 2018 to 2024
+    Brats(DatasetBrats),
 }
 
 /// Looks at dataset.json and every file of every case and lists all problems, not only the first.
@@ -33,9 +37,60 @@ pub(crate) struct DatasetCheck {
     pub(crate) json: bool,
 }
 
+/// Makes a raw dataset (imagesTr, labelsTr, dataset.json with the regions whole tumour, tumour core, enhancing tumour) of BraTS folders.
+///
+/// Names and label values of the whole cohort are looked at first: it must be of one edition and one coding. Labels 1-2-4 become
+/// 1 oedema, 2 necrotic core, 3 enhancing tumour, as in nnU-Net's example; those since 2023 stay. Cases without a label map go to
+/// imagesTs. Nothing in SRC is changed, and images take no space where they can be hard links.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg dataset brats BraTS2021_Training Dataset137_BraTS2021\n\n\
+    Exit code: 0 all cases done, 1 some case failed or lacks files, 2 could not start.")]
+pub(crate) struct DatasetBrats {
+    /// Folder of case folders, also with HGG and LGG between
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// The dataset; made if it is not there
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// How images come into it
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) files: Files,
+    /// What the labels mean, where it cannot be told from them: 1-2-4, 1-2-3, 1-2-3-4 or nnunet
+    #[arg(long, value_name = "CODING")]
+    pub(crate) coding: Option<Convention>,
+    /// What was found and done as a line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Files {
+    /// Hard links where possible, else references
+    #[default]
+    Auto,
+    /// Hard links
+    Link,
+    /// Paths in dataset.json (nnU-Net's key `dataset`)
+    Reference,
+    /// Copies
+    Copy,
+}
+
+impl Files {
+    const fn linking(self) -> Linking {
+        match self {
+            Self::Auto => Linking::Auto,
+            Self::Link => Linking::Link,
+            Self::Reference => Linking::Reference,
+            Self::Copy => Linking::Copy,
+        }
+    }
+}
+
 pub(crate) fn run(command: &DatasetCommand, ui: &Ui) -> anyhow::Result<Outcome> {
     match command {
         DatasetCommand::Check(options) => check(options, ui),
+        DatasetCommand::Brats(options) => brats(options, ui),
     }
 }
 
@@ -55,6 +110,71 @@ fn check(options: &DatasetCheck, ui: &Ui) -> anyhow::Result<Outcome> {
         print(&format!("voxels per label | {}", voxels.join(" | ")))?;
     }
     Ok(if report.is_ok() { Outcome::Done } else { Outcome::SomeFailed })
+}
+
+fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
+    let (source, out) = (&options.source, &options.output);
+    let absolute = std::path::absolute(out)?;
+    if source.canonicalize().is_ok_and(|s| absolute.starts_with(s)) {
+        return Err(Problem::new(
+            format!("the dataset {} would lie inside {}", out.display(), source.display()),
+            "choose a folder beside it",
+        ));
+    }
+    let cohort = survey(source, options.coding).map_err(problem)?;
+    let labels: Vec<String> = cohort.label_values.iter().map(ToString::to_string).collect();
+    ui.say(&format!(
+        "{} | {} cases, {} with label maps | labels {}: {}{}",
+        cohort.edition,
+        cohort.cases.len(),
+        cohort.labelled(),
+        labels.join(", "),
+        cohort.coding.describe(),
+        if cohort.coding_seen { "" } else { ", by the names alone" },
+    ));
+    for (case, missing) in &cohort.incomplete {
+        ui.warn(&format!("case `{case}` is left out: it has no {missing}"));
+    }
+    if let Some(first) = cohort.others.first() {
+        ui.say(&format!("{} other images are left alone, such as {}", cohort.others.len(), first.display()));
+    }
+    let written =
+        write_dataset(&cohort, out, options.files.linking(), &|case| ui.say(case)).map_err(problem)?;
+    for (case, reason) in &written.failed {
+        ui.warn(&format!("case `{case}`: {reason}"));
+    }
+    let how = match written.linking {
+        Linking::Reference => "references",
+        Linking::Copy => "copies",
+        Linking::Auto | Linking::Link => "hard links",
+    };
+    if written.linking == Linking::Reference && written.test > 0 {
+        ui.say(&format!(
+            "{} cases without label map stay in {}, where `glioseg predict` finds them",
+            written.test,
+            source.display()
+        ));
+    }
+    if options.json {
+        print(
+            &json!({
+                "edition": cohort.edition.to_string(), "coding": cohort.coding, "labels": cohort.label_values,
+                "training": written.training, "test": written.test, "recoded": written.recoded, "files": how,
+                "incomplete": cohort.incomplete.len(), "failed": written.failed.len(),
+            })
+            .to_string(),
+        )?;
+    } else {
+        print(&format!(
+            "{} | {} training cases, {} test cases | {how} | {} label maps rewritten",
+            out.display(),
+            written.training,
+            written.test,
+            written.recoded
+        ))?;
+    }
+    let whole = written.failed.is_empty() && cohort.incomplete.is_empty();
+    Ok(if whole { Outcome::Done } else { Outcome::SomeFailed })
 }
 
 fn text(finding: &Finding) -> String {

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use super::evaluate::{self, Evaluate};
 use super::phantom::write_cohort;
+use super::report::{self, Report};
 use super::{Outcome, Problem, predict};
 use crate::cli::{Accumulation, Checkpoint, Demo, Device, Kernels, Layout, Predict};
 use crate::ui::Ui;
@@ -57,6 +58,9 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         postprocessing: None,
         labels: None,
         save_probabilities: false,
+        uncertainty: false,
+        report: false,
+        strict: false,
         continue_: false,
         part: None,
         json: false,
@@ -77,11 +81,20 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
             pred_suffix: None,
             tolerance: 1.0,
             bootstrap: 2000,
+            failing: 0.7,
             seed: 0,
             json: false,
         },
         ui,
     )?;
+    ui.say("4. report");
+    let shown = Report {
+        scores: vec![out.join("scores")],
+        output: out.join("report.html"),
+        title: Some("Phantoms".into()),
+        ..Report::default()
+    };
+    report::run(&shown, ui)?;
     ui.say(&format!(
         "next: glioseg predict -m {} -i YOUR_CASES -o OUT, with a model trained on real cases; glioseg --help",
         model.display()

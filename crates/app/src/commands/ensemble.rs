@@ -15,7 +15,7 @@ use crate::ui::Ui;
 /// Averages the probabilities that several predictions saved (CASE.npz), and writes one label map per case.
 ///
 /// Files of nnU-Net v2, of v1 and of glioseg are read; each version's own rounding is kept, so that the result is what
-/// nnUNetv2_ensemble and nnUNet_ensemble write. The order is: mean, decision, postprocessing, labels.
+/// nnU-Net's own commands write. The order is: mean, decision, postprocessing, labels.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  glioseg ensemble -i predicted/BL predicted/BL_L_GN -o ensemble --labels brats\n\n\

@@ -62,6 +62,9 @@ pub(crate) struct Evaluate {
     /// Bootstrap samples of the 95 % intervals
     #[arg(long, value_name = "N", default_value_t = 2000, help_heading = "Computation")]
     pub(crate) bootstrap: usize,
+    /// Dice below which a case counts as failed, where the predictions' own uncertainty is tested
+    #[arg(long, value_name = "DICE", default_value_t = 0.7, help_heading = "Computation")]
+    pub(crate) failing: f64,
     /// Seed of the bootstrap
     #[arg(long, default_value_t = 0, help_heading = "Computation")]
     pub(crate) seed: u64,
@@ -100,6 +103,7 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
         prediction_suffix: options.pred_suffix.clone(),
         score: ScoreOptions { tolerance_mm: options.tolerance },
         bootstrap: Bootstrap { samples: options.bootstrap, seed: options.seed },
+        failing_below: options.failing,
     };
     if evaluate.rules.is_empty() {
         return Err(Problem::new(
@@ -197,6 +201,22 @@ fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
         }
     }
     for line in table(&rows, 3) {
+        print(&line)?;
+    }
+    let Some(uncertainty) = &scores.uncertainty else { return Ok(()) };
+    print("")?;
+    print(&format!(
+        "how well the predictions' uncertainty tells the Dice ({}; below {} is a failure)",
+        uncertainty.rule.name(),
+        uncertainty.failing_below
+    ))?;
+    let head = ["region", "n", "Spearman's rho", "failures", "AUC"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for r in &uncertainty.regions {
+        let counts = [r.n.to_string(), number(r.spearman), r.failing.to_string(), number(r.auc)];
+        rows.push(std::iter::once(r.region.clone()).chain(counts).collect());
+    }
+    for line in table(&rows, 1) {
         print(&line)?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod convert;
 pub(crate) mod dataset;
 pub(crate) mod demo;
 pub(crate) mod ensemble;
@@ -14,7 +15,9 @@ pub(crate) mod postprocess;
 pub(crate) mod predict;
 pub(crate) mod prep;
 pub(crate) mod rank;
+pub(crate) mod report;
 mod table;
+pub(crate) mod view;
 
 use std::io::Write as _;
 

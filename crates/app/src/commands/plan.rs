@@ -14,7 +14,7 @@ use crate::ui::Ui;
 /// The fingerprint is made first if it is not there. Configurations added to NAME.json by hand are kept.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  glioseg plan Dataset001_BraTS\n  glioseg plan Dataset001_BraTS --planner resenc-l --gpu-memory 20\n\n\
+    after_help = "Examples:\n  glioseg plan Dataset001_BraTS\n  glioseg plan Dataset001_BraTS --planner resenc-l --gpu-memory 20\n  glioseg plan Dataset001_BraTS --planner brats21\n\n\
     Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \
     a folder nnUNet_raw,\nelse to NAME_preprocessed beside the dataset."
 )]
@@ -52,6 +52,8 @@ pub(crate) enum PlannerName {
     ResencL,
     /// Residual encoder, 40 GB
     ResencXl,
+    /// As the winner of BraTS 2021: nnU-Net v1's planner, baseline network and rules
+    Brats21,
 }
 
 pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -63,6 +65,7 @@ pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
             PlannerName::ResencM => Planner::ResEncM,
             PlannerName::ResencL => Planner::ResEncL,
             PlannerName::ResencXl => Planner::ResEncXl,
+            PlannerName::Brats21 => Planner::Brats21,
         },
         gpu_memory_gb: options.gpu_memory,
         overwrite_target_spacing_mm: options.overwrite_target_spacing.as_ref().map(|s| [s[0], s[1], s[2]]),

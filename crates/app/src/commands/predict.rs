@@ -4,13 +4,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use glioseg_engine::infer::{
-    self, Accumulation, CaseRecord, CaseStatus, Event, InferError, PostprocessingChoice, PredictOptions,
-    PredictSummary,
+    self, Accumulation, CaseRecord, CaseStatus, Event, FlagKind, InferError, PostprocessingChoice,
+    PredictOptions, PredictSummary,
 };
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Model};
 use glioseg_engine::recipe::Recipe;
 
+use super::report::{self, Report};
 use super::{Outcome, peak_memory, print};
 use crate::cli::{self, Checkpoint, Device, Predict};
 use crate::ui::{Ui, duration};
@@ -47,12 +48,19 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         postprocessing,
         labels,
         save_probabilities: options.save_probabilities,
+        uncertainty: options.uncertainty,
+        strict: options.strict,
         device: match options.device {
             Device::Cpu => burn::tensor::Device::flex(),
         },
         device_name: "cpu".into(),
     };
     let summary = predict_and_show(options, &predict, ui)?;
+    if options.report {
+        let output = options.output.join("report.html");
+        let pred = vec![options.output.clone()];
+        report::run(&Report { pred, output, ..Report::default() }, ui)?;
+    }
     Ok(if summary.failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
 
@@ -152,6 +160,10 @@ fn describe_model(model: &Model) -> String {
 fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
     for warning in &record.warnings {
         ui.warn(&format!("{}: {warning}", record.case));
+    }
+    // Doubtful channels were told as warnings.
+    for flag in record.flags.iter().filter(|f| f.kind != FlagKind::Channels) {
+        ui.warn(&format!("{}: {}", record.case, flag.message));
     }
     if let Some(error) = &record.error {
         let mut text = format!("case `{}`: {error}", record.case);

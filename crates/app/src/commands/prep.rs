@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use glioseg_plan::Plans;
+use glioseg_prep::guard::check_stored;
 use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, StoreError, prepare_dataset};
 
 use super::dataset::{open, output_folder, problem};
@@ -37,6 +38,9 @@ pub(crate) struct Prep {
     /// Make finished cases anew
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Count cases whose channels do not look like their names (exchanged, or one given twice) as failed
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -89,6 +93,13 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
         }
         for warning in &summary.warnings {
             ui.warn(warning);
+        }
+        let doubtful = check_stored(&summary.cases, &dataset.description.channel_names);
+        for (case, doubts) in &doubtful {
+            ui.warn(&format!("case `{case}`: {}", doubts.join("; ")));
+        }
+        if options.strict {
+            failed += doubtful.len();
         }
         let kept = summary.cases.len() - summary.prepared;
         print(&format!(

@@ -11,13 +11,12 @@ mod place;
 mod saved;
 
 use std::collections::BTreeSet;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use glioseg_plan::Dataset;
-use glioseg_volume::{LabelMap, atomic, crop, nifti};
+use glioseg_volume::{LabelMap, VolumeError, atomic, crop, nifti};
 use half::f16;
-use npyz::WriterBuilder as _;
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -27,8 +26,8 @@ use place::{Place, Properties};
 pub use saved::Version;
 use saved::{Archive, Array};
 
-use crate::infer::Decision;
-use crate::labels::{OutputLabels, Recoding, meaning, write_description};
+use crate::infer::{Decision, write_array};
+use crate::labels::{OutputLabels, Recoding, meaning, other_labels, write_description};
 use crate::postprocess::Postprocessing;
 
 /// How folders are averaged. The options act in this order: the mean is decided, postprocessed, and then recoded.
@@ -89,10 +88,20 @@ pub fn ensemble(
     if options.save_probabilities && !recoding.keeps_order(&dataset) {
         return Err(EnsembleError::LabelOrder);
     }
-    std::fs::create_dir_all(out).map_err(|source| EnsembleError::Read { path: out.into(), source })?;
+    std::fs::create_dir_all(out).map_err(|source| VolumeError::Io {
+        path: out.into(),
+        action: "make",
+        source,
+    })?;
     let whole = |p: &Path| p.canonicalize().ok();
     if folders.iter().any(|f| whole(f) == whole(out)) {
         return Err(EnsembleError::OutputIsInput { path: out.into() });
+    }
+    if options.skip_finished
+        && let Some((first, second)) = other_labels(out, &dataset, &recoding)
+    {
+        let second_path = folders[0].clone();
+        return Err(EnsembleError::OutputsDiffer { first, second, first_path: out.into(), second_path });
     }
     write_description(out, &dataset, &recoding)?;
     let work = Work { folders, out, options, dataset: &dataset, recoding: &recoding };
@@ -106,7 +115,7 @@ pub fn ensemble(
 
 /// Averages the saved probabilities of one case; `dataset` says what the outputs mean.
 ///
-/// For files of v1 the properties beside them tell the painted values, and `dataset` is not asked.
+/// For files of v1 the properties beside them tell the painted values where `dataset` has no regions.
 ///
 /// # Errors
 /// [`EnsembleError`] with the file, and both files where two do not fit together.
@@ -292,7 +301,8 @@ fn check_alike(first: &Array<'_>, second: &Array<'_>) -> Result<(), EnsembleErro
     Ok(())
 }
 
-/// Painted values of v1's regions, which all properties must agree on; without regions the labels of the dataset.
+/// The decision of v1's arrays, whose properties must agree on the painted values. A dataset with regions goes before them: its
+/// description follows a recoding of the label maps, the properties do not.
 fn version1_decision(
     files: &[PathBuf],
     properties: &[Option<Properties>],
@@ -316,8 +326,8 @@ fn version1_decision(
         }
     }
     Ok(match first {
-        Some(paints) => Decision::Regions(paints),
-        None => Decision::new(&dataset.labels),
+        Some(paints) if !dataset.labels.has_regions() => Decision::Regions(paints),
+        _ => Decision::new(&dataset.labels),
     })
 }
 
@@ -327,43 +337,28 @@ fn merge_and_save(
     decision: &Decision,
     path: &Path,
 ) -> Result<Vec<u16>, EnsembleError> {
-    let version = arrays[0].version;
-    let shape = arrays[0].shape.map(|n| n as u64);
+    let (version, shape) = (arrays[0].version, arrays[0].shape);
     let mut seg = Err(EnsembleError::format(path, "nothing was merged"));
-    let written = atomic::write(path, |file| {
-        let mut zip = zip::ZipWriter::new(file);
-        let options = zip::write::SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Deflated)
-            .compression_level(Some(1))
-            .large_file(true);
-        zip.start_file(format!("{}.npy", version.array()), options)?;
-        let out = BufWriter::new(&mut zip);
-        let failed = |source| EnsembleError::Read { path: path.into(), source };
-        match version {
-            Version::V2 => {
-                let mut array =
-                    npyz::WriteOptions::<f32>::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
-                seg = merge(arrays, decision, |mean| array.extend(mean.iter().copied()).map_err(failed));
-                if seg.is_ok() {
-                    array.finish()?;
-                }
-            }
-            Version::V1 => {
-                let mut array =
-                    npyz::WriteOptions::<f16>::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
-                let halves =
-                    |mean: &[f32]| array.extend(mean.iter().map(|&v| f16::from_f32(v))).map_err(failed);
-                seg = merge(arrays, decision, halves);
-                if seg.is_ok() {
-                    array.finish()?;
-                }
-            }
-        }
-        if seg.is_err() {
-            return Err(io::Error::other("the mean is not complete"));
-        }
-        zip.finish()?.flush()
-    });
+    let failed =
+        |source| EnsembleError::Volume(VolumeError::Io { path: path.into(), action: "write", source });
+    let complete = |seg: &Result<Vec<u16>, EnsembleError>| match seg {
+        Ok(_) => Ok(()),
+        Err(_) => Err(io::Error::other("the mean is not complete")),
+    };
+    let written = match version {
+        Version::V2 => write_array(path, version.array(), shape, |push| {
+            seg = merge(arrays, decision, |mean| push(mean).map_err(failed));
+            complete(&seg)
+        }),
+        Version::V1 => write_array(path, version.array(), shape, |push| {
+            seg = merge(arrays, decision, |mean| {
+                let halves: Vec<f16> = mean.iter().map(|&v| f16::from_f32(v)).collect();
+                push(&halves).map_err(failed)
+            });
+            complete(&seg)
+        }),
+    };
+    // Why the mean is not complete says more than that it could not be written.
     let seg = seg?;
     written?;
     Ok(seg)

@@ -114,6 +114,24 @@ pub enum InferError {
         /// The input folder.
         input: PathBuf,
     },
+    /// A model cannot be written into a folder that holds something.
+    #[error("{} is not empty", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A converted model does not answer as the one it was made from.
+    #[error("{} answers differently from {}: {different} of {total} logits", converted.display(), source_path.display())]
+    ConversionDiffers {
+        /// The new checkpoint.
+        converted: PathBuf,
+        /// The old one.
+        source_path: PathBuf,
+        /// How many logits differ.
+        different: usize,
+        /// Of how many.
+        total: usize,
+    },
     /// A file or folder of the output cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Output {
@@ -121,6 +139,24 @@ pub enum InferError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Channels that do not look like their names, where that is not allowed.
+    #[error("{}", doubts.join("; "))]
+    DoubtfulChannels {
+        /// What looks wrong, in sentences that name the files.
+        doubts: Vec<String>,
+        /// The first file.
+        path: PathBuf,
+    },
+    /// A folder whose label maps have other values than those that would be added.
+    #[error("the label maps in {} have the labels {found}, but those to be added have {wanted}", path.display())]
+    OtherLabels {
+        /// The output folder.
+        path: PathBuf,
+        /// The labels there.
+        found: String,
+        /// The labels of this run.
+        wanted: String,
     },
     /// Saved probabilities that would no longer fit their description.
     #[error("with labels of another order, saved probabilities would not fit their dataset.json")]
@@ -171,6 +207,13 @@ impl InferError {
             Self::Net(e) => e.hint(),
             Self::Postprocess(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
+            Self::DoubtfulChannels { .. } => Some(
+                "look at the images: rename the files if they are exchanged; if they are right after all, leave out --strict"
+                    .into(),
+            ),
+            Self::OtherLabels { .. } => {
+                Some("choose another output folder, or the --labels of the run that is continued".into())
+            }
             Self::LabelOrder => {
                 Some("leave out --save-probabilities, or write the dataset's own labels with --labels dataset".into())
             }
@@ -207,6 +250,10 @@ impl InferError {
             }
             Self::OutputInsideInput { .. } => {
                 Some("choose an output folder beside the input; results must not become inputs of the next run".into())
+            }
+            Self::NotEmpty { .. } => Some("choose a folder that is not there yet".into()),
+            Self::ConversionDiffers { .. } => {
+                Some("is the disk damaged? the source is untouched; convert it again to another disk".into())
             }
             Self::Output { source, .. } => Some(match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {

@@ -81,7 +81,7 @@ impl Decision {
     ///
     /// # Panics
     /// If they are not whole outputs.
-    pub(crate) fn activate_pass(&self, logits: Vec<f32>) -> Vec<f32> {
+    pub(crate) fn activate_pass(&self, logits: &[f32]) -> Vec<f32> {
         assert_eq!(logits.len() % self.outputs(), 0, "whole outputs");
         let voxels = logits.len() / self.outputs();
         let mut out = vec![0f32; logits.len()];
@@ -292,6 +292,19 @@ impl Logits<'_> {
             decision.decide(logits, self.activated, seg[0]);
         });
         Segmentation { labels: self.properties.restore(&seg, 0), probabilities: None }
+    }
+
+    /// The values themselves, brought to the image's spacing and axis order inside the cropped box, and the box.
+    pub(crate) fn resampled(&self, channels: usize) -> (Vec<f32>, crop::BoundingBox) {
+        let p = self.properties;
+        let box_shape = p.shape_after_cropping;
+        let voxels: usize = box_shape.iter().product();
+        let mut inside = vec![0f32; channels * voxels];
+        let out = inside.chunks_mut(voxels).collect();
+        self.for_each_piece(channels, out, |values, out| {
+            values.iter().zip(out).for_each(|(from, to)| to.copy_from_slice(from));
+        });
+        (crop::transpose(inside, box_shape, p.transpose_backward), p.transpose_backward.map(|a| p.bbox[a]))
     }
 
     /// Probabilities on the image's grid.

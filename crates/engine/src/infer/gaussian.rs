@@ -20,7 +20,7 @@ pub fn gaussian_weights(tile: [usize; 3]) -> Vec<f32> {
 ///
 /// # Source
 /// nnU-Net v1, `SegmentationNetwork._get_gaussian`.
-pub fn gaussian_weights_v1(tile: [usize; 3]) -> Vec<f32> {
+pub(crate) fn gaussian_weights_v1(tile: [usize; 3]) -> Vec<f32> {
     gaussian(tile, 1.0, |w| w as f32)
 }
 
@@ -89,7 +89,7 @@ mod tests {
             (at(0, 0, 0), 3.78e-11),
             (at(127, 127, 127), 7.95e-11),
             (at(0, 64, 64), 3.4e-4),
-            (at(127, 64, 64), 4.1e-4),
+            (at(127, 64, 64), 4.3e-4),
         ] {
             assert!((found / expected - 1.0).abs() < 0.02, "{found}, nnU-Net {expected}");
         }

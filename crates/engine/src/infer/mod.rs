@@ -7,18 +7,23 @@
 mod error;
 mod export;
 mod finish;
+mod flags;
 mod gaussian;
 mod output;
 mod predict;
 mod record;
 mod tiles;
+mod uncertainty;
 mod window;
 
 pub use error::InferError;
 pub use export::{Decision, Probabilities, Segmentation};
 pub use finish::PostprocessingChoice;
+pub use flags::{Flag, FlagKind};
 pub use gaussian::gaussian_weights;
+pub(crate) use output::write_array;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
 pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 pub use tiles::{Grid, tile_starts};
+pub use uncertainty::{CaseUncertainty, RegionUncertainty};
 pub use window::{Accumulation, Image, LogitSum, WindowOptions, mirror_combinations};

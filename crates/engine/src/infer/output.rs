@@ -1,6 +1,6 @@
 //! `CASE.npz`: probabilities as nnU-Net saves them, of either version.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use glioseg_net::checkpoint::{Value, write_pickle};
@@ -31,12 +31,26 @@ pub(crate) fn write_softmax(path: &Path, probabilities: &Probabilities) -> Resul
     })
 }
 
-fn write_npz<T: Serialize + AutoSerialize>(
+fn write_npz<T: Serialize + AutoSerialize + Copy>(
     path: &Path,
     key: &str,
     outputs: usize,
     shape: [usize; 3],
     output: impl Fn(usize) -> Vec<T>,
+) -> Result<(), VolumeError> {
+    let [z, y, x] = shape;
+    write_array(path, key, [outputs, z, y, x], |push| (0..outputs).try_for_each(|i| push(&output(i))))
+}
+
+/// Writes an npz of one array, `[output, z, y, x]`, whose values `fill` pushes piece by piece, in order.
+///
+/// # Errors
+/// As [`write_probabilities`]; also if `fill` gives an error, or pushes more or fewer values than the shape has.
+pub(crate) fn write_array<T: Serialize + AutoSerialize + Copy>(
+    path: &Path,
+    key: &str,
+    shape: [usize; 4],
+    fill: impl FnOnce(&mut dyn FnMut(&[T]) -> io::Result<()>) -> io::Result<()>,
 ) -> Result<(), VolumeError> {
     atomic::write(path, |file| {
         let mut zip = zip::ZipWriter::new(file);
@@ -45,15 +59,12 @@ fn write_npz<T: Serialize + AutoSerialize>(
             .compression_level(Some(1))
             .large_file(true);
         zip.start_file(format!("{key}.npy"), options)?;
-        let [z, y, x] = shape.map(|n| n as u64);
         let mut array = npyz::WriteOptions::<T>::new()
             .default_dtype()
-            .shape(&[outputs as u64, z, y, x])
+            .shape(&shape.map(|n| n as u64))
             .writer(BufWriter::new(&mut zip))
             .begin_nd()?;
-        for i in 0..outputs {
-            array.extend(output(i))?;
-        }
+        fill(&mut |values| array.extend(values.iter().copied()))?;
         array.finish()?;
         zip.finish()?.flush()
     })

@@ -12,17 +12,20 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::{Checkpoint, Unet};
 use glioseg_plan::{Labels, Rules};
+use glioseg_prep::guard::ChannelCheck;
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
 use super::finish::{Finish, PostprocessingChoice};
+use super::flags::{Flag, FlagKind, ImageFacts, TrainingRange, flags};
 use super::output::{V1Properties, write_probabilities, write_softmax};
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
+use super::uncertainty::{CaseMoments, Moments, uncertainty_path};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
-use crate::labels::{OutputLabels, meaning, write_description};
+use crate::labels::{OutputLabels, meaning, other_labels, write_description};
 use crate::model::{CheckpointChoice, Folds, Model};
 
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
@@ -52,6 +55,7 @@ impl std::str::FromStr for Part {
 /// How cases are predicted. The options act in this order: folds and checkpoint choose weights, part and skipping choose cases,
 /// step and mirroring choose tiles; the decided label map is postprocessed and then recoded, probabilities are saved as they are.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, named by their fields")]
 pub struct PredictOptions {
     /// Which folds of every model.
     pub folds: Folds,
@@ -75,6 +79,10 @@ pub struct PredictOptions {
     pub labels: OutputLabels,
     /// Also write `CASE.npz`.
     pub save_probabilities: bool,
+    /// Also write how far the passes agree: maps below `uncertainty/` and scores in the record.
+    pub uncertainty: bool,
+    /// Refuse a case whose channels do not look like their names; else it is a warning.
+    pub strict: bool,
     /// What computes.
     pub device: Device,
     /// Its name, for the record.
@@ -95,6 +103,8 @@ impl Default for PredictOptions {
             postprocessing: PostprocessingChoice::default(),
             labels: OutputLabels::default(),
             save_probabilities: false,
+            uncertainty: false,
+            strict: false,
             interpolate_positions: false,
             device: Device::flex(),
             device_name: "cpu".into(),
@@ -153,8 +163,10 @@ pub struct PredictSummary {
 /// A case that is read and prepared for every model.
 struct Ready {
     files: CaseFiles,
+    channels: ChannelCheck,
     geometry: Geometry,
     prepared: Vec<Arc<PreparedCase>>,
+    image: ImageFacts,
     warnings: Vec<String>,
     read_seconds: f64,
 }
@@ -162,8 +174,11 @@ struct Ready {
 /// A case whose segmentation is to be written.
 struct Segmented {
     files: CaseFiles,
+    channels: ChannelCheck,
     geometry: Geometry,
     result: ToWrite,
+    image: ImageFacts,
+    moments: Option<CaseMoments>,
     warnings: Vec<String>,
     seconds: IndexMap<String, f64>,
 }
@@ -206,6 +221,11 @@ pub fn predict(
     let found = find_cases(inputs, &dataset.channel_names, &dataset.file_ending)?;
     check_output(out, inputs)?;
     let networks = Networks::load(&models, options)?;
+    if options.skip_finished
+        && let Some((found, wanted)) = other_labels(out, dataset, &finish.recoding)
+    {
+        return Err(InferError::OtherLabels { path: out.into(), found, wanted });
+    }
     write_description(out, dataset, &finish.recoding)?;
     let record_path = out.join(record_name(options.part));
     let mut record = new_record(&models, &networks.hashes, options, &finish, &record_path);
@@ -246,12 +266,18 @@ pub fn predict(
     for failure in failures {
         record_case(failure.into_record())?;
     }
+    let training = TrainingRange::of(&models[0]);
+    if options.uncertainty {
+        let folder = out.join(UNCERTAINTY);
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| InferError::Output { path: folder.clone(), source })?;
+    }
     let (ready_in, ready_out) = sync_channel::<Result<Ready, Failure>>(0);
     let (done_in, done_out) = sync_channel::<Result<Segmented, Failure>>(0);
     let count = cases.len();
     let outcome = thread::scope(|scope| {
-        let (models, finish) = (&models, &finish);
-        scope.spawn(move || read_cases(cases, models, &ready_in));
+        let (models, finish) = (&models, (&finish, &training));
+        scope.spawn(move || read_cases(cases, models, options.strict, &ready_in));
         let writer = scope.spawn(move || -> Result<(), InferError> {
             for case in done_out {
                 record_case(match case.and_then(|case| write_case(case, models, finish, out, options)) {
@@ -313,6 +339,9 @@ fn segmentation_path(out: &Path, case: &str) -> PathBuf {
     out.join(format!("{case}.nii.gz"))
 }
 
+/// Where maps of uncertainty go: apart from the label maps, so that nobody takes them for such.
+const UNCERTAINTY: &str = "uncertainty";
+
 fn probabilities_path(out: &Path, case: &str) -> PathBuf {
     out.join(format!("{case}.npz"))
 }
@@ -321,6 +350,7 @@ fn probabilities_path(out: &Path, case: &str) -> PathBuf {
 fn is_finished(out: &Path, case: &str, options: &PredictOptions) -> bool {
     segmentation_path(out, case).is_file()
         && (!options.save_probabilities || probabilities_path(out, case).is_file())
+        && (!options.uncertainty || uncertainty_path(&out.join(UNCERTAINTY), case, "disagreement").is_file())
 }
 
 fn check_models_agree(models: &[Model]) -> Result<(), InferError> {
@@ -445,17 +475,27 @@ impl Networks {
     }
 }
 
-fn read_cases(cases: Vec<CaseFiles>, models: &[Model], queue: &SyncSender<Result<Ready, Failure>>) {
+fn read_cases(
+    cases: Vec<CaseFiles>,
+    models: &[Model],
+    strict: bool,
+    queue: &SyncSender<Result<Ready, Failure>>,
+) {
     for files in cases {
-        let ready = read_case(&files, models).map_err(|error| Failure { files, error: Box::new(error) });
+        let ready =
+            read_case(&files, models, strict).map_err(|error| Failure { files, error: Box::new(error) });
         if queue.send(ready).is_err() {
             return;
         }
     }
 }
 
-/// Reads the channels of a case in parallel; they must share one grid and be finite.
-fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<String>), InferError> {
+/// Reads the channels of a case in parallel; they must share one grid and be finite. If `strict` they must also look like their names.
+fn read_channels(
+    files: &CaseFiles,
+    channels: &[String],
+    strict: bool,
+) -> Result<(Volume, ChannelCheck, Vec<String>), InferError> {
     let (volume, infos) = nifti::read_stack(&files.files)?;
     if volume.channels != channels.len() {
         return Err(InferError::Channels {
@@ -498,7 +538,13 @@ fn read_channels(files: &CaseFiles, channels: &[String]) -> Result<(Volume, Vec<
             ));
         }
     }
-    Ok((volume, warnings))
+    let check = ChannelCheck::of_volume(&volume, channels);
+    let doubts = check.messages(channels, &file_of);
+    if strict && !doubts.is_empty() {
+        return Err(InferError::DoubtfulChannels { doubts, path: files.files[0].clone() });
+    }
+    warnings.extend(doubts);
+    Ok((volume, check, warnings))
 }
 
 /// Whether two models prepare a case in the same way.
@@ -513,10 +559,11 @@ fn prepares_alike(a: &Model, b: &Model) -> bool {
         && x.resampling_data == y.resampling_data
 }
 
-fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
+fn read_case(files: &CaseFiles, models: &[Model], strict: bool) -> Result<Ready, InferError> {
     let start = Instant::now();
-    let (volume, warnings) = read_channels(files, &models[0].dataset.channel_names)?;
+    let (volume, channels, warnings) = read_channels(files, &models[0].dataset.channel_names, strict)?;
     let geometry = volume.geometry.clone();
+    let image = ImageFacts::of(&volume);
     let mut volume = Some(volume);
     let mut prepared: Vec<Arc<PreparedCase>> = Vec::with_capacity(models.len());
     for (i, model) in models.iter().enumerate() {
@@ -533,8 +580,10 @@ fn read_case(files: &CaseFiles, models: &[Model]) -> Result<Ready, InferError> {
     }
     Ok(Ready {
         files: files.clone(),
+        channels,
         geometry,
         prepared,
+        image,
         warnings,
         read_seconds: start.elapsed().as_secs_f64(),
     })
@@ -571,7 +620,7 @@ fn predict_case(
     (number, of): (usize, usize),
 ) -> Result<Segmented, InferError> {
     let start = Instant::now();
-    let Ready { files, geometry, prepared, warnings, read_seconds } = case;
+    let Ready { files, channels, geometry, prepared, image, warnings, read_seconds } = case;
     let mut windows = Vec::with_capacity(models.len());
     let mut passes = 0;
     for (model, prepared) in models.iter().zip(&prepared) {
@@ -589,9 +638,13 @@ fn predict_case(
     let mut probabilities =
         if models.len() > 1 && by_v1(models) { ProbabilitySum::rounded() } else { ProbabilitySum::default() };
     let mut only = None;
+    let mut moments = options.uncertainty.then(CaseMoments::default);
     let first = Arc::clone(&prepared[0]);
     for (at, ((model, window), prepared)) in models.iter().zip(&windows).zip(prepared).enumerate() {
-        let logits = predict_logits(at, model, window, &prepared, networks, options.accumulation, observer)?;
+        let (logits, of_model) = predict_logits(at, model, window, &prepared, networks, options, observer)?;
+        if let (Some(all), Some(own)) = (&mut moments, of_model) {
+            all.add(own, &logits_of(&[], &prepared, model, options.accumulation));
+        }
         if options.save_probabilities || models.len() > 1 {
             let decision = Decision::new(&model.dataset.labels);
             probabilities
@@ -603,8 +656,11 @@ fn predict_case(
     let seconds = [("read".to_owned(), read_seconds), ("network".to_owned(), start.elapsed().as_secs_f64())];
     Ok(Segmented {
         files,
+        channels,
         geometry,
         result: only.unwrap_or(ToWrite::Probabilities { sum: probabilities, prepared: first }),
+        image,
+        moments,
         warnings,
         seconds: seconds.into_iter().collect(),
     })
@@ -623,31 +679,36 @@ fn precision_for(model: &Model, wanted: Accumulation) -> Accumulation {
     }
 }
 
-/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case; mean probabilities by version 1's rules.
+/// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case (mean probabilities by version 1's rules), and
+/// the moments of its passes where they are wanted.
 fn predict_logits(
     at: usize,
     model: &Model,
     window: &WindowOptions,
     prepared: &PreparedCase,
     networks: &Networks,
-    accumulation: Accumulation,
+    options: &PredictOptions,
     observer: &(dyn Fn(Event<'_>) + Sync),
-) -> Result<Vec<f32>, InferError> {
+) -> Result<(Vec<f32>, Option<Moments>), InferError> {
     let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
-    let precision = precision_for(model, accumulation);
+    let precision = precision_for(model, options.accumulation);
     let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, precision)?;
     let activation = (model.configuration.rules == Rules::V1).then(|| Decision::new(&model.dataset.labels));
+    if options.uncertainty {
+        sum.watch(Moments::new(&model.dataset.labels, activation.is_some(), prepared.shape));
+    }
     networks.for_each_fold(at, model, |network| {
         let mut pass = |patch, shape| {
             let logits = forward(network, patch, shape, &networks.device)?;
             Ok(match &activation {
-                Some(decision) => decision.activate_pass(logits),
+                Some(decision) => decision.activate_pass(&logits),
                 None => logits,
             })
         };
         sum.add(image, &mut pass, &mut || observer(Event::Pass))
     })?;
-    sum.finish()
+    let moments = sum.take_moments();
+    Ok((sum.finish()?, moments))
 }
 
 /// One network pass; on the CPU nothing is copied on the way in or out.
@@ -680,12 +741,12 @@ fn logits_of<'a>(
 fn write_case(
     case: Segmented,
     models: &[Model],
-    finish: &Finish,
+    (finish, training): (&Finish, &TrainingRange),
     out: &Path,
     options: &PredictOptions,
 ) -> Result<CaseRecord, Failure> {
     let start = Instant::now();
-    let Segmented { files, geometry, result, mut warnings, mut seconds } = case;
+    let Segmented { files, channels, geometry, result, image, moments, warnings, mut seconds } = case;
     let model = &models[0];
     let mut properties = None;
     let segmentation = match result {
@@ -708,11 +769,29 @@ fn write_case(
     };
     let postprocessed_voxels = finish.postprocessing.apply(&mut map);
     let volume_ml = volumes(&map, &model.dataset.labels);
+    let labels = &model.dataset.labels;
+    let mut flags = flags(&map, labels, &model.dataset.channel_names, &image, training);
+    let mut images: Vec<&Path> = files.files.iter().map(PathBuf::as_path).collect();
+    if images.len() == 1 {
+        // One file with all channels.
+        images.resize(model.dataset.channel_names.len(), images[0]);
+    }
+    let doubts = channels.messages(&model.dataset.channel_names, &images).into_iter();
+    flags.extend(doubts.map(|doubt| Flag::new(FlagKind::Channels, doubt)));
+    let folder = out.join(UNCERTAINTY);
+    let uncertainty = moments.map(|m| m.finish(labels, &map, &folder, &files.id)).transpose();
+    let uncertainty = match uncertainty {
+        Ok(mut uncertainty) => {
+            // Regions are told by the labels that are written.
+            for region in uncertainty.iter_mut().flat_map(|u| &mut u.regions) {
+                finish.recoding.apply(&mut region.labels).expect("values of the dataset");
+            }
+            uncertainty
+        }
+        Err(error) => return Err(Failure { files, error: Box::new(error.into()) }),
+    };
     // The decision paints values of the dataset, and the recoding was made for these.
     finish.recoding.apply(&mut map.data).expect("values of the dataset");
-    if map.data.iter().all(|&l| l == 0) {
-        warnings.push("the segmentation is empty".into());
-    }
     // Probabilities first: a case counts as finished when its segmentation is there.
     let path = probabilities_path(out, &files.id);
     let written = probabilities
@@ -737,7 +816,10 @@ fn write_case(
         seconds,
         volume_ml,
         postprocessed_voxels,
+        channels: Some(channels),
         warnings,
+        flags,
+        uncertainty,
         error: None,
         hint: None,
     })
@@ -767,7 +849,10 @@ impl Failure {
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
             postprocessed_voxels: Vec::new(),
+            channels: None,
             warnings: Vec::new(),
+            flags: Vec::new(),
+            uncertainty: None,
             hint: self.error.hint(),
             error: Some(self.error.to_string()),
         }

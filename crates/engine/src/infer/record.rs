@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use glioseg_prep::guard::ChannelCheck;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::InferError;
+use super::{CaseUncertainty, Flag, InferError};
 use crate::labels::OutputLabels;
 use crate::model::Model;
 use crate::postprocess::Step;
@@ -118,9 +119,18 @@ pub struct CaseRecord {
     /// Voxels that each step of the postprocessing changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub postprocessed_voxels: Vec<usize>,
+    /// How well the channels agree with their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<ChannelCheck>,
     /// What looked odd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Reasons for a person to look at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
+    /// How sure folds, models and mirrored passes were, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty: Option<CaseUncertainty>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -162,7 +172,10 @@ mod tests {
             seconds: IndexMap::new(),
             volume_ml: [("WT".to_owned(), 1.5)].into_iter().collect(),
             postprocessed_voxels: vec![],
+            channels: None,
             warnings: vec![],
+            flags: vec![],
+            uncertainty: None,
             error: None,
             hint: None,
         }

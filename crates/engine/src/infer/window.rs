@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use glioseg_plan::Rules;
 
 use super::gaussian::gaussian_weights_v1;
+use super::uncertainty::{Moments, Place};
 use super::{Grid, InferError, gaussian_weights};
 
 /// A prepared case: `data` is `[channels, z, y, x]` of `shape`.
@@ -157,6 +158,8 @@ pub struct LogitSum {
     folds: usize,
     tile_weights: Vec<f32>,
     mirrors: Vec<Vec<usize>>,
+    /// Sums over single passes, where it is asked how far they agree.
+    moments: Option<Moments>,
 }
 
 /// Every combination of the mirror axes in nnU-Net's order: none, single axes, pairs, all three.
@@ -213,7 +216,18 @@ impl LogitSum {
             tile_weights,
             mirrors,
             grid,
+            moments: None,
         })
+    }
+
+    /// Has every pass counted in `moments` too.
+    pub(crate) fn watch(&mut self, moments: Moments) {
+        self.moments = Some(moments);
+    }
+
+    /// What [`Self::watch`] was given, with all passes so far.
+    pub(crate) fn take_moments(&mut self) -> Option<Moments> {
+        self.moments.take()
     }
 
     /// Number of network passes of one [`LogitSum::add`].
@@ -260,6 +274,10 @@ impl LogitSum {
                         expected: self.channels * voxels,
                         found: logits.len(),
                     });
+                }
+                if let Some(moments) = &mut self.moments {
+                    let (grid, weights) = (&self.grid, &self.tile_weights);
+                    moments.add(&logits, Place { grid, start, inside, mirrored: axes, weights });
                 }
                 match &mut mean {
                     None => mean = Some(logits),

@@ -59,6 +59,9 @@ impl Postprocessing {
     ///
     /// # Errors
     /// [`PostprocessError::Volume`] that names the file.
+    ///
+    /// # Panics
+    /// Never: steps and notes are plain data.
     pub fn write(&self, path: &Path) -> Result<(), PostprocessError> {
         let value =
             json!({"program": "glioseg", "version": VERSION, "steps": self.steps, "notes": self.notes});

@@ -17,8 +17,10 @@ pub use files::find_cases;
 use crate::error::EvalError;
 use crate::labels::{Convention, Evidence, LabelScheme, better_coding, recode};
 use crate::pair::Pair;
+use crate::predicted::Predicted;
 use crate::rules::{Rule, RuleScores, ScoreOptions, brats2026};
 use crate::statistics::{Bootstrap, Summary};
+use crate::uncertainty::{UncertaintyScores, uncertainty_scores};
 
 /// So many cases are looked at before anything is scored, to see whether their labels are what they are said to be.
 const LOOKED_AT: usize = 6;
@@ -51,6 +53,8 @@ pub struct EvaluateOptions {
     pub score: ScoreOptions,
     /// Intervals of the means.
     pub bootstrap: Bootstrap,
+    /// A Dice below this is a failure that uncertainty should foretell.
+    pub failing_below: f64,
 }
 
 impl Default for EvaluateOptions {
@@ -64,6 +68,7 @@ impl Default for EvaluateOptions {
             prediction_suffix: None,
             score: ScoreOptions::default(),
             bootstrap: Bootstrap::default(),
+            failing_below: 0.7,
         }
     }
 }
@@ -143,6 +148,9 @@ pub struct CohortScores {
     pub labels: LabelScheme,
     /// Whether that was guessed.
     pub labels_guessed: bool,
+    /// Coding of the predictions, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction_convention: Option<Convention>,
     /// The rules.
     pub rules: Vec<Rule>,
     /// Choices within the metrics.
@@ -155,6 +163,9 @@ pub struct CohortScores {
     pub extra: Vec<String>,
     /// Every metric over the cases.
     pub statistics: Vec<Statistic>,
+    /// How well the predictions' own uncertainty tells the Dice, where they were made with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty: Option<UncertaintyScores>,
 }
 
 impl CohortScores {
@@ -236,17 +247,24 @@ pub fn evaluate_cohort(
         })
         .collect();
     let statistics = statistics(&cases, options.bootstrap);
+    // A file of that name by another program is no reason to refuse a cohort.
+    let predicted = Predicted::read(prediction).ok().flatten();
+    let theirs =
+        recoding.map_or_else(|| scheme.regions.clone(), |(from, _)| LabelScheme::brats(from).regions);
+    let uncertainty = predicted.and_then(|p| uncertainty_scores(&cases, &p, &theirs, options.failing_below));
     Ok(CohortScores {
         reference: reference.to_owned(),
         prediction: prediction.to_owned(),
         labels: scheme,
         labels_guessed: guessed,
+        prediction_convention: recoding.map(|(from, _)| from),
         rules: options.rules.clone(),
         options: options.score,
         bootstrap: options.bootstrap,
         cases,
         extra,
         statistics,
+        uncertainty,
     })
 }
 

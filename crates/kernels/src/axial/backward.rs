@@ -102,7 +102,9 @@ pub fn axial_attention_backward(
             gradients
         })
         .collect();
-    parts.iter().for_each(|part| sum.add(part));
+    for part in &parts {
+        sum.add(part);
+    }
     sum
 }
 

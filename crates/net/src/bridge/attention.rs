@@ -20,7 +20,7 @@ use glioseg_kernels::{
 use rayon::prelude::*;
 
 use super::gradient::{ids, with_strategy};
-use super::memory::{contiguous, give, into_values, recycle, take, tensor, values};
+use super::memory::{contiguous, give, recycle, take, tensor, values};
 use super::profile::Timer;
 use super::{Path, Tracked, cpu, from_plain, from_tracked, plain, tracked};
 use crate::ops::AttentionWeights;
@@ -234,10 +234,7 @@ impl Backward<Flex, 16> for Attention {
             None => give(result),
         }
         kept.into_iter().for_each(recycle);
-        [x, grad].into_iter().for_each(|t| {
-            if let Ok(values) = into_values(t) {
-                give(values);
-            }
-        });
+        recycle(x);
+        recycle(grad);
     }
 }

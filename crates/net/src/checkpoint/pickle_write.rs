@@ -80,7 +80,7 @@ mod tests {
             ),
         ]);
         let bytes = write_pickle(&value).expect("plain data");
-        assert_eq!(read_pickle(&bytes).expect("readable"), value);
+        assert_eq!(read_pickle(&mut bytes.as_slice()).expect("readable"), value);
         assert_eq!(write_pickle(&Value::Set(vec![])), None);
     }
 }

@@ -39,7 +39,8 @@ impl Planner {
     fn constants(self, dim: usize) -> Constants {
         let pick = |two: f64, three: f64| if dim == 2 { two } else { three };
         let (reference, reference_gb, dataset_share) = match self {
-            Planner::Default => (pick(85e6, 560e6), 8.0, 0.05),
+            // The winner's planner has rules of its own.
+            Planner::Default | Planner::Brats21 => (pick(85e6, 560e6), 8.0, 0.05),
             Planner::ResEnc => (pick(135e6, 680e6), 8.0, 0.05),
             Planner::ResEncM => (pick(135e6, 680e6), 8.0, 1.0),
             Planner::ResEncL => (pick(380e6, 2100e6), 24.0, 1.0),

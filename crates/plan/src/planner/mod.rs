@@ -3,8 +3,9 @@
 //! [`plan`] decides spacing, axis order, patch, batch and network of every configuration and gives the `plans.json`
 //! that nnU-Net would write, key for key. Memory is not measured but counted ([`Attempt::estimate`]), as nnU-Net does
 //! it: the result depends on the fingerprint and the options alone. Left out: the planners with torch's resampling,
-//! which differ in nothing else, and v1's planner.
+//! which differ in nothing else.
 
+mod brats21;
 mod configuration;
 mod estimate;
 mod target;
@@ -35,6 +36,8 @@ pub enum Planner {
     ResEncL,
     /// `nnUNetPlannerResEncXL`: residual encoder for 40 GB.
     ResEncXl,
+    /// `ExperimentPlanner3D_v21` of nnU-Net v1 with the BraTS 2021 winner's baseline network, and version 1's rules.
+    Brats21,
 }
 
 impl Planner {
@@ -46,6 +49,7 @@ impl Planner {
             Planner::ResEncM => "nnUNetPlannerResEncM",
             Planner::ResEncL => "nnUNetPlannerResEncL",
             Planner::ResEncXl => "nnUNetPlannerResEncXL",
+            Planner::Brats21 => "ExperimentPlanner3D_v21",
         }
     }
 
@@ -57,13 +61,14 @@ impl Planner {
             Planner::ResEncM => "nnUNetResEncUNetMPlans",
             Planner::ResEncL => "nnUNetResEncUNetLPlans",
             Planner::ResEncXl => "nnUNetResEncUNetXLPlans",
+            Planner::Brats21 => "nnUNetPlansv2.1",
         }
     }
 
     /// GB of GPU memory that it plans for unless told otherwise.
     pub fn gpu_memory_gb(self) -> f64 {
         match self {
-            Planner::Default | Planner::ResEnc | Planner::ResEncM => 8.0,
+            Planner::Default | Planner::ResEnc | Planner::ResEncM | Planner::Brats21 => 8.0,
             Planner::ResEncL => 24.0,
             Planner::ResEncXl => 40.0,
         }
@@ -132,6 +137,9 @@ pub fn plan(
 ) -> Result<Planned, PlanError> {
     check(options)?;
     fingerprint.check(dataset, &dataset.folder)?;
+    if options.planner == Planner::Brats21 {
+        return brats21::plan(dataset, fingerprint, options);
+    }
     let description = &dataset.description;
     let target = Target::of(fingerprint, options.overwrite_target_spacing_mm);
     let schemes: Vec<Normalization> = description.channel_names.iter().map(|n| scheme(n)).collect();

@@ -92,6 +92,13 @@ impl StoredCase {
         &self.path
     }
 
+    /// Names of the image files that it was made from, without folder.
+    pub fn image_names(&self) -> Vec<&str> {
+        // The label map comes last.
+        let images = self.header.sources.split_last().map_or(&[][..], |(_, images)| images);
+        images.iter().map(|source| source.name.as_str()).collect()
+    }
+
     /// Number of channels.
     pub fn channels(&self) -> usize {
         self.header.channels

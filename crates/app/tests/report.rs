@@ -1,0 +1,207 @@
+//! `glioseg report`, `view` and `predict --uncertainty`, as a user runs them.
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use glioseg_volume::nifti;
+use support::{glioseg, numbered, predict, record, run, write_case};
+
+/// A server that ends with the test.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Serves a folder; the second value is the address.
+fn serve(folder: &Path) -> (Served, String) {
+    let folder = folder.display().to_string();
+    let mut child = glioseg(&["view", &folder, "--port", "0", "-q"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("an address");
+    let address = line.trim().strip_prefix("http://").and_then(|l| l.split('/').next()).expect("an address");
+    (Served(child), address.to_owned())
+}
+
+/// Head and body of an answer.
+fn ask(address: &str, request: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.write_all(request.replace("HOST", address).as_bytes()).expect("written");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
+    (String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end + 4..].to_vec())
+}
+
+#[test]
+fn only_what_reports_consist_of_is_served() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let inside = dir.path().join("inside");
+    std::fs::create_dir_all(inside.join(".git")).expect("a folder");
+    for (name, text) in [
+        ("inside/a.nii.gz", "0123456789"),
+        ("inside/.git/x.txt", "no"),
+        ("inside/key", "no"),
+        ("secret.txt", "no"),
+    ] {
+        std::fs::write(dir.path().join(name), text).expect("written");
+    }
+    let (_server, address) = serve(&inside);
+    let get = |path: &str, more: &str| {
+        ask(&address, &format!("GET {path} HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n{more}\r\n"))
+    };
+    let (head, body) = get("/a.nii.gz", "");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("Content-Length: 10"), "{head}");
+    assert_eq!(body, b"0123456789");
+    let (head, body) = get("/a.nii.gz", "Range: bytes=2-4\r\n");
+    assert!(head.starts_with("HTTP/1.1 206") && head.contains("Content-Range: bytes 2-4/10"), "{head}");
+    assert_eq!(body, b"234");
+    let (head, body) = get("/", "");
+    let page = String::from_utf8_lossy(&body);
+    assert!(
+        head.starts_with("HTTP/1.1 200") && page.contains("a.nii.gz") && !page.contains(".git"),
+        "{page}"
+    );
+    for path in ["/../secret.txt", "/%2e%2e/secret.txt", "/.git/x.txt", "/key", "/none.html"] {
+        assert!(get(path, "").0.starts_with("HTTP/1.1 404"), "{path}");
+    }
+    let foreign = "GET /a.nii.gz HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    assert!(ask(&address, foreign).0.starts_with("HTTP/1.1 421"), "another name");
+    let write = "PUT /a.nii.gz HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert!(ask(&address, write).0.starts_with("HTTP/1.1 405"), "nothing is written");
+    let (code, _, stderr) = run(&["view", "/no/such/folder"]);
+    assert!(code == 2 && stderr.contains("cannot open") && stderr.contains("hint: "), "{stderr}");
+}
+
+#[test]
+fn uncertainty_flags_and_report_come_with_a_prediction() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "one"), 3);
+    let (code, _, stderr) = predict(&input, &out, &["--uncertainty", "--report"]);
+    assert_eq!(code, 0, "{stderr}");
+    let labels = nifti::read_labels(&out.join("one.nii.gz")).expect("labels");
+    let maps = ["entropy", "disagreement"].map(|name| {
+        let path = out.join(format!("uncertainty/one_{name}.nii.gz"));
+        let map = nifti::read_volume(&path).expect("a map");
+        assert_eq!(
+            (map.channels, &map.geometry),
+            (3, &labels.geometry),
+            "a channel per region on the image's grid"
+        );
+        map
+    });
+    assert!(maps[0].data.iter().all(|v| (0.0..=1.0).contains(v)), "bits");
+    assert!(maps[1].data.iter().all(|v| (0.0..=0.5).contains(v)), "a standard deviation of probabilities");
+    // Sure in the middle of the tumour, unsure at its edge.
+    let edge = maps[0].channel(0).iter().copied().fold(0.0, f32::max);
+    assert!(edge > 0.5, "{edge}");
+    let case = &record(&out)["cases"][0];
+    let score = case["uncertainty"]["score"].as_f64().expect("a score");
+    assert!(score > 0.0 && score < 1.0, "{score}");
+    assert_eq!(case["uncertainty"]["regions"][0]["region"], "whole tumor");
+    assert_eq!(case["uncertainty"]["regions"][0]["labels"], serde_json::json!([1, 2, 3]));
+    assert_eq!(case["uncertainty"]["entropy"], "uncertainty/one_entropy.nii.gz");
+    let report = std::fs::read_to_string(out.join("report.html")).expect("a report");
+    assert!(report.contains("id=\"case-0\"") && report.contains("not a medical device"));
+    // Maps of uncertainty are no label maps: the folder is scored as before, and says how well they tell the Dice.
+    let (reference, scores) = (dir.path().join("ref"), dir.path().join("scores"));
+    std::fs::create_dir(&reference).expect("a folder");
+    nifti::write_labels(&reference.join("one.nii.gz"), &labels).expect("written");
+    let model = support::model().join("dataset.json").display().to_string();
+    let [reference, out, scores] = [&reference, &out, &scores].map(|p| p.display().to_string());
+    let (code, stdout, stderr) =
+        run(&["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("how well the predictions' uncertainty tells the Dice"), "{stdout}");
+}
+
+#[test]
+fn a_case_without_tumour_or_far_from_training_is_flagged() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::create_dir(&input).expect("a folder");
+    let files = numbered(&input, "one");
+    write_case(&files, 3);
+    for file in &files {
+        let mut volume = nifti::read_volume(file).expect("an image");
+        // Intensities of another unit, and nothing to be seen.
+        volume
+            .data
+            .iter_mut()
+            .filter(|v| **v != 0.0)
+            .enumerate()
+            .for_each(|(i, v)| *v = 1e6 + (i % 7) as f32);
+        nifti::write_volume(file, &volume).expect("written");
+    }
+    let (code, _, stderr) = predict(&input, &out, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let found = record(&out)["cases"][0]["flags"].clone();
+    let kinds: Vec<&str> =
+        found.as_array().expect("flags").iter().filter_map(|f| f["kind"].as_str()).collect();
+    assert!(kinds.contains(&"unlike-training"), "{found}");
+    assert!(found.to_string().contains("median intensity of"), "{found}");
+    assert!(stderr.contains("median intensity of"), "flags are told: {stderr}");
+}
+
+#[test]
+fn a_report_of_nothing_says_what_to_give() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().display().to_string();
+    let (code, _, stderr) = run(&["report"]);
+    assert!(code == 2 && stderr.contains("nothing to report") && stderr.contains("hint: "), "{stderr}");
+    let (code, _, stderr) = run(&["report", "--scores", &folder]);
+    assert!(code == 2 && stderr.contains("neither scores.json nor summary.json"), "{stderr}");
+    let (code, _, stderr) = run(&["report", "--pred", &folder]);
+    assert!(code == 2 && stderr.contains("holds no label map"), "{stderr}");
+}
+
+#[test]
+fn five_algorithms_on_real_cases_are_scored_ranked_and_reported() {
+    let Some(real) = glioseg_volume::testing::shared("real") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let real = real.display().to_string();
+    let algorithms = ["hnfnetv1", "isen", "sanet0", "scan", "yixinmpl"];
+    let scores: Vec<String> = algorithms.iter().map(|a| dir.path().join(a).display().to_string()).collect();
+    for (algorithm, out) in algorithms.iter().zip(&scores) {
+        let suffix = format!("_algo-{algorithm}-20");
+        let (code, _, stderr) = run(&[
+            "evaluate",
+            "--ref",
+            &real,
+            "--ref-suffix",
+            "_seg",
+            "--pred",
+            &real,
+            "--pred-suffix",
+            &suffix,
+            "--labels",
+            "1-2-4",
+            "--rules",
+            "brats2021,nnunet",
+            "-o",
+            out,
+        ]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let runs: Vec<&str> = scores.iter().map(String::as_str).collect();
+    let (code, stdout, stderr) = run(&[vec!["rank"], runs.clone()].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(algorithms.iter().all(|a| stdout.contains(a)), "{stdout}");
+    let report = dir.path().join("report.html").display().to_string();
+    let arguments = [vec!["report", "-o", &report, "--images", &real, "--scores"], runs].concat();
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("2 cases in") && !stderr.contains("another grid"), "{stderr}");
+}

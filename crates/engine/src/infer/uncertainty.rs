@@ -1,0 +1,254 @@
+//! How far the passes that run anyway agree: entropy and disagreement of every region.
+//!
+//! Every pass (a tile, seen by a fold of a model in a mirrored way) adds its probabilities and their squares to running
+//! sums, weighted as its logits are, so memory does not grow with the number of passes. Mean and variance over passes
+//! are what is left; the mean's entropy tells where the answer is near the edge, the variance where passes contradict
+//! each other.
+
+use glioseg_plan::Labels;
+use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, crop, nifti};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+use super::export::{Decision, Logits};
+use super::{Accumulation, Grid};
+
+/// How sure the passes were of a case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseUncertainty {
+    /// Mean of the regions' scores: 0 sure, 1 not at all.
+    pub score: f64,
+    /// Every region, in the order of the maps' channels.
+    pub regions: Vec<RegionUncertainty>,
+    /// Map of the entropy of the mean probability, in bits from 0 to 1.
+    pub entropy: PathBuf,
+    /// Map of the standard deviation of the probabilities over passes, from 0 to 0.5.
+    pub disagreement: PathBuf,
+}
+
+/// How sure the passes were of a region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionUncertainty {
+    /// Its name.
+    pub region: String,
+    /// Its labels.
+    pub labels: Vec<u16>,
+    /// 1 minus the Dice that the mean probabilities promise for the segmentation: `(2 Σ p over the segmented voxels + 1) / (Σ p +
+    /// segmented voxels + 1)`; the ones make an empty region with no probability a sure one.
+    pub score: f64,
+    /// Mean entropy of the segmented voxels, in bits; 0 where there is none.
+    pub entropy: f64,
+    /// Mean standard deviation of the segmented voxels over passes; 0 where there is none.
+    pub disagreement: f64,
+}
+
+/// Names and labels of the regions, and which output of the network is whose.
+fn regions(labels: &Labels) -> Vec<(String, Vec<u16>, usize)> {
+    if labels.has_regions() {
+        let regions = labels.regions().iter().enumerate();
+        return regions.map(|(i, r)| (r.name.clone(), r.labels.clone(), i)).collect();
+    }
+    let of = |v: u16| labels.all_labels().iter().position(|&l| l == v).unwrap_or(0);
+    let name = |name: &str, value: u16| if name.is_empty() { value.to_string() } else { name.to_owned() };
+    labels.foreground().into_iter().map(|(n, v)| (name(n, v), vec![v], of(v))).collect()
+}
+
+/// Where a pass lies and how it was mirrored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) grid: &'a Grid,
+    pub(crate) start: [isize; 3],
+    pub(crate) inside: [[usize; 2]; 3],
+    pub(crate) mirrored: &'a [usize],
+    pub(crate) weights: &'a [f32],
+}
+
+/// The running sums of one model on its plan's grid.
+#[derive(Debug)]
+pub(crate) struct Moments {
+    decision: Decision,
+    /// Passes give probabilities rather than logits.
+    activated: bool,
+    /// The output of every region.
+    outputs: Vec<usize>,
+    shape: [usize; 3],
+    /// Sums of `weight * p`, then of `weight * p²`: `[moment, region, z, y, x]`.
+    sums: Vec<f32>,
+    weight: Vec<f32>,
+}
+
+impl Moments {
+    pub(crate) fn new(labels: &Labels, activated: bool, shape: [usize; 3]) -> Self {
+        let outputs: Vec<usize> = regions(labels).into_iter().map(|(_, _, output)| output).collect();
+        let voxels: usize = shape.iter().product();
+        Self {
+            decision: Decision::new(labels),
+            activated,
+            sums: vec![0.0; 2 * outputs.len() * voxels],
+            weight: vec![0.0; voxels],
+            outputs,
+            shape,
+        }
+    }
+
+    /// Adds what a pass answered for a tile, `[output, z, y, x]`.
+    pub(crate) fn add(&mut self, answer: &[f32], place: Place<'_>) {
+        let activated;
+        let probabilities = if self.activated {
+            answer
+        } else {
+            activated = self.decision.activate_pass(answer);
+            &activated
+        };
+        let (tile, shape) = (place.grid.tile, self.shape);
+        let tile_voxels: usize = tile.iter().product();
+        let [[z0, z1], [y0, y1], [x0, x1]] = place.inside;
+        let first = (place.start[0] + z0 as isize) as usize;
+        let plane = shape[1] * shape[2];
+        let turn =
+            |axis: usize, v: usize| if place.mirrored.contains(&axis) { tile[axis] - 1 - v } else { v };
+        // Rows of the tile in plane `z` of the volume: row of the weights, row of the answer, row of the plane.
+        let rows = |z: usize| {
+            let z = z - first + z0;
+            (y0..y1).map(move |y| {
+                let own = (z * tile[1] + y) * tile[2];
+                let answered = (turn(0, z) * tile[1] + turn(1, y)) * tile[2];
+                let row = (place.start[1] + y as isize) as usize * shape[2];
+                (own, answered, row + (place.start[2] + x0 as isize) as usize)
+            })
+        };
+        let reached = first..first + (z1 - z0);
+        let (regions, outputs) = (self.outputs.len(), &self.outputs);
+        self.sums.par_chunks_mut(plane).enumerate().for_each(|(i, sums)| {
+            let (z, region, squared) = (i % shape[0], i / shape[0] % regions, i / shape[0] >= regions);
+            if !reached.contains(&z) {
+                return;
+            }
+            let answer = &probabilities[outputs[region] * tile_voxels..][..tile_voxels];
+            for (own, answered, row) in rows(z) {
+                for x in x0..x1 {
+                    let p = answer[answered + turn(2, x)];
+                    let value = if squared { p * p } else { p };
+                    sums[row + x - x0] += place.weights[own + x] * value;
+                }
+            }
+        });
+        self.weight.par_chunks_mut(plane).enumerate().for_each(|(z, weight)| {
+            if reached.contains(&z) {
+                for (own, _, row) in rows(z) {
+                    for x in x0..x1 {
+                        weight[row + x - x0] += place.weights[own + x];
+                    }
+                }
+            }
+        });
+    }
+
+    /// Mean of `p` and of `p²` of every region, `[moment, region, z, y, x]`.
+    fn means(mut self) -> Vec<f32> {
+        let weight = &self.weight;
+        self.sums.par_chunks_mut(weight.len()).for_each(|sums| {
+            sums.iter_mut().zip(weight).for_each(|(s, w)| *s = if *w > 0.0 { *s / w } else { 0.0 });
+        });
+        self.sums
+    }
+}
+
+/// The moments of a case over all its models, inside the cropped box, on the image's own grid.
+#[derive(Debug, Default)]
+pub(crate) struct CaseMoments {
+    /// `[moment, region, z, y, x]`, summed over models.
+    sums: Vec<f32>,
+    models: usize,
+    bbox: crop::BoundingBox,
+}
+
+impl CaseMoments {
+    /// Adds a model's moments; `logits` says how its answers lead back to the image, its values are not looked at.
+    pub(crate) fn add(&mut self, moments: Moments, logits: &Logits<'_>) {
+        let channels = 2 * moments.outputs.len();
+        let means = moments.means();
+        // Moments are no logits: they are not rounded on the way.
+        let own = Logits { values: &means, precision: Accumulation::Single, ..logits.clone() };
+        let (values, bbox) = own.resampled(channels);
+        self.models += 1;
+        if self.sums.is_empty() {
+            (self.sums, self.bbox) = (values, bbox);
+        } else {
+            self.sums.par_iter_mut().zip(values).for_each(|(s, v)| *s += v);
+        }
+    }
+
+    /// Writes both maps below `folder`, one channel per region, and scores the case; `map` holds the dataset's own labels.
+    ///
+    /// # Errors
+    /// [`VolumeError`] with the path of a map that could not be written.
+    pub(crate) fn finish(
+        self,
+        labels: &Labels,
+        map: &LabelMap,
+        folder: &Path,
+        case: &str,
+    ) -> Result<CaseUncertainty, VolumeError> {
+        let regions = regions(labels);
+        let voxels = self.sums.len() / (2 * regions.len());
+        let models = self.models as f32;
+        let (first, second) = self.sums.split_at(regions.len() * voxels);
+        let mean: Vec<f32> = first.par_iter().map(|v| (v / models).clamp(0.0, 1.0)).collect();
+        // Rounding must not make a variance negative.
+        let deviation: Vec<f32> =
+            second.par_iter().zip(&mean).map(|(s, m)| (s / models - m * m).clamp(0.0, 0.25).sqrt()).collect();
+        let entropy: Vec<f32> = mean.par_iter().map(|&p| bits(p)).collect();
+        let inside = crop::crop(map.data.clone(), map.shape(), self.bbox);
+        let scores = regions.iter().enumerate().map(|(i, (name, values, _))| {
+            let part = |all: &[f32]| -> (f64, f64) {
+                let all = &all[i * voxels..(i + 1) * voxels];
+                let segmented = all.iter().zip(&inside).filter(|(_, l)| values.contains(l));
+                (all.iter().map(|&v| f64::from(v)).sum(), segmented.map(|(&v, _)| f64::from(v)).sum())
+            };
+            let count = map.count_of(values) as f64;
+            let (everywhere, segmented) = part(&mean);
+            let promised = (2.0 * segmented + 1.0) / (everywhere + count + 1.0);
+            let average = |all: &[f32]| if count > 0.0 { rounded(part(all).1 / count) } else { 0.0 };
+            RegionUncertainty {
+                region: name.clone(),
+                labels: values.clone(),
+                score: rounded((1.0 - promised).clamp(0.0, 1.0)),
+                entropy: average(&entropy),
+                disagreement: average(&deviation),
+            }
+        });
+        let scores: Vec<RegionUncertainty> = scores.collect();
+        let write = |name: &str, values: &[f32]| -> Result<PathBuf, VolumeError> {
+            let path = uncertainty_path(folder, case, name);
+            let mut whole = vec![0f32; regions.len() * map.data.len()];
+            crop::insert(values, self.bbox, &mut whole, map.shape());
+            let geometry: Geometry = map.geometry.clone();
+            nifti::write_volume(&path, &Volume::new(regions.len(), whole, geometry)?)?;
+            // As seen from the record.
+            Ok(folder.parent().and_then(|out| path.strip_prefix(out).ok()).unwrap_or(&path).to_owned())
+        };
+        Ok(CaseUncertainty {
+            score: rounded(scores.iter().map(|r| r.score).sum::<f64>() / scores.len().max(1) as f64),
+            regions: scores,
+            entropy: write("entropy", &entropy)?,
+            disagreement: write("disagreement", &deviation)?,
+        })
+    }
+}
+
+/// The map `name` of a case.
+pub(crate) fn uncertainty_path(folder: &Path, case: &str, name: &str) -> PathBuf {
+    folder.join(format!("{case}_{name}.nii.gz"))
+}
+
+/// Entropy of a probability in bits.
+fn bits(p: f32) -> f32 {
+    let part = |p: f32| if p > 0.0 { -p * p.log2() } else { 0.0 };
+    part(p) + part(1.0 - p)
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}

@@ -1,0 +1,361 @@
+// The report: reads the overview block and draws its parts.
+import { curves, distribution, lineSample, PALETTE, scatter } from "./charts.js";
+import { h, select, svg } from "./dom.js";
+import { caseTable } from "./cases.js";
+import { box, format, number, pValue } from "./numbers.js";
+
+/** Words that stand for the rules' own. */
+const RULES = {
+  nnunet: "nnU-Net",
+  brats2021: "BraTS 2018–2022",
+  brats2023: "BraTS 2023, lesion-wise",
+  "brats2023-ssa": "BraTS 2023 SSA, lesion-wise",
+  "brats2023-men": "BraTS 2023 MEN, lesion-wise",
+  "brats2023-ped": "BraTS 2023 PED, lesion-wise",
+  "brats2023-met": "BraTS 2023 MET, lesion-wise",
+  brats2026: "BraTS 2026, lesion-wise",
+  extra: "further measures",
+};
+const ABOUT_RULES = {
+  nnunet: "nnU-Net's Dice and IoU. A region that is empty in reference and prediction has no value; cases without a prediction are left out.",
+  brats2021: "Dice, 95th percentile Hausdorff distance (mm), sensitivity and specificity per region. Empty in both: Dice 1, HD95 0. Empty in one, or no prediction: Dice 0, HD95 373.1287 (the image's diagonal).",
+  brats2023: "Every lesion of the reference is scored for itself; a missed lesion, and every false one, counts as Dice 0 and HD95 374. Small lesions are left out.",
+  brats2026: "Lesions are matched as panoptica does: recognition quality (rq) counts found lesions, segmentation quality (sq) scores those that were found.",
+  extra: "NSD: share of the surfaces that agree within a tolerance. ASD: average surface distance in mm. Volumes in mL, and numbers of lesions.",
+};
+const PREFERRED = ["brats2021", "brats2023", "brats2026", "nnunet", "extra"];
+
+async function start() {
+  const data = prepare(JSON.parse(await glioseg.unpack("overview")));
+  const main = document.getElementById("main");
+  const parts = [
+    ["overview", "Overview", overview(data)],
+    ["scores", "Scores", scores(data)],
+    ["ranking", "Ranking", data.ranking && ranking(data)],
+    ["confidence", "Uncertainty", confidence(data)],
+    ["training", "Learning curves", data.curves.length > 0 && training(data)],
+    ["cases", "Cases", caseTable(data)],
+    ["about", "About", about(data)],
+  ].filter(([, , part]) => part);
+  document.getElementById("wait").remove();
+  for (const [id, title, part] of parts) {
+    main.append(h("section", { id, "aria-labelledby": `${id}-title` }, h("h2", { id: `${id}-title` }, title), part));
+  }
+  const nav = document.getElementById("nav");
+  nav.append(h("div", { class: "wrap" }, h("ul", {}, parts.map(([id, title]) => h("li", {}, h("a", { href: `#${id}` }, title)))), theme()));
+  document.getElementById("made").textContent = `Made by glioseg ${data.version}. Everything shown is in this file; it asks nothing of any network.`;
+  await data.show(location.hash);
+  addEventListener("hashchange", () => data.show(location.hash));
+}
+
+/** Numbers that JSON lacks become numbers again. */
+function prepare(data) {
+  for (const run of data.runs) {
+    for (const column of run.columns) {
+      column.values = column.values.map(number);
+      for (const [name, value] of Object.entries(column.summary)) column.summary[name] = number(value);
+    }
+    const names = [...new Set(run.columns.map((c) => c.rule))];
+    run.rules = names.sort((a, b) => PREFERRED.indexOf(a) - PREFERRED.indexOf(b));
+  }
+  data.cases.forEach((c) => {
+    c.volumes = c.volumes.map((v) => v && v.map(number));
+    c.uncertainty = c.uncertainty.map((u) => u && { ...u, score: number(u.score), regions: u.regions.map((r) => ({ ...r, score: number(r.score) })) });
+  });
+  data.scored = data.runs.filter((r) => r.columns.length);
+  data.rules = [...new Set(data.runs.flatMap((r) => r.rules))].sort((a, b) => PREFERRED.indexOf(a) - PREFERRED.indexOf(b));
+  data.names = data.cases.map((c) => c.id);
+  /** Columns of a run under a rule; of one metric, if it is named. */
+  data.columns = (run, rule, metric) => run.columns.filter((c) => c.rule === rule && (!metric || c.metric === metric));
+  data.metrics = (rule) => [...new Set(data.runs.flatMap((r) => data.columns(r, rule)).map((c) => c.metric))];
+  data.ruleName = (rule) => RULES[rule] ?? rule;
+  /** The rule and metric that stand for the whole: the first there is. */
+  data.main = data.rules.length ? { rule: data.rules[0], metric: data.metrics(data.rules[0])[0] } : null;
+  // The table of cases replaces it.
+  data.show = async () => {};
+  return data;
+}
+
+/** Light, dark, or as the system has it. */
+function theme() {
+  const root = document.documentElement;
+  const names = ["auto", "light", "dark"];
+  let now = 0;
+  const button = h("button", { type: "button", class: "theme", onclick: () => apply((now + 1) % 3) });
+  function apply(next) {
+    now = next;
+    if (now === 0) delete root.dataset.theme;
+    else root.dataset.theme = names[now];
+    button.textContent = `Colours: ${names[now]}`;
+  }
+  apply(0);
+  return button;
+}
+
+function tile(title, value, more, extra = {}) {
+  return h("div", { class: "tile", ...extra }, h("p", { class: "tile-title" }, title), h("p", { class: "tile-value" }, value), more && h("p", { class: "tile-more" }, more));
+}
+
+function overview(data) {
+  const flagged = data.cases.filter((c) => c.flags.some((f) => f.length) || c.errors.length).length;
+  const count = (status) => data.cases.filter((c) => c.status.includes(status)).length;
+  const tiles = [tile("Cases", String(data.cases.length), data.runs.length > 1 ? `${data.runs.length} sets of predictions` : data.runs[0]?.prediction ?? null)];
+  if (data.main && data.scored.length === 1) {
+    for (const column of data.columns(data.scored[0], data.main.rule, data.main.metric)) {
+      const s = column.summary;
+      tiles.push(tile(`${column.region} · mean ${column.metric}`, format(s.mean, 3), `95 % interval ${format(s.ci_low, 3)} to ${format(s.ci_high, 3)}`));
+    }
+  } else if (data.ranking) {
+    const first = data.ranking.places.filter((p) => p.place === 1).map((p) => p.run).join(", ");
+    tiles.push(tile("First place", first, `mean rank ${format(data.ranking.places[0].mean_rank, 2)} over cases, regions and metrics`));
+  } else if (!data.main) {
+    const first = data.cases.map((c) => c.volumes.slice(1).find(Boolean));
+    data.regions.forEach((region, i) => {
+      const b = box(first.map((v) => (v ? v[i] : NaN)));
+      if (b) tiles.push(tile(`${region.name} · median volume`, `${format(b.median, 1)} mL`, `quartiles ${format(b.q1, 1)} to ${format(b.q3, 1)} mL`));
+    });
+  }
+  const notes = [[count("failed"), "could not be scored"], [count("missing"), "without a prediction"]].filter(([n]) => n).map(([n, text]) => `${n} ${text}`);
+  tiles.push(tile("To look at", String(flagged), notes.length ? notes.join(", ") : flagged ? "cases with a flag or an error" : "no case has a flag", flagged ? { "data-alert": "" } : {}));
+  const part = h("div", {}, h("div", { class: "tiles" }, tiles));
+  if (data.main && data.scored.length > 1) {
+    const { rule, metric } = data.main;
+    const regions = [...new Set(data.scored.flatMap((r) => data.columns(r, rule, metric)).map((c) => c.region))];
+    const order = data.ranking ? data.ranking.places.map((p) => data.runs.find((r) => r.name === p.run)) : data.scored;
+    part.append(h("h3", {}, `Mean ${metric} (${data.ruleName(rule)})`), scroll(h("table", {},
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Predictions"), regions.map((r) => h("th", { scope: "col", class: "number" }, r)))),
+      h("tbody", {}, order.map((run) => h("tr", {}, h("th", { scope: "row" }, run.name), regions.map((region) => {
+        const column = data.columns(run, rule, metric).find((c) => c.region === region);
+        return bar(column?.summary.mean, column?.more !== false);
+      }))))), "Mean scores"));
+  }
+  return part;
+}
+
+/** A cell with a number and a bar as long as it, for values from 0 to 1. */
+export function bar(value, good) {
+  const inside = good && Number.isFinite(value) && value >= 0 && value <= 1;
+  return h("td", { class: inside ? "number bar" : "number", style: inside ? { "--share": String(value) } : {} }, format(value));
+}
+
+export function scroll(table, label) {
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
+}
+
+function scores(data) {
+  if (!data.main) return null;
+  let { rule, metric } = data.main;
+  const controls = h("div", { class: "controls" });
+  const charts = h("div", { class: "charts" });
+  const tables = h("div", {});
+  const note = h("p", { class: "note" });
+  const open = (i) => data.open(i, true);
+  function controlsNow() {
+    controls.replaceChildren(
+      select("Rule", data.rules.map((r) => [r, data.ruleName(r)]), rule, (r) => { rule = r; metric = data.metrics(r)[0]; draw(); }),
+      select("Metric", data.metrics(rule).map((m) => [m, m]), metric, (m) => { metric = m; draw(); }));
+  }
+  function drawCharts() {
+    const regions = [...new Set(data.scored.flatMap((r) => data.columns(r, rule, metric)).map((c) => c.region))];
+    const find = (run, region) => data.columns(run, rule, metric).find((c) => c.region === region);
+    const more = data.scored.flatMap((r) => data.columns(r, rule, metric))[0]?.more;
+    const what = `${metric}${more === true ? " (more is better)" : more === false ? " (mm, less is better)" : ""}`;
+    const single = data.scored.length === 1;
+    const groups = single
+      ? [{ title: null, rows: regions.map((region) => ({ name: region, values: find(data.scored[0], region).values })) }]
+      : regions.map((region) => ({ title: region, rows: data.scored.map((run) => ({ name: run.name, values: find(run, region)?.values ?? [] })) }));
+    charts.classList.toggle("several", !single);
+    // Charts measure their place, so they are drawn once they have one.
+    const figures = groups.map(() => h("figure", {}));
+    charts.replaceChildren(...figures);
+    groups.forEach(({ title, rows }, i) => {
+      const width = Math.max(280, figures[i].clientWidth || 320);
+      figures[i].append(...[title && h("h3", {}, title),
+        distribution(rows, { cases: data.names, label: what, distance: more === false, width, open })].filter(Boolean));
+    });
+  }
+  function draw() {
+    controlsNow();
+    drawCharts();
+    note.textContent = `${ABOUT_RULES[rule] ?? ABOUT_RULES[rule.split("-")[0]] ?? ""} Each dot is a case. Box: quartiles and median; whiskers: the last case within 1.5 interquartile ranges; diamond: mean.`;
+    tables.replaceChildren(scroll(statistics(data, rule), `Statistics by the rule ${data.ruleName(rule)}`));
+  }
+  whenShown(charts, draw, drawCharts);
+  return h("div", {}, controls, charts, note, tables);
+}
+
+function statistics(data, rule) {
+  const several = data.scored.length > 1;
+  const rows = data.scored.flatMap((run) => data.columns(run, rule).map((c) => ({ run, c })));
+  const th = (text, number = true) => h("th", { scope: "col", class: number ? "number" : null }, text);
+  return h("table", { class: "compact" },
+    h("thead", {}, h("tr", {}, several && th("Predictions", false), th("Region", false), th("Metric", false),
+      th("n"), th("Mean"), th("95 % interval"), th("SD"), th("Median"), th("Quartiles"), th("Range"))),
+    h("tbody", {}, rows.map(({ run, c: { region, metric, summary: s } }, i) => {
+      const first = i === 0 || rows[i - 1].c.region !== region || rows[i - 1].run !== run;
+      return h("tr", { class: first ? "first" : null },
+        several && h("td", {}, run.name), h("th", { scope: "row" }, region), h("td", {}, metric),
+        h("td", { class: "number" }, String(s.n)), h("td", { class: "number strong" }, format(s.mean)),
+        h("td", { class: "number" }, `${format(s.ci_low)} to ${format(s.ci_high)}`), h("td", { class: "number" }, format(s.sd)),
+        h("td", { class: "number" }, format(s.median)), h("td", { class: "number" }, `${format(s.q1)} to ${format(s.q3)}`),
+        h("td", { class: "number" }, `${format(s.min)} to ${format(s.max)}`));
+    })));
+}
+
+/** Draws once the element has a place on the page, and again when its width has changed or the page is printed. */
+function whenShown(element, draw, again = draw) {
+  let width = 0;
+  new ResizeObserver(() => {
+    const now = element.clientWidth;
+    if (now && Math.abs(now - width) > 8) {
+      const first = width === 0;
+      width = now;
+      (first ? draw : again)();
+    }
+  }).observe(element);
+}
+
+function ranking(data) {
+  const r = data.ranking;
+  const title = (m) => `${m.region} ${m.metric}`;
+  const places = h("table", {},
+    h("thead", {}, h("tr", {}, ["Place", "Predictions", "Mean rank", "Winner's rule"].map((t, i) => h("th", { scope: "col", class: i === 1 ? null : "number" }, t)),
+      r.metrics.map((m) => h("th", { scope: "col", class: "number" }, title(m))))),
+    h("tbody", {}, r.places.map((p) => h("tr", {}, h("td", { class: "number strong" }, String(p.place)), h("th", { scope: "row" }, p.run),
+      h("td", { class: "number" }, format(p.mean_rank, 3)), h("td", { class: "number" }, String(p.winner_place)),
+      p.metric_means.map((v) => h("td", { class: "number" }, format(number(v))))))));
+  const matrix = h("table", { class: "matrix" },
+    h("thead", {}, h("tr", {}, h("td", {}), r.places.map((p) => h("th", { scope: "col", class: "number" }, p.run)))),
+    h("tbody", {}, r.places.map((p, i) => h("tr", {}, h("th", { scope: "row" }, p.run), r.permutation_p_holm[i].map((v, j) =>
+      h("td", { class: i === j ? "number none" : v < 0.05 ? "number significant" : "number" }, i === j ? "·" : `${pValue(v)}${v < 0.05 ? " *" : ""}`))))));
+  const tests = r.wilcoxon.filter((t) => t.p_holm < 0.05);
+  return h("div", {},
+    h("p", { class: "note" }, `By the rule ${data.ruleName(r.rule)}: for every case, region and metric the predictions are ranked; ranks are averaged over ${r.cases.length} cases, then over ${r.metrics.length} metrics. Columns to the right hold mean values.`),
+    scroll(places, "Places"),
+    h("h3", {}, "Is the order more than chance?"),
+    h("p", { class: "note" }, "p of a difference in mean rank: permutation test on the cases' mean ranks, corrected after Holm for all pairs; * marks p below 0.05."),
+    scroll(matrix, "p values"),
+    tests.length
+      ? h("details", {}, h("summary", {}, `${tests.length} significant differences of single metrics`), scroll(h("table", { class: "compact" },
+        h("thead", {}, h("tr", {}, ["Metric", "First", "Second", "First − second", "p (Wilcoxon, Holm)"].map((t, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, t)))),
+        h("tbody", {}, tests.map((t) => h("tr", {}, h("td", {}, title(t.metric)), h("td", {}, t.first), h("td", {}, t.second),
+          h("td", { class: "number" }, format(number(t.mean_difference))), h("td", { class: "number" }, pValue(t.p_holm)))))), "Significant differences"))
+      : h("p", { class: "note" }, "No single metric of any two sets differs significantly (Wilcoxon's signed-rank test, corrected after Holm)."));
+}
+
+function legend(names) {
+  return h("ul", { class: "legend" }, names.map((name, k) => {
+    const { color, dash } = lineSample(k);
+    return h("li", {}, svg("svg", { viewBox: "0 0 28 10", width: 28, height: 10, "aria-hidden": "true" },
+      svg("line", { x1: 1, x2: 27, y1: 5, y2: 5, stroke: color, "stroke-width": 3, "stroke-dasharray": dash })), name);
+  }));
+}
+
+function training(data) {
+  const part = h("div", { class: "charts several" });
+  const kinds = (series) => {
+    const names = Object.keys(series);
+    return {
+      loss: names.filter((n) => /loss/i.test(n)),
+      dice: names.filter((n) => /dice/i.test(n)),
+      "learning rate": names.filter((n) => /learning rate/i.test(n)),
+    };
+  };
+  function draw() {
+    const charts = data.curves.flatMap((curve) => Object.entries(kinds(curve.series)).filter(([, names]) => names.length)
+      .map(([kind, names]) => ({ curve, kind, names, figure: h("figure", {}) })));
+    // All have their places before any is measured.
+    part.replaceChildren(...charts.map((c) => c.figure));
+    for (const { curve, kind, names, figure } of charts) {
+      const lines = names.map((name) => ({ name, epochs: curve.epochs, values: curve.series[name].map(number) }));
+      figure.append(h("h3", {}, `${curve.fold} · ${kind}`), names.length > 1 ? legend(names) : "",
+        curves(lines, { label: kind, width: Math.max(280, figure.clientWidth), log: kind === "learning rate" }));
+    }
+  }
+  whenShown(part, draw);
+  return part;
+}
+
+function confidence(data) {
+  const runs = data.runs.map((run, k) => ({ run, k })).filter(({ k }) => data.cases.some((c) => c.uncertainty[k]));
+  if (!runs.length) return null;
+  const part = h("div", {}, h("p", { class: "note" },
+    "Score of a region: 1 minus the Dice that the mean probabilities of folds, models and mirrored passes promise; 0 is sure. Of a case: the mean of its regions."));
+  const tables = runs.filter(({ run }) => run.uncertainty?.regions?.length);
+  for (const { run } of tables) {
+    const u = run.uncertainty;
+    part.append(h("h3", {}, data.runs.length > 1 ? `How well the score predicts the Dice: ${run.name}` : "How well the score predicts the Dice"), scroll(h("table", {},
+      h("thead", {}, h("tr", {}, ["Region", "n", "Spearman's ρ", `Cases with Dice below ${format(u.failing_below, 2)}`, "AUC of finding them"].map((t, i) => h("th", { scope: "col", class: i ? "number" : null }, t)))),
+      h("tbody", {}, u.regions.map((r) => h("tr", {}, h("th", { scope: "row" }, r.region), h("td", { class: "number" }, String(r.n)),
+        h("td", { class: "number" }, format(number(r.spearman), 3)), h("td", { class: "number" }, String(r.failing)), h("td", { class: "number" }, format(number(r.auc), 3)))))), "How well uncertainty predicts the Dice"));
+  }
+  if (data.main) {
+    const { rule } = data.main;
+    const metric = data.metrics(rule).find((m) => /dice/i.test(m));
+    const chart = h("div", { class: "charts several" });
+    const draw = () => {
+      chart.replaceChildren();
+      for (const { run, k } of runs) {
+        const columns = metric ? data.columns(run, rule, metric) : [];
+        if (!columns.length) continue;
+        const groups = columns.map((c) => c.region);
+        // Regions of the record come in the order of the scheme's, where their labels are the same.
+        const points = columns.flatMap((c, g) => c.values.map((y, i) => {
+          const region = data.regions.find((r) => r.name === c.region);
+          const found = data.cases[i].uncertainty[k]?.regions.find((r) => region && same(r.labels, run.regions?.[data.regions.indexOf(region)]?.labels ?? region.labels));
+          return found && Number.isFinite(y) && Number.isFinite(found.score) ? { x: found.score, y, k: g, i, name: data.names[i] } : null;
+        })).filter(Boolean);
+        if (!points.length) continue;
+        const figure = h("figure", {});
+        chart.append(figure);
+        figure.append(...[data.runs.length > 1 && h("h3", {}, run.name), dots(groups),
+          scatter(points, { x: "uncertainty score", y: metric, groups, width: Math.max(280, figure.clientWidth), threshold: run.uncertainty?.failing_below ?? null, open: (i) => data.open(i, true) })].filter(Boolean));
+      }
+    };
+    whenShown(chart, draw);
+    part.append(chart);
+  }
+  return part;
+}
+
+function same(a, b) {
+  return a.length === b.length && [...a].sort().every((v, i) => v === [...b].sort()[i]);
+}
+
+function dots(names) {
+  const shapes = ["●", "■", "▲", "◆", "★", "✚", "Y", "✱"];
+  return h("ul", { class: "legend" }, names.map((name, k) => h("li", {}, h("span", { "aria-hidden": "true", style: { color: PALETTE[k % PALETTE.length] } }, shapes[k % shapes.length]), name)));
+}
+
+function about(data) {
+  const list = (items) => h("dl", {}, items.filter(([, v]) => v !== null && v !== undefined && v !== "").flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]));
+  const part = h("div", { class: "about" });
+  part.append(h("p", {}, "Outlines lie on the borders of voxels and are exact; the grey images are small copies to find one's way. The patient's right is on the left of axial and coronal slices. Volumes are in mL; distances in mm."));
+  if (data.rules.length) {
+    part.append(h("h3", {}, "Rules"), h("p", {}, "A rule is a set of metrics with its own treatment of empty and missing regions. Numbers of different rules are not comparable, even where they share a name."),
+      list(data.rules.map((r) => [data.ruleName(r), ABOUT_RULES[r] ?? ABOUT_RULES[r.split("-")[0]] ?? ""])));
+  }
+  for (const run of data.runs) {
+    const settings = run.settings ?? {};
+    const models = run.models.map((m) => [m.dataset, m.configuration, m.plans, m.trainer].filter(Boolean).join(" · "));
+    part.append(h("h3", {}, run.name), list([
+      ["References", run.reference], ["Predictions", run.prediction],
+      ["Labels", run.labels && `${run.labels}${run.labels_guessed ? " (guessed from the files)" : ""}`],
+      ["Intervals", run.bootstrap_samples ? `bootstrap over cases, ${run.bootstrap_samples} samples` : null],
+      ["Tolerance of NSD", run.tolerance_mm !== null ? `${run.tolerance_mm} mm` : null],
+      ["Predictions without a reference", run.extra.length ? run.extra.join(", ") : null],
+      ["Models", models.length ? h("ul", {}, run.models.map((m, i) => h("li", {}, models[i], h("br"),
+        h("small", {}, Object.entries(m.folds ?? {}).map(([fold, hash]) => `fold ${fold}: SHA-256 ${String(hash).slice(0, 16)}…`).join(", "))))) : null],
+      ["Prediction", settings.step ? `step ${settings.step}, mirroring ${settings.mirroring ? "on" : "off"}, ${settings.accumulation} precision sums, device ${settings.device}` : null],
+    ]));
+  }
+  part.append(h("h3", {}, "Parts of this page"), h("p", {}, "Charts: Observable Plot (ISC) with parts of D3 (ISC). 3D viewer: NiiVue (BSD 2-Clause). Their code is in this file."),
+    h("details", { ontoggle: (e) => { const pre = e.target.querySelector("pre"); if (!pre.textContent) glioseg.unpack("notice").then((text) => { pre.textContent = text; }); } },
+      h("summary", {}, "Licences"), h("pre", { class: "licences" })));
+  return part;
+}
+
+start().catch((error) => {
+  console.error(error);
+  document.getElementById("main").prepend(h("p", { class: "problem" }, `The report cannot be drawn: ${error.message}`));
+});
