@@ -12,6 +12,7 @@ use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::Folds;
 
 use crate::commands::compare::Compare;
+use crate::commands::crossval::Crossval;
 use crate::commands::dataset::DatasetCommand;
 use crate::commands::ensemble::Ensemble;
 use crate::commands::evaluate::Evaluate;
@@ -21,6 +22,7 @@ use crate::commands::postprocess::Postprocess;
 use crate::commands::prep::Prep;
 use crate::commands::rank::Rank;
 use crate::commands::report::Report;
+use crate::commands::train::Train;
 use crate::commands::view::View;
 
 /// Brain-tumour segmentation of MRI with nnU-Net models. Research use only: not a medical device.
@@ -55,6 +57,10 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Preprocess the cases of a dataset for training
     Prep(Prep),
+    /// Train one fold of a dataset, and validate it
+    Train(Box<Train>),
+    /// Train all folds, compare configurations and ensembles, decide the postprocessing
+    Crossval(Box<Crossval>),
     /// Score a folder of predictions against references, by every rule in use
     Evaluate(Evaluate),
     /// Rank several scored runs, and test whether the order is more than chance
@@ -74,7 +80,7 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Make artificial cases: a head with a tumour in four channels, and its labels
     Phantom(Phantom),
-    /// Make a phantom cohort, segment it with the model that comes along, and score the result
+    /// Make phantoms, train a small network on them, segment others with it, and score the result
     Demo(Demo),
 }
 
@@ -420,15 +426,22 @@ pub(crate) enum Layout {
     Brats,
 }
 
-/// The whole main job without a download: phantom cohort, prediction with the model that comes along, Dice.
+/// The whole way without a download, in a few minutes: phantoms, plan, preparation, training, prediction of phantoms that the
+/// training has not seen, scores.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Folder for what is made
     #[arg(long, default_value = "glioseg-demo")]
     pub(crate) out: PathBuf,
-    /// Number of cases
+    /// Number of cases to predict
     #[arg(long, default_value_t = 3)]
     pub(crate) cases: usize,
+    /// Number of cases to train on, a fifth of them to validate with
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) training_cases: usize,
+    /// Epochs [default: those of the preset `demo`]
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<usize>,
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         cli::Command::Fingerprint(options) => commands::fingerprint::run(options, &ui),
         cli::Command::Plan(options) => commands::plan::run(options, &ui),
         cli::Command::Prep(options) => commands::prep::run(options, &ui),
+        cli::Command::Crossval(options) => commands::crossval::run(options, &ui),
+        cli::Command::Train(options) => commands::train::run(options, &ui),
         cli::Command::Evaluate(options) => commands::evaluate::run(options, &ui),
         cli::Command::Rank(options) => commands::rank::run(options, &ui),
         cli::Command::Compare(options) => commands::compare::run(options, &ui),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use glioseg_engine::cases::CaseError;
 use glioseg_engine::infer::InferError;
+use glioseg_engine::train::TrainError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Where messages go: to a terminal with a progress bar, or line by line.
@@ -42,11 +43,16 @@ impl Ui {
 
     /// Shows a bar of `total` network passes for a case.
     pub(crate) fn start(&self, label: String, total: u64) {
-        let style = ProgressStyle::with_template(
-            "{msg} [{bar:30}] {pos}/{len} passes, {elapsed} elapsed, {eta} left",
-        )
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ");
+        self.start_unit(label, total, "passes");
+    }
+
+    /// Shows a bar of `total` pieces of work.
+    pub(crate) fn start_unit(&self, label: String, total: u64, unit: &str) {
+        let template =
+            format!("{{msg}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{elapsed}} elapsed, {{eta}} left");
+        let style = ProgressStyle::with_template(&template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ");
         self.bar.set_style(style);
         self.bar.reset();
         self.bar.set_length(total);
@@ -67,6 +73,8 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
     let message: Vec<String> = error.chain().map(ToString::to_string).collect();
     let mut text = format!("error: {}", message.join(": "));
     let (path, hint) = if let Some(e) = error.downcast_ref::<InferError>() {
+        (e.path().map(ToOwned::to_owned), e.hint())
+    } else if let Some(e) = error.downcast_ref::<TrainError>() {
         (e.path().map(ToOwned::to_owned), e.hint())
     } else if let Some(e) = error.downcast_ref::<CaseError>() {
         (e.path().map(ToOwned::to_owned), e.hint())

@@ -10,6 +10,8 @@ struct Layer {
     voxels: usize,
     /// Values beside the weights: bias, and factor and offset of the normalisation.
     vectors: usize,
+    /// Values that it writes.
+    written: usize,
     /// Operations without weights: the scores and sums of attention.
     products: usize,
 }
@@ -23,8 +25,13 @@ fn attention(channels: usize, spec: AttentionSpec, voxels: usize) -> Layer {
         voxels,
         vectors: 3 * channels + channels * lengths + if spec.norm { 2 * channels } else { 0 },
         products: 4 * hidden * lengths * voxels,
+        // Along every axis: queries, keys, values, their sums, and what they are projected to.
+        written: 3 * (4 * hidden + channels) * voxels,
     }
 }
+
+/// Feature maps of the largest size whose gradients, or copies for the kernels, exist at once.
+const GRADIENT_MAPS: usize = 4;
 
 impl NetworkSpec {
     /// Floating point operations of one forward pass of one sample: two per multiply-add of every convolution,
@@ -43,6 +50,19 @@ impl NetworkSpec {
         self.layers([1; 3]).iter().map(|l| l.weights + l.vectors).sum()
     }
 
+    /// Bytes of feature maps and their gradients in a training step with one sample, about: every map that a layer writes
+    /// is kept for the backward pass, and beside them the gradients of a few of the largest are there at once.
+    ///
+    /// # Shapes
+    /// `size` is the input's `[z, y, x]`; see [`Self::check_input`].
+    pub fn training_bytes(&self, size: [usize; 3]) -> u64 {
+        let layers = self.layers(size);
+        let kept: usize = layers.iter().map(|l| l.written).sum();
+        let largest = layers.iter().map(|l| l.written).max().unwrap_or(0);
+        let input = self.in_channels * size.iter().product::<usize>();
+        4 * (input + kept + GRADIENT_MAPS * largest) as u64
+    }
+
     fn layers(&self, size: [usize; 3]) -> Vec<Layer> {
         let mut layers = vec![];
         let product = |a: [usize; 3]| a.iter().product::<usize>();
@@ -51,6 +71,7 @@ impl NetworkSpec {
             weights: io[0] * io[1] * product(kernel),
             voxels,
             vectors: io[1] * (affine + usize::from(self.conv_bias)),
+            written: io[1] * voxels,
             products: 0,
         };
         let mut channels = self.in_channels;
@@ -85,6 +106,7 @@ impl NetworkSpec {
                 weights: channels * step.up_features * product(self.encoder[level + 1].stride),
                 voxels: sizes[level + 1],
                 vectors: if self.up_bias { step.up_features } else { 0 },
+                written: step.up_features * sizes[level],
                 products: 0,
             });
             layers.extend(step.attention.map(|a| attention(step.up_features, a, sizes[level])));
@@ -97,6 +119,7 @@ impl NetworkSpec {
                 weights: channels * self.num_outputs,
                 voxels: sizes[level],
                 vectors: if self.head_bias { self.num_outputs } else { 0 },
+                written: self.num_outputs * sizes[level],
                 products: 0,
             });
         }

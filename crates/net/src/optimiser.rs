@@ -230,12 +230,12 @@ fn adamw(
     });
 }
 
-/// Learning rate of an epoch, counted from 0, that falls to 0 as a power of what is left.
+/// Learning rate when the share `done` of the training is done; it falls to 0 as a power of what is left.
 ///
 /// # Source
-/// nnU-Net v2, `PolyLRScheduler`.
-pub fn poly_lr(initial: f64, epoch: usize, epochs: usize, exponent: f64) -> f64 {
-    initial * (1.0 - epoch as f64 / epochs as f64).max(0.0).powf(exponent)
+/// nnU-Net v2, `PolyLRScheduler`, where `done` is the epoch by the number of epochs.
+pub fn poly_lr(initial: f64, done: f64, exponent: f64) -> f64 {
+    initial * (1.0 - done).max(0.0).powf(exponent)
 }
 
 #[cfg(test)]
@@ -244,10 +244,10 @@ mod tests {
 
     #[test]
     fn the_learning_rate_is_nnunets() {
-        assert!((poly_lr(0.01, 0, 1000, 0.9) - 0.01).abs() < 1e-18);
-        assert!((poly_lr(0.01, 500, 1000, 0.9) - 0.005_358_867_312_681_466).abs() < 1e-15);
-        assert!((poly_lr(0.01, 999, 1000, 0.9) - 1.995_262_314_968_883e-5).abs() < 1e-15);
-        assert!(poly_lr(0.01, 1001, 1000, 0.9).abs() < 1e-18);
+        assert!((poly_lr(0.01, 0.0, 0.9) - 0.01).abs() < 1e-18);
+        assert!((poly_lr(0.01, 0.5, 0.9) - 0.005_358_867_312_681_466).abs() < 1e-15);
+        assert!((poly_lr(0.01, 0.999, 0.9) - 1.995_262_314_968_883e-5).abs() < 1e-15);
+        assert!(poly_lr(0.01, 1.001, 0.9).abs() < 1e-18);
     }
 
     /// What PyTorch 2.15 makes of weight 0.5 with the gradients 1, -2, 0.25 at learning rate 0.1.

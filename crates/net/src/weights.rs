@@ -308,6 +308,49 @@ impl Unet {
     }
 }
 
+impl Unet {
+    /// Takes the weights of another training but for the heads, as a beginning. Returns the names of the tensors that
+    /// keep what they have.
+    ///
+    /// Version 2: all tensors but those of the heads must be there. Version 1: so must those of the blocks, and of the
+    /// others, heads too, those are taken that fit.
+    ///
+    /// # Errors
+    /// [`NetError::Mismatch`] if a tensor that must be there is missing or of another shape; then nothing was changed.
+    ///
+    /// # Source
+    /// nnU-Net v2 and v1, `load_pretrained_weights`.
+    pub fn load_pretrained(&mut self, checkpoint: &Checkpoint) -> Result<Vec<String>, NetError> {
+        let naming = self.spec().naming;
+        let found: HashMap<String, (&str, &[usize])> =
+            checkpoint.tensors().map(|t| (strip_wrappers(t.name).to_owned(), (t.name, t.shape))).collect();
+        let mut slots = self.slots();
+        let (mut sources, mut kept, mut differences) = (vec![], vec![], vec![]);
+        for (i, slot) in slots.iter().enumerate() {
+            let (name, expected) = (slot.name.clone(), slot.shape());
+            let (needed, may) = match naming {
+                Naming::V2 => (!name.contains(".seg_layers."), !name.contains(".seg_layers.")),
+                Naming::V1 => (name.contains("conv_blocks"), true),
+            };
+            match found.get(&name) {
+                Some((source, shape)) if may && *shape == expected => sources.push((i, *source)),
+                None if needed => differences.push(Mismatch::Missing { name, expected }),
+                Some((_, shape)) if needed => {
+                    differences.push(Mismatch::Shape { name, found: shape.to_vec(), expected });
+                }
+                _ => kept.push(name),
+            }
+        }
+        if !differences.is_empty() {
+            return Err(mismatch(checkpoint, differences));
+        }
+        for (i, source) in sources {
+            slots[i].set(checkpoint.read(source)?);
+        }
+        Ok(kept)
+    }
+}
+
 /// Whether this is the name of a position embedding.
 fn is_position(name: &str) -> bool {
     name.rsplit_once(".params.").is_some_and(|(_, axis)| axis.len() == 1)

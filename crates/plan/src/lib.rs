@@ -40,6 +40,6 @@ pub use planner::{Attempt, PlanOptions, Planned, Planner, plan};
 pub use plans::{ForegroundIntensities, Plans};
 pub use python_json::{KeyOrder, python_json};
 pub use random_state::RandomState;
-pub use raw::{RawCase, RawDataset, preprocessed_folder};
+pub use raw::{RawCase, RawDataset, preprocessed_folder, results_folder};
 pub use splits::{Fold, Splits};
 pub use v1::{V1Converted, V1Model, V1Trainer};

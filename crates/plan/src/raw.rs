@@ -204,18 +204,25 @@ impl RawCase {
 /// folder `nnUNet_raw` that holds the dataset, else `NAME_preprocessed` beside the dataset.
 pub fn preprocessed_folder(raw: &Path) -> PathBuf {
     let root = std::env::var_os("nnUNet_preprocessed").filter(|root| !root.is_empty());
-    folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref())
+    folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref(), "preprocessed")
 }
 
-fn folder_beside(raw: &Path, root: Option<&OsStr>) -> PathBuf {
+/// Where trained models of a raw dataset go, unless the user says otherwise: as [`preprocessed_folder`], with
+/// `$nnUNet_results`, `nnUNet_results` and `NAME_results`.
+pub fn results_folder(raw: &Path) -> PathBuf {
+    let root = std::env::var_os("nnUNet_results").filter(|root| !root.is_empty());
+    folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref(), "results")
+}
+
+fn folder_beside(raw: &Path, root: Option<&OsStr>, kind: &str) -> PathBuf {
     let name = name_of(raw);
     if let Some(root) = root {
         return Path::new(root).join(name);
     }
     let parent = raw.parent().unwrap_or(Path::new(""));
     match parent.file_name() {
-        Some(n) if n == "nnUNet_raw" => parent.with_file_name("nnUNet_preprocessed").join(name),
-        _ => parent.join(format!("{name}_preprocessed")),
+        Some(n) if n == "nnUNet_raw" => parent.with_file_name(format!("nnUNet_{kind}")).join(name),
+        _ => parent.join(format!("{name}_{kind}")),
     }
 }
 
@@ -354,7 +361,9 @@ mod tests {
 
     #[test]
     fn preprocessed_data_go_where_nnunet_has_them_or_beside() {
-        let beside = |raw: &str, root: Option<&str>| folder_beside(Path::new(raw), root.map(OsStr::new));
+        let beside = |raw: &str, root: Option<&str>| {
+            folder_beside(Path::new(raw), root.map(OsStr::new), "preprocessed")
+        };
         assert_eq!(beside("/a/Dataset001_X", Some("/pre")), Path::new("/pre/Dataset001_X"));
         assert_eq!(
             beside("/a/nnUNet_raw/Dataset001_X", None),

@@ -1,93 +1,104 @@
-//! `glioseg demo`: the whole main job without a download.
+//! `glioseg demo`: the whole way from raw cases to a scored model, without a download.
 //!
-//! The model that comes along was trained by nnU-Net itself on phantoms (see `fixtures/phantom-model`); the demo makes phantoms of
-//! another seed, segments them from their BraTS-like names and scores the result.
+//! Two cohorts of phantoms, one to train on and one that training never sees; the preset `demo` is a small network and a
+//! short training. Every step is the command of that name.
 
-use std::path::Path;
-
-use anyhow::Context as _;
+use clap::Parser as _;
 
 use super::evaluate::{self, Evaluate};
 use super::phantom::write_cohort;
 use super::report::{self, Report};
+use super::train::{self, Train};
 use super::{Outcome, Problem, predict};
-use crate::cli::{Accumulation, Checkpoint, Demo, Device, Kernels, Layout, Predict};
+use crate::cli::{Cli, Command, Demo, Layout};
 use crate::ui::Ui;
 
-/// nnU-Net's result folder of a small network, file by file.
-const MODEL: [(&str, &[u8]); 3] = [
-    ("plans.json", include_bytes!("../../../../fixtures/phantom-model/plans.json")),
-    ("dataset.json", include_bytes!("../../../../fixtures/phantom-model/dataset.json")),
-    (
-        "fold_0/checkpoint_final.pth",
-        include_bytes!("../../../../fixtures/phantom-model/fold_0/checkpoint_final.pth"),
-    ),
-];
-/// Seed of the demo's phantoms; the model was trained on those of seed 0.
-const SEED: u64 = 1;
-/// Voxels along every axis of the demo's phantoms, as in training.
+/// Seeds of the phantoms to train on and of those to predict.
+const SEEDS: [u64; 2] = [11, 12];
+/// Voxels along every axis of a phantom.
 const SIZE: usize = 64;
+/// Fewer cannot be split into five folds.
+const FEWEST: usize = 5;
 
 pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
     if options.cases == 0 {
         return Err(Problem::new("--cases is 0", "take at least one case"));
     }
+    if options.training_cases < FEWEST {
+        return Err(Problem::new(
+            format!("--training-cases is {}", options.training_cases),
+            format!("take at least {FEWEST}: they are split into five folds"),
+        ));
+    }
     let out = &options.out;
-    let (model, cohort, predicted) = (out.join("model"), out.join("phantoms"), out.join("predicted"));
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let (dataset, unseen) = (out.join("Dataset001_Phantom"), out.join("unseen"));
+    let (predicted, results) = (out.join("predicted"), out.join("results"));
     ui.say(&format!(
-        "1. a model and {} phantoms of {SIZE} x {SIZE} x {SIZE} voxels in {}",
+        "1. {} phantoms to train on and {} to predict, of {SIZE} x {SIZE} x {SIZE} voxels, in {}",
+        options.training_cases,
         options.cases,
         out.display()
     ));
-    write_model(&model)?;
-    write_cohort(&cohort, options.cases, SEED, SIZE, Layout::Nnunet, ui)?;
-    ui.say("2. prediction");
-    let request = Predict {
-        model: vec![model.clone()],
-        input: vec![cohort.join("imagesTr")],
-        output: predicted.clone(),
-        folds: None,
-        checkpoint: Checkpoint::Final,
-        device: Device::Cpu,
-        step: 0.5,
-        no_mirroring: false,
-        accumulation: Accumulation::Half,
-        kernels: Kernels::Auto,
-        interpolate_positions: false,
-        recipe: None,
-        postprocessing: None,
-        labels: None,
-        save_probabilities: false,
-        uncertainty: false,
-        report: false,
-        strict: false,
-        continue_: false,
-        part: None,
-        json: false,
-    };
+    let quiet = Ui::new(true);
+    write_cohort(&dataset, options.training_cases, SEEDS[0], SIZE, Layout::Nnunet, &quiet)?;
+    write_cohort(&unseen, options.cases, SEEDS[1], SIZE, Layout::Nnunet, &quiet)?;
+    ui.say("2. fingerprint, plan, preparation and training: glioseg train --preset demo");
+    let mut line = vec![
+        "train".to_owned(),
+        text(dataset.clone()),
+        "--preset".into(),
+        "demo".into(),
+        "--preprocessed".into(),
+        text(out.join("preprocessed")),
+        "--output".into(),
+        text(results.clone()),
+        "--overwrite".into(),
+    ];
+    if let Some(epochs) = options.epochs {
+        line.extend(["--epochs".into(), epochs.to_string()]);
+    }
+    let Command::Train(request) = command(&line)? else { unreachable!("the line says train") };
+    let request: &Train = &request;
+    let trained = train::run(request, ui)?;
+    if trained != Outcome::Done {
+        return Ok(trained);
+    }
+    ui.say("3. prediction of the phantoms that the training has not seen: glioseg predict");
+    let model = results.join("gliosegDemo__nnUNetPlans__3d_fullres");
+    let line = [
+        "predict",
+        "-m",
+        &text(model.clone()),
+        "-i",
+        &text(unseen.join("imagesTr")),
+        "-o",
+        &text(predicted.clone()),
+    ]
+    .map(str::to_owned);
+    let Command::Predict(request) = command(&line)? else { unreachable!("the line says predict") };
     let outcome = predict::run(&request, ui)?;
-    ui.say("3. scores");
-    let scored = evaluate::run(
-        &Evaluate {
-            reference: cohort.join("labelsTr"),
-            prediction: predicted,
-            output: out.join("scores"),
-            rules: "brats2021".into(),
-            dataset: Some(cohort.join("dataset.json")),
-            labels: None,
-            pred_labels: None,
-            trust_labels: false,
-            ref_suffix: None,
-            pred_suffix: None,
-            tolerance: 1.0,
-            bootstrap: 2000,
-            failing: 0.7,
-            seed: 0,
-            json: false,
-        },
-        ui,
-    )?;
-    ui.say("4. report");
+    ui.say("4. scores: glioseg evaluate");
+    let line = [
+        "evaluate",
+        "--ref",
+        &text(unseen.join("labelsTr")),
+        "--pred",
+        &text(predicted),
+        "-o",
+        &text(out.join("scores")),
+        "--rules",
+        "brats2021",
+        "--dataset",
+        &text(unseen.join("dataset.json")),
+        // A network after one epoch may take anything for oedema.
+        "--trust-labels",
+    ]
+    .map(str::to_owned);
+    let Command::Evaluate(request) = command(&line)? else { unreachable!("the line says evaluate") };
+    let request: &Evaluate = &request;
+    let scored = evaluate::run(request, ui)?;
+    ui.say("5. a page to look at: glioseg report");
     let shown = Report {
         scores: vec![out.join("scores")],
         output: out.join("report.html"),
@@ -95,21 +106,29 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         ..Report::default()
     };
     report::run(&shown, ui)?;
-    ui.say(&format!(
-        "next: glioseg predict -m {} -i YOUR_CASES -o OUT, with a model trained on real cases; glioseg --help",
-        model.display()
-    ));
-    ui.say("research use only: not a medical device");
+    for line in next_steps(&text(model), &text(dataset)) {
+        ui.say(&line);
+    }
     Ok(if scored == Outcome::Done { outcome } else { scored })
 }
 
-fn write_model(folder: &Path) -> anyhow::Result<()> {
-    for (name, bytes) in MODEL {
-        let path = folder.join(name);
-        let parent = path.parent().unwrap_or(folder);
-        std::fs::create_dir_all(parent)
-            .and_then(|()| std::fs::write(&path, bytes))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+/// A command as it would be typed.
+fn command(line: &[String]) -> anyhow::Result<Command> {
+    let words = std::iter::once("glioseg".to_owned()).chain(line.iter().cloned());
+    Ok(Cli::try_parse_from(words)?.command)
+}
+
+fn next_steps(model: &str, dataset: &str) -> [String; 6] {
+    [
+        "next, with this model and these phantoms:".into(),
+        format!(
+            "  glioseg predict -m {model} -i CASES -o OUT     segments other cases of the same four channels"
+        ),
+        format!(
+            "  glioseg crossval {dataset} --preset demo     trains all five folds and decides what is best"
+        ),
+        "next, with your cases (imagesTr, labelsTr, dataset.json):".into(),
+        "  glioseg dataset check DIR; glioseg train DIR -f 0; glioseg --help".into(),
+        "research use only: not a medical device".into(),
+    ]
 }

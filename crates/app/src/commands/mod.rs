@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod convert;
+pub(crate) mod crossval;
 pub(crate) mod dataset;
 pub(crate) mod demo;
 pub(crate) mod ensemble;
@@ -17,6 +18,7 @@ pub(crate) mod prep;
 pub(crate) mod rank;
 pub(crate) mod report;
 mod table;
+pub(crate) mod train;
 pub(crate) mod view;
 
 use std::io::Write as _;

@@ -1,9 +1,9 @@
 //! `glioseg plan`: configurations of nnU-Net for a dataset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use glioseg_plan::{KeyOrder, PlanOptions, Planned, Planner, Plans, python_json};
+use glioseg_plan::{KeyOrder, PlanOptions, Planned, Planner, Plans, RawDataset, python_json};
 
 use super::dataset::{by, open, output_folder, problem};
 use super::{Outcome, fingerprint, print};
@@ -71,9 +71,25 @@ pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
         overwrite_target_spacing_mm: options.overwrite_target_spacing.as_ref().map(|s| [s[0], s[1], s[2]]),
         plans_name: options.name.clone(),
     };
-    let (facts, _) = fingerprint::get(&dataset, &folder, false, ui)?;
-    let planned = glioseg_plan::plan(&dataset, &facts, &plan_options).map_err(problem)?;
-    let path = planned.write(&dataset, &folder).map_err(problem)?;
+    let (planned, path) = make(&dataset, &folder, &plan_options, ui)?;
+    if options.json {
+        print(&python_json(&planned.json, KeyOrder::Given))?;
+    } else {
+        table(&planned, &Plans::from_value(planned.json.clone(), &path).map_err(problem)?)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Plans a dataset and writes the plans; the fingerprint is made first if it is not there.
+pub(crate) fn make(
+    dataset: &RawDataset,
+    folder: &Path,
+    options: &PlanOptions,
+    ui: &Ui,
+) -> anyhow::Result<(Planned, PathBuf)> {
+    let (facts, _) = fingerprint::get(dataset, folder, false, ui)?;
+    let planned = glioseg_plan::plan(dataset, &facts, options).map_err(problem)?;
+    let path = planned.write(dataset, folder).map_err(problem)?;
     for note in &planned.notes {
         ui.say(note);
     }
@@ -84,12 +100,7 @@ pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
         ));
     }
     ui.say(&format!("{} written", path.display()));
-    if options.json {
-        print(&python_json(&planned.json, KeyOrder::Given))?;
-    } else {
-        table(&planned, &Plans::from_value(planned.json.clone(), &path).map_err(problem)?)?;
-    }
-    Ok(Outcome::Done)
+    Ok((planned, path))
 }
 
 fn table(planned: &Planned, plans: &Plans) -> anyhow::Result<()> {

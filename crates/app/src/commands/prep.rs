@@ -1,13 +1,13 @@
 //! `glioseg prep`: preprocess a dataset for training.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
-use glioseg_plan::Plans;
+use glioseg_plan::{Configuration, Plans, RawDataset};
 use glioseg_prep::guard::check_stored;
-use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, StoreError, prepare_dataset};
+use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, PrepareSummary, StoreError, prepare_dataset};
 
 use super::dataset::{open, output_folder, problem};
 use super::{Outcome, Problem, print};
@@ -64,42 +64,17 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
     let mut failed = 0;
     for configuration in &configurations {
         let cases = folder.join(&configuration.data_identifier);
+        let (start, of) = (Instant::now(), dataset.cases.len());
+        let threads = rayon::current_num_threads();
         ui.say(&format!(
-            "{} | {} cases | {} threads | into {}",
+            "{} | {of} cases | {threads} threads | into {}",
             configuration.name,
-            dataset.cases.len(),
-            rayon::current_num_threads(),
             cases.display()
         ));
-        let (start, of) = (Instant::now(), dataset.cases.len());
-        let seen = Mutex::new((0, 0));
-        let observer = |done: CaseDone<'_>| {
-            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            seen.0 += 1;
-            let number = seen.0;
-            match done.result {
-                Ok(CaseOutcome::Kept) => seen.1 += 1,
-                Ok(CaseOutcome::Prepared) => {
-                    ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
-                }
-                Err(error) => ui.warn(&describe(done.case, error)),
-            }
-        };
-        let summary = prepare_dataset(&dataset, &plans, configuration, &cases, options.overwrite, &observer)
-            .map_err(|e| store_problem(&e))?;
-        if !summary.removed.is_empty() {
-            let names = summary.removed.join(", ");
-            ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
-        }
-        for warning in &summary.warnings {
-            ui.warn(warning);
-        }
-        let doubtful = check_stored(&summary.cases, &dataset.description.channel_names);
-        for (case, doubts) in &doubtful {
-            ui.warn(&format!("case `{case}`: {}", doubts.join("; ")));
-        }
+        let summary = prepare(&dataset, &plans, configuration, &cases, options.overwrite, ui)?;
+        let doubtful = warn_of_channels(&dataset, &summary, ui);
         if options.strict {
-            failed += doubtful.len();
+            failed += doubtful;
         }
         let kept = summary.cases.len() - summary.prepared;
         print(&format!(
@@ -113,6 +88,50 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
         failed += summary.failed.len();
     }
     Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+/// Preprocesses what is not there yet, and says what becomes of every case that is done.
+pub(crate) fn prepare(
+    dataset: &RawDataset,
+    plans: &Plans,
+    configuration: &Configuration,
+    cases: &Path,
+    overwrite: bool,
+    ui: &Ui,
+) -> anyhow::Result<PrepareSummary> {
+    let of = dataset.cases.len();
+    let seen = Mutex::new(0);
+    let observer = |done: CaseDone<'_>| {
+        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *seen += 1;
+        let number = *seen;
+        match done.result {
+            Ok(CaseOutcome::Kept) => {}
+            Ok(CaseOutcome::Prepared) => {
+                ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
+            }
+            Err(error) => ui.warn(&describe(done.case, error)),
+        }
+    };
+    let summary = prepare_dataset(dataset, plans, configuration, cases, overwrite, &observer)
+        .map_err(|e| store_problem(&e))?;
+    if !summary.removed.is_empty() {
+        let names = summary.removed.join(", ");
+        ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
+    }
+    for warning in &summary.warnings {
+        ui.warn(warning);
+    }
+    Ok(summary)
+}
+
+/// Warns of cases whose channels do not look like their names; how many there are.
+pub(crate) fn warn_of_channels(dataset: &RawDataset, summary: &PrepareSummary, ui: &Ui) -> usize {
+    let doubtful = check_stored(&summary.cases, &dataset.description.channel_names);
+    for (case, doubts) in &doubtful {
+        ui.warn(&format!("case `{case}`: {}", doubts.join("; ")));
+    }
+    doubtful.len()
 }
 
 /// Message, place and remedy of a case that failed.

@@ -712,7 +712,7 @@ fn predict_logits(
 }
 
 /// One network pass; on the CPU nothing is copied on the way in or out.
-fn forward(
+pub(crate) fn forward(
     network: &Unet,
     patch: Vec<f32>,
     shape: [usize; 5],

@@ -1,0 +1,481 @@
+//! `glioseg train`: one fold of a dataset, from raw files to a validated model.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use glioseg_engine::train::{
+    EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
+    TrainOptions, Trained, begun_settings,
+};
+use glioseg_eval::NnUnetSummary;
+use glioseg_net::optimiser::OptimiserOptions;
+use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_shutdown};
+
+use super::dataset::{by, open, problem};
+use super::{Outcome, Problem, plan, prep, print};
+use crate::cli::Device;
+use crate::ui::{Ui, duration};
+
+/// Trains one fold of a dataset and validates it.
+///
+/// What is missing is made first: fingerprint, plans, prepared cases. Ctrl-C saves and stops; --resume goes on, bit for bit as if
+/// nothing had happened.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  glioseg train Dataset001_BraTS -c 3d_fullres -f 0\n  \
+    glioseg train Dataset001_BraTS -f all --epochs 200 --budget 8h\n  glioseg train Dataset001_BraTS -f 0 --resume\n\n\
+    The result is nnU-Net's folder TRAINER__PLANS__CONFIG, which `glioseg predict -m` takes: plans.json, dataset.json, and in fold_K\n\
+    checkpoint_final.safetensors, checkpoint_best.safetensors, progress.png, training_log.jsonl, events for TensorBoard, and\n\
+    validation/ with the segmentations of the held-out cases and summary.json.\n\n\
+    A preset is a JSON object with settings; --preset default --print-settings shows all of them.\n\n\
+    Exit code: 0 trained and validated, 1 stopped before the end (go on with --resume), 2 could not start or failed.")]
+#[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
+pub(crate) struct Train {
+    /// Raw dataset: dataset.json with imagesTr and labelsTr
+    #[arg(value_name = "DIR")]
+    pub(crate) dataset: PathBuf,
+    /// Fold: 0 to 4, or `all` to train on every case
+    #[arg(short, long, value_name = "FOLD", default_value = "0")]
+    pub(crate) fold: FoldChoice,
+    #[command(flatten)]
+    pub(crate) how: How,
+    /// Go on where the training was stopped; options that are not given are those of the first run
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) resume: bool,
+    /// Begin anew where a training was begun or finished
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// First weights from another model: a checkpoint, or a model's folder; heads begin at random
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) weights: Option<PathBuf>,
+    /// Time for the training with its validation, such as 90m or 8h; the learning rate falls accordingly
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) budget: Option<Duration>,
+    /// Write a checkpoint this often within an epoch, such as 5m or 1h
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
+    pub(crate) save_every: Duration,
+    /// Also write the probabilities of the validation cases, to compare ensembles
+    #[arg(long)]
+    pub(crate) save_probabilities: bool,
+    /// Print the effective settings as JSON and stop
+    #[arg(long)]
+    pub(crate) print_settings: bool,
+}
+
+/// What decides a training: common to `train` and `crossval`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct How {
+    /// Configuration of the plans
+    #[arg(short, long, value_name = "CONFIG", default_value = "3d_fullres")]
+    pub(crate) configuration: String,
+    /// Name of the plans
+    #[arg(short, long, value_name = "NAME", default_value = "nnUNetPlans")]
+    pub(crate) plans: String,
+    /// Folder with plans and prepared cases [default: as of `glioseg prep`]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) preprocessed: Option<PathBuf>,
+    /// Folder for the models [default: $nnUNet_results/NAME, nnUNet_results/NAME beside nnUNet_raw, or NAME_results beside the
+    /// dataset]
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Settings to begin with: a preset's name, or a JSON file
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Training")]
+    pub(crate) preset: Option<String>,
+    /// Epochs [default: 1000]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) epochs: Option<usize>,
+    /// Training batches per epoch [default: 250]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) iterations: Option<usize>,
+    /// Validation batches per epoch [default: 50]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) val_iterations: Option<usize>,
+    /// Patches of a batch [default: the plan's]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Voxels of a patch, z,y,x (y,x in 2d) [default: the plan's]
+    #[arg(long, value_name = "Z,Y,X", value_delimiter = ',', help_heading = "Training")]
+    pub(crate) patch: Option<Vec<usize>>,
+    /// How patches are varied: default, da5, da4 or none
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub(crate) augmentation: Option<glioseg_prep::augment::Augmentation>,
+    /// What changes the weights [default: sgd, as nnU-Net]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub(crate) optimiser: Option<OptimiserName>,
+    /// Learning rate of the first epoch [default: 0.01]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) lr: Option<f64>,
+    /// Where all randomness comes from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Threads that make batches [default: one per core, at most 6]; changes nothing but the speed
+    #[arg(long, value_name = "N", help_heading = "Computation")]
+    pub(crate) batch_threads: Option<usize>,
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu", help_heading = "Computation")]
+    pub(crate) device: Device,
+}
+
+/// Optimisers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OptimiserName {
+    /// Stochastic gradient descent with Nesterov momentum 0.99
+    Sgd,
+    /// Adam with decoupled weight decay
+    Adamw,
+}
+
+/// `90s`, `30m`, `8h`, `2d`.
+fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time such as 45m, 8h or 2d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1.0,
+        'm' => 60.0,
+        'h' => 3600.0,
+        'd' => 86400.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = text[..text.len() - unit.len_utf8()].trim().parse().map_err(|_| wrong())?;
+    if number.is_finite() && number > 0.0 && number < 1e6 {
+        Ok(Duration::from_secs_f64(number * seconds))
+    } else {
+        Err(wrong())
+    }
+}
+
+impl How {
+    /// The settings: of the training that is resumed, or of the preset, with what the command line says.
+    pub(crate) fn settings(&self, begun: Option<Settings>) -> Result<Settings, TrainError> {
+        let mut settings = match (&self.preset, begun) {
+            (Some(preset), _) => Settings::preset(preset)?,
+            (None, Some(begun)) => begun,
+            (None, None) => Settings::default(),
+        };
+        let counts = [
+            (self.epochs, &mut settings.epochs),
+            (self.iterations, &mut settings.iterations),
+            (self.val_iterations, &mut settings.val_iterations),
+        ];
+        for (given, setting) in counts {
+            *setting = given.unwrap_or(*setting);
+        }
+        settings.lr = self.lr.unwrap_or(settings.lr);
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        settings.augmentation = self.augmentation.unwrap_or(settings.augmentation);
+        settings.batch_threads = self.batch_threads.or(settings.batch_threads);
+        if let Some(name) = self.optimiser {
+            settings.optimiser = match name {
+                OptimiserName::Sgd => OptimiserOptions::NNUNET,
+                OptimiserName::Adamw => OptimiserOptions::ADAMW,
+            };
+        }
+        if let Some(batch) = self.batch {
+            settings.configuration.insert("batch_size".into(), json!(batch));
+        }
+        if let Some(patch) = &self.patch {
+            settings.configuration.insert("patch_size".into(), json!(patch));
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Where everything lies.
+    pub(crate) fn places(&self, dataset: &Path) -> Places {
+        Places {
+            dataset: dataset.to_owned(),
+            preprocessed: self.preprocessed.clone().unwrap_or_else(|| preprocessed_folder(dataset)),
+            results: self.output.clone().unwrap_or_else(|| results_folder(dataset)),
+            plans: self.plans.clone(),
+            configuration: self.configuration.clone(),
+        }
+    }
+}
+
+pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
+    let places = options.how.places(&options.dataset);
+    let begun = if options.resume { begun_with(&options.how, &places, options.fold) } else { None };
+    let settings = options.how.settings(begun)?;
+    if options.print_settings {
+        print(&serde_json::to_string_pretty(&settings)?)?;
+        return Ok(Outcome::Done);
+    }
+    let dataset = open(&options.dataset)?;
+    make_ready(&dataset, &places, &settings, ui)?;
+    let setup = Setup::new(&places, options.fold, &settings)?;
+    let train_options = TrainOptions {
+        resume: options.resume,
+        overwrite: options.overwrite,
+        weights: options.weights.clone(),
+        budget: options.budget,
+        save_probabilities: options.save_probabilities,
+        save_every: options.save_every,
+        ..TrainOptions::default()
+    };
+    let trained = train(&setup, &train_options, ui)?;
+    finish(&setup, &trained, ui)
+}
+
+/// The settings of the training that is resumed.
+fn begun_with(how: &How, places: &Places, fold: FoldChoice) -> Option<Settings> {
+    let trainer = how.settings(None).ok()?.trainer;
+    let model = format!("{trainer}__{}__{}", places.plans, places.configuration);
+    begun_settings(&places.results.join(model).join(format!("fold_{fold}")))
+}
+
+/// Plans and prepares what is not there yet.
+pub(crate) fn make_ready(
+    dataset: &RawDataset,
+    places: &Places,
+    settings: &Settings,
+    ui: &Ui,
+) -> anyhow::Result<()> {
+    let folder = &places.preprocessed;
+    let path = folder.join(format!("{}.json", places.plans));
+    if !path.exists() {
+        let defaults = PlanOptions::default();
+        if places.plans != defaults.planner.plans_name() {
+            return Err(Problem::new(
+                format!("there are no plans {}", path.display()),
+                format!(
+                    "make them with `glioseg plan {} --name {}`, or name others with --plans",
+                    places.dataset.display(),
+                    places.plans
+                ),
+            ));
+        }
+        std::fs::create_dir_all(folder).map_err(|e| {
+            let message = format!("cannot make the folder {}: {e}", folder.display());
+            Problem::new(message, "choose another one with --preprocessed")
+        })?;
+        plan::make(dataset, folder, &defaults, ui)?;
+    }
+    let plans = Plans::read(&path).map_err(problem)?;
+    let plans = settings.apply_to(&plans, &places.configuration)?;
+    let configuration = plans.configuration(&places.configuration).map_err(problem)?;
+    let cases = folder.join(&configuration.data_identifier);
+    let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
+    if summary.prepared > 0 {
+        prep::warn_of_channels(dataset, &summary, ui);
+    }
+    if summary.failed.is_empty() {
+        return Ok(());
+    }
+    let failed: Vec<&str> = summary.failed.iter().map(|(case, _)| case.as_str()).collect();
+    Err(Problem::new(
+        format!("{} cases could not be prepared: {}", failed.len(), failed.join(", ")),
+        "mend these cases, or take them out of the dataset; `glioseg dataset check` looks for more",
+    ))
+}
+
+/// The flag that Ctrl-C sets: the first asks the training to stop, the second ends the program.
+fn interrupts() -> Arc<AtomicBool> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let flag = STOP.get_or_init(|| {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the shutdown looks at the flag as the signal before has left it. Without handlers the
+            // program ends at once, and what was saved before stays.
+            let _ = register_conditional_shutdown(signal, 130, Arc::clone(&flag));
+            let _ = register(signal, Arc::clone(&flag));
+        }
+        flag
+    });
+    Arc::clone(flag)
+}
+
+/// Trains one fold and shows what happens.
+pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::Result<Trained> {
+    let stop = interrupts();
+    let mut told = false;
+    let mut observer = |event: Event<'_>| {
+        show(event, ui);
+        if stop.load(Ordering::SeqCst) && !std::mem::replace(&mut told, true) {
+            ui.say("stopping after this batch; Ctrl-C again ends at once");
+        }
+    };
+    let trained = glioseg_engine::train::train(setup, options, &stop, &mut observer);
+    ui.stop();
+    Ok(trained?)
+}
+
+/// Says how it ended and what comes next.
+pub(crate) fn finish(setup: &Setup, trained: &Trained, ui: &Ui) -> anyhow::Result<Outcome> {
+    if trained.outcome == End::Stopped {
+        let saved = trained.checkpoint.as_ref().map(|p| format!(" | {}", p.display())).unwrap_or_default();
+        ui.say(&format!("stopped{saved} | go on with the same command and --resume"));
+        return Ok(Outcome::SomeFailed);
+    }
+    if let Some(summary) = &trained.summary {
+        print(&scores(summary, &setup.classes))?;
+    }
+    print(&setup.model_folder.display().to_string())?;
+    Ok(Outcome::Done)
+}
+
+/// `validation | Dice whole tumour 0.912 …, mean 0.87 | 5 cases`.
+pub(crate) fn scores(summary: &NnUnetSummary, classes: &[String]) -> String {
+    let dice = |values: &glioseg_eval::Values| values.get("Dice").unwrap_or(f64::NAN);
+    let each: Vec<String> =
+        classes.iter().zip(summary.mean.values()).map(|(name, v)| format!("{name} {:.3}", dice(v))).collect();
+    format!(
+        "validation | Dice {} | mean {:.3} | {} cases",
+        each.join(", "),
+        dice(&summary.foreground_mean),
+        summary.cases.len()
+    )
+}
+
+fn show(event: Event<'_>, ui: &Ui) {
+    match event {
+        Event::Start { setup, estimate, free_memory, resumed } => {
+            for line in opening(setup, estimate, free_memory) {
+                ui.say(&line);
+            }
+            if let Some((epoch, iteration, path)) = resumed {
+                ui.say(&format!("goes on from epoch {epoch}, iteration {iteration} | {}", path.display()));
+            }
+        }
+        Event::Note(text) => ui.say(&text),
+        Event::Warning(text) => ui.warn(&text),
+        Event::Iteration { epoch, iteration, of, .. } => {
+            if iteration == 0 {
+                ui.start_unit(format!("epoch {epoch}"), of as u64, "batches");
+            }
+            ui.advance();
+        }
+        Event::Epoch { record, epochs, classes, left } => {
+            ui.stop();
+            ui.say(&epoch_line(record, epochs, classes, left));
+        }
+        Event::Validating { case, number, of, passes } => {
+            ui.start_unit(format!("validation {number}/{of} {case}"), passes as u64, "passes");
+        }
+        Event::Pass => ui.advance(),
+        Event::Validated { case, number, of, dice, seconds } => {
+            ui.stop();
+            let dice: Vec<String> =
+                dice.iter().map(|d| if d.is_nan() { "–".into() } else { format!("{d:.3}") }).collect();
+            let seconds = duration(Duration::from_secs_f64(seconds));
+            ui.say(&format!("validation {number}/{of} {case} | dice {} | {seconds}", dice.join(" ")));
+        }
+        _ => {}
+    }
+}
+
+/// What is trained, how, and what it will take.
+fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<String> {
+    let (settings, configuration) = (&setup.settings, &setup.configuration);
+    let architecture = &configuration.architecture;
+    let features: Vec<String> = architecture.features_per_stage.iter().map(ToString::to_string).collect();
+    let optimiser = match settings.optimiser {
+        OptimiserOptions::Sgd { momentum, nesterov, .. } => {
+            format!("sgd momentum {momentum}{}", if nesterov { " nesterov" } else { "" })
+        }
+        OptimiserOptions::AdamW { .. } => "adamw".into(),
+    };
+    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let time = |seconds: f64| duration(Duration::from_secs_f64(seconds.max(0.0)));
+    let all = estimate.epoch_seconds * settings.epochs as f64 + estimate.validation_seconds;
+    let isa = glioseg_kernels::Cpu::detect().map(glioseg_kernels::Cpu::name).unwrap_or_default();
+    vec![
+        format!(
+            "train | {} | {} | fold {}: {} cases, {} to validate",
+            setup.dataset.name,
+            configuration.name,
+            setup.choice,
+            setup.fold.train.len(),
+            setup.fold.val.len()
+        ),
+        format!(
+            "network | {} | {:.1} M parameters | features {} | patch {} | batch {}",
+            architecture.kind.name(),
+            setup.network.num_parameters() as f64 / 1e6,
+            features.join(" "),
+            by(&configuration.patch_size),
+            configuration.batch_size
+        ),
+        format!(
+            "steps | {} epochs of {} iterations, {} to validate | {optimiser} | lr {} | augmentation {} | seed {}",
+            settings.epochs,
+            settings.iterations,
+            settings.val_iterations,
+            settings.lr,
+            settings.augmentation.word(),
+            settings.seed
+        ),
+        format!("computes | cpu | {isa} | {} threads", rayon::current_num_threads()),
+        format!(
+            "expects | {} of memory{} | {} per iteration | {} per epoch | {} for the validation at the end | {} in all",
+            gb(estimate.bytes()),
+            free_memory.map(|free| format!(" of {} free", gb(free))).unwrap_or_default(),
+            time(estimate.iteration_seconds),
+            time(estimate.epoch_seconds),
+            time(estimate.validation_seconds),
+            time(all)
+        ),
+        format!("into | {}", setup.folder.display()),
+    ]
+}
+
+/// `epoch 12/1000 | train -0.431 | val -0.399 | dice WT 0.87 TC 0.79 ET 0.74 | lr 9.9e-3 | 94 s | eta 25h50m`.
+fn epoch_line(record: &EpochRecord, epochs: usize, classes: &[String], left: Duration) -> String {
+    let dice: Vec<String> = classes
+        .iter()
+        .zip(&record.dice)
+        .map(|(name, d)| format!("{name} {}", d.map_or("–".into(), |d| format!("{d:.3}"))))
+        .collect();
+    let average = record.ema_dice.map_or("–".into(), |d| format!("{d:.4}"));
+    format!(
+        "epoch {}/{epochs} | train {:.4} | val {:.4} | dice {} | average {average}{} | lr {:.1e} | {} | eta {}",
+        record.epoch + 1,
+        record.train_loss,
+        record.val_loss,
+        dice.join(" "),
+        if record.best { " best" } else { "" },
+        record.lr,
+        duration(Duration::from_secs_f64(record.seconds)),
+        duration(left)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(time("90m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(time("0.5h"), Ok(Duration::from_secs(1800)));
+        for wrong in ["", "8", "h", "-1h", "1y", "nanh"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_one_line() {
+        let record = EpochRecord {
+            epoch: 11,
+            lr: 0.0099,
+            train_loss: -0.431,
+            val_loss: -0.399,
+            dice: vec![Some(0.87), None],
+            mean_dice: Some(0.87),
+            ema_dice: Some(0.5),
+            best: true,
+            gradient_norm: 1.0,
+            seconds: 94.0,
+            ended: 0.0,
+        };
+        let line = epoch_line(&record, 1000, &["WT".into(), "ET".into()], Duration::from_secs(93_000));
+        assert_eq!(
+            line,
+            "epoch 12/1000 | train -0.4310 | val -0.3990 | dice WT 0.870 ET – | average 0.5000 best | lr 9.9e-3 | 94.0 s | eta 25h50m"
+        );
+    }
+}

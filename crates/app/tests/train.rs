@@ -1,0 +1,274 @@
+//! Training as a user runs it: stopped, killed, resumed, and given what it cannot take.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use support::{glioseg, run};
+
+/// A network of two stages on patches of 16³ voxels.
+const PRESET: &str = r#"{
+    "epochs": 3, "iterations": 4, "val_iterations": 1, "lr": 0.02,
+    "configuration": {
+        "patch_size": [16, 16, 16], "batch_size": 2,
+        "architecture": {"arch_kwargs": {
+            "n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
+            "strides": [[1, 1, 1], [2, 2, 2]], "n_conv_per_stage": [2, 2], "n_conv_per_stage_decoder": [2]
+        }}
+    }
+}"#;
+
+/// Five phantoms of 32³ voxels and the preset, in a folder of their own.
+struct Workplace {
+    folder: tempfile::TempDir,
+}
+
+impl Workplace {
+    fn new(cases: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Self { folder };
+        let (out, cases) = (place.text("Dataset001_P"), cases.to_string());
+        let (code, _, log) = run(&["phantom", "--cases", &cases, "--size", "32", "--out", &out]);
+        assert_eq!(code, 0, "{log}");
+        std::fs::write(place.path("tiny.json"), PRESET).expect("written");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Arguments of a training into `results`.
+    fn arguments(&self, results: &str, more: &[&str]) -> Vec<String> {
+        let (dataset, preset, pre, out) =
+            (self.text("Dataset001_P"), self.text("tiny.json"), self.text("pre"), self.text(results));
+        let fixed = ["train", &dataset, "--preprocessed", &pre, "-o", &out, "--save-every", "0.001s"];
+        let mut all: Vec<String> = fixed.iter().map(|&s| s.to_owned()).collect();
+        if !more.contains(&"--resume") {
+            all.extend(["--preset".to_owned(), preset]);
+        }
+        all.extend(more.iter().map(|&s| s.to_owned()));
+        all
+    }
+
+    fn train(&self, results: &str, more: &[&str]) -> (i32, String, String) {
+        let arguments = self.arguments(results, more);
+        run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn fold(&self, results: &str) -> PathBuf {
+        self.path(results).join("nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0")
+    }
+
+    fn weights(&self, results: &str) -> Vec<u8> {
+        std::fs::read(self.fold(results).join("checkpoint_final.safetensors")).expect("final weights")
+    }
+}
+
+fn wait_for(what: &str, path: &Path) {
+    let start = Instant::now();
+    while !path.exists() {
+        assert!(start.elapsed() < Duration::from_secs(120), "{what} did not come: {}", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_killed_training_goes_on_to_the_same_bytes_whatever_the_threads() {
+    let place = Workplace::new(5);
+    let (code, out, log) = place.train("whole", &[]);
+    assert_eq!(code, 0, "{log}");
+    assert!(out.contains("validation | Dice whole tumor "), "{out}");
+    for line in ["train | Dataset001_P | 3d_fullres | fold 0: 4 cases, 1 to validate", "epoch 3/3 | train "] {
+        assert!(log.contains(line), "{log}");
+    }
+    let fold = place.fold("whole");
+    for file in [
+        "checkpoint_best.safetensors",
+        "progress.png",
+        "training_log.jsonl",
+        "events.out.tfevents.0.glioseg",
+        "validation/summary.json",
+        "../plans.json",
+        "../dataset.json",
+    ] {
+        assert!(fold.join(file).is_file(), "{file}");
+    }
+    for gone in ["checkpoint_latest.safetensors", "checkpoint_previous.safetensors"] {
+        assert!(!fold.join(gone).exists(), "{gone}");
+    }
+    let history = std::fs::read_to_string(fold.join("training_log.jsonl")).expect("a log");
+    assert_eq!(history.lines().count(), 3);
+    let expected = place.weights("whole");
+
+    let (code, _, log) = place.train("one", &["--threads", "1", "--batch-threads", "2"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(place.weights("one") == expected, "one thread gives other weights");
+
+    let latest = place.fold("killed").join("checkpoint_latest.safetensors");
+    for attempt in 0..3 {
+        let more: &[&str] = if attempt == 0 { &[] } else { &["--resume"] };
+        let arguments = place.arguments("killed", more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut child = glioseg(&arguments)
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        wait_for("a checkpoint", &latest);
+        std::thread::sleep(Duration::from_millis(37 * (attempt + 1)));
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+    }
+    let (code, _, log) = place.train("killed", &["--resume"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(place.weights("killed") == expected, "a killed training ends in other weights");
+
+    // predict takes the result as it is.
+    let (model, images) =
+        (place.text("whole/nnUNetTrainer__nnUNetPlans__3d_fullres"), place.text("Dataset001_P/imagesTr"));
+    let (code, _, log) =
+        run(&["predict", "-m", &model, "-i", &images, "-o", &place.text("out"), "--no-mirroring"]);
+    assert_eq!(code, 0, "{log}");
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_training_is_named() {
+    let place = Workplace::new(5);
+    let (code, _, log) = place.train("r", &["--epochs", "1"]);
+    assert_eq!(code, 0, "{log}");
+    let (code, _, log) = place.train("r", &[]);
+    assert_eq!(code, 2);
+    assert!(log.contains("holds a finished training") && log.contains("hint: go on with --resume"), "{log}");
+
+    // A loss that is no number: the cases of the batch are named, the checkpoint before stays.
+    let (code, _, log) = place.train("nan", &["--lr", "1e36", "--optimiser", "adamw"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("the batch is of the cases phantom_00"), "{log}");
+    let latest = place.fold("nan").join("checkpoint_latest.safetensors");
+    if latest.exists() {
+        assert!(log.contains("the last good checkpoint is"), "{log}");
+    }
+
+    // Another seed, and another patch.
+    let stopped = place.fold("stopped").join("checkpoint_latest.safetensors");
+    let arguments = place.arguments("stopped", &["--epochs", "500"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut child = glioseg(&arguments)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    wait_for("a checkpoint", &stopped);
+    wait_for("a second one", &place.fold("stopped").join("checkpoint_previous.safetensors"));
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    let (code, _, log) = place.train("stopped", &["--resume", "--seed", "7"]);
+    assert_eq!(code, 2);
+    assert!(log.contains("was begun with the setting `seed` 0, but now the setting is `seed` 7"), "{log}");
+    let (code, _, log) = place.train("stopped", &["--resume", "--patch", "16,16,8"]);
+    assert_eq!(code, 2);
+    assert!(log.contains("but now"), "{log}");
+
+    // A damaged latest checkpoint: the one before serves, and that is said.
+    let mut bytes = std::fs::read(&stopped).expect("the checkpoint");
+    let middle = bytes.len() - 100;
+    bytes[middle] ^= 1;
+    std::fs::write(&stopped, bytes).expect("written");
+    let arguments = place.arguments("stopped", &["--resume"]);
+    let mut child = glioseg(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let stderr = child.stderr.take().expect("piped");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    let mut seen = vec![];
+    for line in lines {
+        seen.push(line.expect("utf-8"));
+        if seen.last().is_some_and(|l| l.starts_with("epoch ")) {
+            break;
+        }
+    }
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    let seen = seen.join("\n");
+    assert!(seen.contains("its values are not those that were written; the training goes on from"), "{seen}");
+    assert!(seen.contains("goes on from epoch"), "{seen}");
+}
+
+#[test]
+fn too_few_cases_and_wrong_options_are_refused_with_a_remedy() {
+    let place = Workplace::new(3);
+    let (code, _, log) = place.train("r", &[]);
+    assert_eq!(code, 2);
+    assert!(log.contains("3 cases cannot be split into 5 folds") && log.contains("-f all"), "{log}");
+    let (code, _, log) = place.train("r", &["-f", "all", "--epochs", "1", "--patch", "16,16,15"]);
+    assert_eq!(code, 2);
+    assert!(log.contains("[16, 16, 15]") && log.contains("multiples of [2, 2, 2]"), "{log}");
+    let (code, _, log) = place.train("r", &["-f", "all", "--epochs", "1", "--patch", "4096,4096,4096"]);
+    assert_eq!(code, 2);
+    assert!(log.contains("GB of memory, but") && log.contains("--patch"), "{log}");
+    let (code, _, log) = place.train("r", &["-f", "all", "--epochs", "0"]);
+    assert_eq!(code, 2);
+    assert!(log.contains("the setting `epochs` is 0, but must be at least 1"), "{log}");
+    let (code, _, log) = place.train("r", &["-f", "all", "--epochs", "1", "--budget", "1h"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("3 of 3 validation cases are trained on"), "{log}");
+}
+
+#[test]
+fn the_demo_goes_from_phantoms_to_scores() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("demo").display().to_string();
+    let (code, _, log) =
+        run(&["demo", "--out", &out, "--cases", "1", "--training-cases", "5", "--epochs", "1"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("next, with this model") && log.contains("epoch 1/1 | train"), "{log}");
+    let out = Path::new(&out);
+    for file in [
+        "results/gliosegDemo__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.safetensors",
+        "predicted/phantom_000.nii.gz",
+        "scores/scores.json",
+    ] {
+        assert!(out.join(file).is_file(), "{file}\n{log}");
+    }
+}
+
+#[test]
+fn five_folds_become_one_recommendation_that_predict_follows() {
+    let place = Workplace::new(5);
+    let (dataset, pre, out) = (place.text("Dataset001_P"), place.text("pre"), place.text("results"));
+    let preset = place.text("tiny.json");
+    let arguments =
+        ["crossval", &dataset, "--preprocessed", &pre, "-o", &out, "--preset", &preset, "--epochs", "1"];
+    let (code, printed, log) = run(&arguments);
+    assert_eq!(code, 0, "{log}");
+    assert!(printed.contains("best 3d_fullres | mean Dice "), "{printed}");
+    let model = place.path("results/nnUNetTrainer__nnUNetPlans__3d_fullres");
+    let collected = model.join("crossval_results_folds_0_1_2_3_4");
+    for i in 0..5 {
+        assert!(collected.join(format!("phantom_{i:03}.nii.gz")).is_file());
+    }
+    assert!(collected.join("summary.json").is_file() && model.join("postprocessing.json").is_file());
+    let information = std::fs::read(place.path("results/inference_information.json")).expect("information");
+    let information: serde_json::Value = serde_json::from_slice(&information).expect("JSON");
+    assert_eq!(information["considered_models"][0]["configuration"], "3d_fullres");
+    // What it recommends runs as it stands.
+    let command = information["command"].as_str().expect("a command").to_owned();
+    let input = place.text("Dataset001_P/imagesTr");
+    let command = command.replace("INPUT", &input).replace("OUTPUT", &place.text("predicted"));
+    let mut words: Vec<&str> = command.split_whitespace().skip(1).collect();
+    words.push("--no-mirroring");
+    let (code, _, log) = run(&words);
+    assert_eq!(code, 0, "{log}");
+    // Given again, nothing is trained again.
+    let (code, _, log) = run(&arguments);
+    assert_eq!(code, 0, "{log}");
+    assert!(!log.contains("epoch 1/1"), "{log}");
+}

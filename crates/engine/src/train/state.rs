@@ -1,0 +1,335 @@
+//! Where a training stands, and the checkpoints that hold it.
+//!
+//! `checkpoint_latest` is the whole state: weights, the optimiser's numbers, and [`Progress`] in one file, written under
+//! another name and renamed. The one before is kept as `checkpoint_previous`, for the case that the newer one is
+//! damaged later; every value is covered by a hash. Random numbers need no state of their own: they follow from seed, epoch
+//! and iteration. `checkpoint_best` and `checkpoint_final` hold weights only, and nothing that depends on the clock.
+
+use std::path::{Path, PathBuf};
+
+use glioseg_net::checkpoint::{Metadata, write_safetensors, write_training};
+use glioseg_net::optimiser::Optimiser;
+use glioseg_net::{Checkpoint, NetError, Unet};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::setup::first_difference;
+use super::{Settings, Setup, TrainError};
+
+/// What an epoch brought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// From 0.
+    pub epoch: usize,
+    /// Learning rate.
+    pub lr: f64,
+    /// Mean loss of the training batches.
+    pub train_loss: f64,
+    /// Mean loss of the validation batches.
+    pub val_loss: f64,
+    /// Dice of every label or region over all voxels of all validation batches; none where neither the reference nor the
+    /// prediction has it.
+    pub dice: Vec<Option<f64>>,
+    /// Their mean.
+    pub mean_dice: Option<f64>,
+    /// Moving average of the mean.
+    pub ema_dice: Option<f64>,
+    /// Whether the moving average is the best so far.
+    pub best: bool,
+    /// Mean length of the gradients before clipping.
+    pub gradient_norm: f64,
+    /// Seconds that it took, saving included.
+    pub seconds: f64,
+    /// When it ended, in seconds since 1970.
+    pub ended: f64,
+}
+
+/// Where a training stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs that are finished.
+    pub epoch: usize,
+    /// Training batches of the present epoch that are done.
+    pub iteration: usize,
+    /// Sum of their losses.
+    pub loss_sum: f64,
+    /// Sum of the lengths of their gradients.
+    pub norm_sum: f64,
+    /// Learning rate of the present epoch, once it has begun.
+    pub lr: Option<f64>,
+    /// Seconds spent in the present epoch.
+    pub epoch_seconds: f64,
+    /// Seconds spent in all.
+    pub seconds: f64,
+    /// Best moving average.
+    pub best_ema: Option<f64>,
+    /// All finished epochs.
+    pub history: Vec<EpochRecord>,
+    /// Steps of the optimiser per parameter.
+    pub steps: Vec<u64>,
+    /// What the training was begun with.
+    pub begun_with: BegunWith,
+}
+
+/// What may not change while a training goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BegunWith {
+    /// The settings.
+    pub settings: Settings,
+    /// Configuration of the plans.
+    pub configuration: Value,
+    /// Cases of the fold.
+    pub fold: Value,
+    /// The file whose weights came first, if any.
+    pub weights: Option<String>,
+}
+
+impl BegunWith {
+    pub(super) fn new(setup: &Setup, weights: Option<&Path>) -> Self {
+        Self {
+            // The number of threads changes nothing.
+            settings: Settings { batch_threads: None, ..setup.settings.clone() },
+            configuration: Value::Object(setup.configuration.raw.clone()),
+            fold: json!({"train": setup.fold.train, "val": setup.fold.val}),
+            weights: weights.map(|w| w.display().to_string()),
+        }
+    }
+}
+
+impl Progress {
+    pub(super) fn new(begun_with: BegunWith) -> Self {
+        Self {
+            epoch: 0,
+            iteration: 0,
+            loss_sum: 0.0,
+            norm_sum: 0.0,
+            lr: None,
+            epoch_seconds: 0.0,
+            seconds: 0.0,
+            best_ema: None,
+            history: vec![],
+            steps: vec![],
+            begun_with,
+        }
+    }
+
+    /// Epoch and iteration, to compare checkpoints by.
+    fn position(&self) -> (usize, usize) {
+        (self.epoch, self.iteration)
+    }
+}
+
+/// File names in a fold's folder.
+const LATEST: &str = "checkpoint_latest.safetensors";
+const PREVIOUS: &str = "checkpoint_previous.safetensors";
+const NEXT: &str = "checkpoint_next.safetensors";
+const BEST: &str = "checkpoint_best.safetensors";
+const FINAL: &str = "checkpoint_final.safetensors";
+
+/// The checkpoints of a fold.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    folder: PathBuf,
+    /// What every checkpoint says of its training.
+    metadata: Metadata,
+}
+
+/// A state that was read back.
+pub(super) struct Restored {
+    pub(super) net: Unet,
+    pub(super) optimiser: Optimiser,
+    pub(super) progress: Progress,
+    /// Where it came from.
+    pub(super) path: PathBuf,
+    /// Newer checkpoints that could not be used, and why.
+    pub(super) damaged: Vec<String>,
+}
+
+impl Store {
+    pub(super) fn new(setup: &Setup) -> Self {
+        let slices = 3 - setup.configuration.dim();
+        let axes = setup.mirror_axes().into_iter().filter(|&a| a >= slices).map(|a| a - slices).collect();
+        let metadata = Metadata {
+            trainer_name: Some(setup.settings.trainer.clone()),
+            configuration: Some(setup.configuration.name.clone()),
+            fold: Some(match setup.choice {
+                super::FoldChoice::Number(number) => number.into(),
+                super::FoldChoice::All => "all".into(),
+            }),
+            mirror_axes: Some(axes),
+            plans: Some(setup.plans.raw().clone()),
+            dataset_json: Some(setup.dataset.description_v2()),
+            ..Metadata::default()
+        };
+        Self { folder: setup.folder.clone(), metadata }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What the folder holds, if that stands in the way of a new training.
+    pub(super) fn occupied(&self) -> Option<&'static str> {
+        if self.path(FINAL).exists() {
+            return Some("a finished training");
+        }
+        [LATEST, PREVIOUS, NEXT, BEST]
+            .iter()
+            .any(|n| self.path(n).exists())
+            .then_some("a training that was begun")
+    }
+
+    /// The finished network's file, if it is there.
+    pub(super) fn finished(&self) -> Option<PathBuf> {
+        Some(self.path(FINAL)).filter(|p| p.exists())
+    }
+
+    /// The newest checkpoint to go on from.
+    pub(super) fn newest(&self) -> Option<PathBuf> {
+        [LATEST, NEXT, PREVIOUS].iter().map(|n| self.path(n)).find(|p| p.exists())
+    }
+
+    fn remove(&self, names: &[&str]) -> Result<(), TrainError> {
+        for name in names {
+            let path = self.path(name);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(TrainError::io(&path, "remove", e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all checkpoints.
+    pub(super) fn clear(&self) -> Result<(), TrainError> {
+        self.remove(&[LATEST, PREVIOUS, NEXT, BEST, FINAL])
+    }
+
+    fn metadata(&self, progress: &Progress, state: bool) -> Result<Metadata, TrainError> {
+        let training = serde_json::to_value(progress)
+            .map_err(|e| self.failed(NetError::Io { path: self.path(LATEST), source: e.into() }))?;
+        Ok(Metadata {
+            current_epoch: Some(progress.epoch),
+            best_ema: progress.best_ema,
+            training: state.then_some(training),
+            ..self.metadata.clone()
+        })
+    }
+
+    fn failed(&self, source: NetError) -> TrainError {
+        TrainError::Save { source, kept: self.newest() }
+    }
+
+    /// Saves the whole state as the latest checkpoint; the one before is kept.
+    pub(super) fn save_latest(
+        &self,
+        net: &Unet,
+        optimiser: &Optimiser,
+        progress: &mut Progress,
+    ) -> Result<(), TrainError> {
+        progress.steps = optimiser.steps();
+        let (next, latest) = (self.path(NEXT), self.path(LATEST));
+        let metadata = self.metadata(progress, true)?;
+        write_training(&next, net, optimiser, &metadata).map_err(|e| self.failed(e))?;
+        // Whatever moment the machine stops at, one whole checkpoint has one of the three names.
+        if latest.exists() {
+            let previous = self.path(PREVIOUS);
+            std::fs::rename(&latest, &previous).map_err(|e| TrainError::io(&previous, "write", e))?;
+        }
+        std::fs::rename(&next, &latest).map_err(|e| TrainError::io(&latest, "write", e))
+    }
+
+    /// Saves the weights as the best so far.
+    pub(super) fn save_best(&self, net: &Unet, progress: &Progress) -> Result<(), TrainError> {
+        let metadata = self.metadata(progress, false)?;
+        write_safetensors(&self.path(BEST), net, &metadata).map_err(|e| self.failed(e))
+    }
+
+    /// Saves the weights as the result; nothing is left to go on from.
+    ///
+    /// # Source
+    /// nnU-Net v2, `nnUNetTrainer.on_train_end`.
+    pub(super) fn save_final(&self, net: &Unet, progress: &Progress) -> Result<PathBuf, TrainError> {
+        let path = self.path(FINAL);
+        let metadata = self.metadata(progress, false)?;
+        write_safetensors(&path, net, &metadata).map_err(|e| self.failed(e))?;
+        self.remove(&[LATEST, PREVIOUS, NEXT])?;
+        Ok(path)
+    }
+
+    /// Reads the newest checkpoint that is whole into `net` and `optimiser`.
+    ///
+    /// # Errors
+    /// [`TrainError::OtherTraining`] if it was begun with something else; [`TrainError::NoCheckpoint`] if none is
+    /// whole.
+    pub(super) fn restore(
+        &self,
+        mut net: Unet,
+        mut optimiser: Optimiser,
+        begun_with: &BegunWith,
+    ) -> Result<Restored, TrainError> {
+        let mut damaged = vec![];
+        let mut found: Vec<(Progress, Checkpoint)> = vec![];
+        for path in [LATEST, NEXT, PREVIOUS].map(|n| self.path(n)).into_iter().filter(|p| p.exists()) {
+            match open_state(&path) {
+                Ok(state) => found.push(state),
+                Err(error) => damaged.push(error.to_string()),
+            }
+        }
+        found.sort_by_key(|(progress, _)| std::cmp::Reverse(progress.position()));
+        for (progress, checkpoint) in found {
+            let path = checkpoint.path().to_owned();
+            if progress.begun_with != *begun_with {
+                return Err(other_training(path, &progress.begun_with, begun_with));
+            }
+            let read =
+                net.load_weights(&checkpoint).and_then(|()| optimiser.restore(&checkpoint, &progress.steps));
+            match read {
+                Ok(()) => return Ok(Restored { net, optimiser, progress, path, damaged }),
+                Err(error) => damaged.push(error.to_string()),
+            }
+        }
+        let reason = if damaged.is_empty() { "there is none".into() } else { damaged.join("; ") };
+        Err(TrainError::NoCheckpoint { path: self.folder.clone(), reason })
+    }
+}
+
+/// A checkpoint whose values are whole, and where its training stands.
+fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
+    let checkpoint = Checkpoint::open(path)?;
+    checkpoint.verify()?;
+    let damaged = |what: String| NetError::Damaged { path: path.to_owned(), what };
+    let training = checkpoint.metadata().training.clone();
+    let training = training.ok_or_else(|| damaged("it does not tell where its training stands".into()))?;
+    let progress =
+        serde_json::from_value(training).map_err(|e| damaged(format!("state of the training: {e}")))?;
+    Ok((progress, checkpoint))
+}
+
+/// What the training in a fold's folder was begun with, if there is one that can go on.
+///
+/// # Errors
+/// None: a folder without a usable checkpoint has no such settings.
+pub fn begun_settings(folder: &Path) -> Option<Settings> {
+    let paths = [LATEST, NEXT, PREVIOUS].map(|n| folder.join(n));
+    paths.iter().find_map(|path| open_state(path).ok()).map(|(progress, _)| progress.begun_with.settings)
+}
+
+fn other_training(path: PathBuf, before: &BegunWith, now: &BegunWith) -> TrainError {
+    let value = |b: &BegunWith| serde_json::to_value(b).unwrap_or(Value::Null);
+    let (before, now) = (value(before), value(now));
+    for (key, what) in [
+        ("settings", "the setting"),
+        ("configuration", "the plan's"),
+        ("fold", "the fold's"),
+        ("weights", "the first weights"),
+    ] {
+        if before[key] != now[key] {
+            let (before, now) = first_difference(&before[key], &now[key]);
+            return TrainError::OtherTraining { path, what: what.into(), before, now };
+        }
+    }
+    unreachable!("two trainings that differ in nothing")
+}

@@ -1,0 +1,124 @@
+//! The validation at the end: every held-out case as a whole, and nnU-Net's `summary.json`.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use glioseg_eval::rules::nnunet;
+use glioseg_eval::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_net::Unet;
+use glioseg_plan::Rules;
+use glioseg_prep::store::StoredCase;
+use glioseg_volume::LabelMap;
+use glioseg_volume::nifti::{read_info, read_labels, write_labels};
+
+use super::{Event, Setup, TrainError};
+use crate::infer::output::write_probabilities;
+use crate::infer::{
+    Accumulation, Decision, Grid, Image, LogitSum, Logits, ProbabilitySum, WindowOptions, forward,
+};
+
+/// Name of the folder in a fold's folder.
+pub const FOLDER: &str = "validation";
+
+/// Segments the validation cases with the trained network and scores them; those whose results are there are only scored.
+///
+/// `None` if `stop` was set before all were done.
+///
+/// # Source
+/// nnU-Net v2, `nnUNetTrainer.perform_actual_validation`: the prepared cases, mirroring, steps of half a tile.
+pub(super) fn validate(
+    setup: &Setup,
+    net: &Unet,
+    device: &Device,
+    save_probabilities: bool,
+    stop: &AtomicBool,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<NnUnetSummary>, TrainError> {
+    let folder = setup.folder.join(FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, "make", e))?;
+    let scheme = LabelScheme::dataset(&setup.dataset.description.labels);
+    let ignore = setup.dataset.description.labels.ignore_label();
+    let of = setup.val_cases.0.len();
+    let mut scored = vec![];
+    for (i, case) in setup.val_cases.0.iter().enumerate() {
+        if stop.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let Some(raw) = setup.dataset.cases.iter().find(|c| c.name == case.name()) else {
+            unreachable!("the fold's cases are the dataset's")
+        };
+        let start = Instant::now();
+        let path = folder.join(format!("{}.nii.gz", case.name()));
+        let probabilities = folder.join(format!("{}.npz", case.name()));
+        let there = path.is_file() && (!save_probabilities || probabilities.is_file());
+        let map = if there {
+            read_labels(&path)?
+        } else {
+            let map = segment(setup, net, device, case, (i + 1, of), &raw.images[0], observer, |p| {
+                if save_probabilities { write_probabilities(&probabilities, p) } else { Ok(()) }
+            })?;
+            write_labels(&path, &map)?;
+            map
+        };
+        let reference = read_labels(&raw.labels)?;
+        let pair = Pair::new(&reference, &map, ignore);
+        let scores = nnunet::score(&pair, &scheme);
+        let metrics: indexmap::IndexMap<_, _> = scores.into_iter().map(|r| (r.region, r.values)).collect();
+        let dice: Vec<f64> = metrics.values().filter_map(|v| v.get("Dice")).collect();
+        observer(Event::Validated {
+            case: case.name(),
+            number: i + 1,
+            of,
+            dice: &dice,
+            seconds: start.elapsed().as_secs_f64(),
+        });
+        scored.push(NnUnetCase {
+            prediction_file: path.display().to_string(),
+            reference_file: raw.labels.display().to_string(),
+            metrics,
+        });
+    }
+    let summary = NnUnetSummary::of(scored);
+    summary.write(&folder.join("summary.json"))?;
+    Ok(Some(summary))
+}
+
+/// The segmentation of one case on the grid of its image.
+fn segment(
+    setup: &Setup,
+    net: &Unet,
+    device: &Device,
+    case: &StoredCase,
+    (number, of): (usize, usize),
+    image: &Path,
+    observer: &mut dyn FnMut(Event<'_>),
+    save: impl FnOnce(&crate::infer::Probabilities) -> Result<(), glioseg_volume::VolumeError>,
+) -> Result<LabelMap, TrainError> {
+    let precision = Accumulation::Half;
+    let (data, _) = case.read_all()?;
+    let shape = case.shape();
+    let window =
+        WindowOptions { tile: setup.patch(), step: 0.5, mirror_axes: setup.mirror_axes(), rules: Rules::V2 };
+    let passes = Grid::new(shape, window.tile, window.step)?.len() << window.mirror_axes.len();
+    observer(Event::Validating { case: case.name(), number, of, passes });
+    let mut sum = LogitSum::new(setup.network.num_outputs, shape, &window, precision)?;
+    let picture = Image { data: &data, channels: case.channels(), shape };
+    sum.add(picture, &mut |patch, shape| forward(net, patch, shape, device), &mut || observer(Event::Pass))?;
+    let values = sum.finish()?;
+    drop(data);
+    let properties = case.properties();
+    let resampling = properties.probabilities_resampling(&setup.configuration);
+    let logits =
+        Logits { values: &values, shape, properties: &properties, resampling, precision, activated: false };
+    let decision = Decision::new(&setup.dataset.description.labels);
+    let mut all = ProbabilitySum::default();
+    all.add(logits.probabilities(&decision));
+    let segmentation = all.finish(true);
+    if let Some(probabilities) = &segmentation.probabilities {
+        save(probabilities)?;
+    }
+    let geometry = read_info(image)?.geometry;
+    Ok(LabelMap::new(segmentation.labels, geometry)?)
+}
