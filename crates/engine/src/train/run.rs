@@ -16,7 +16,7 @@ use glioseg_volume::atomic;
 use super::estimate::free_memory;
 use super::online::{Counts, dices, targets, validate as validate_batch};
 use super::setup::Setup;
-use super::state::{BegunWith, EpochRecord, Progress, Store};
+use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun};
 use super::tensorboard::{self, Events};
 use super::{Estimate, TrainError, chart, pretrained, validation};
 
@@ -174,11 +174,16 @@ pub fn train(
     {
         return Err(TrainError::Exists { path: setup.folder.clone(), what });
     }
+    let finished = store.finished();
+    // Before anything is written over.
+    if let Some(path) = finished.clone().or_else(|| store.newest()).as_ref() {
+        check_begun(path, &BegunWith::new(setup, options.weights.as_deref()))?;
+    }
     setup.write_description()?;
     for warning in &setup.warnings {
         observer(Event::Warning(warning.clone()));
     }
-    let (net, checkpoint, history) = if let Some(path) = store.finished() {
+    let (net, checkpoint, history) = if let Some(path) = finished {
         observer(Event::Note(format!("{} is there: only the validation is done", path.display())));
         let mut net = Unet::new(&setup.network, &options.device)?;
         net.load_weights(&Checkpoint::open(&path)?)?;

@@ -207,13 +207,19 @@ impl Store {
         self.remove(&[LATEST, PREVIOUS, NEXT, BEST, FINAL])
     }
 
+    /// Metadata with the whole progress, or only with what the training was begun with, which tells nothing of the clock.
     fn metadata(&self, progress: &Progress, state: bool) -> Result<Metadata, TrainError> {
-        let training = serde_json::to_value(progress)
-            .map_err(|e| self.failed(NetError::Io { path: self.path(LATEST), source: e.into() }))?;
+        let training = if state {
+            serde_json::to_value(progress)
+        } else {
+            serde_json::to_value(&progress.begun_with).map(|begun| json!({ "begun_with": begun }))
+        };
+        let path = self.path(LATEST);
+        let training = training.map_err(|e| self.failed(NetError::Io { path, source: e.into() }))?;
         Ok(Metadata {
             current_epoch: Some(progress.epoch),
             best_ema: progress.best_ema,
-            training: state.then_some(training),
+            training: Some(training),
             ..self.metadata.clone()
         })
     }
@@ -308,13 +314,25 @@ fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
     Ok((progress, checkpoint))
 }
 
-/// What the training in a fold's folder was begun with, if there is one that can go on.
-///
-/// # Errors
-/// None: a folder without a usable checkpoint has no such settings.
+/// What the training in a fold's folder was begun with: one that can go on, or one that is finished. `None` if there is
+/// no usable checkpoint.
 pub fn begun_settings(folder: &Path) -> Option<Settings> {
-    let paths = [LATEST, NEXT, PREVIOUS].map(|n| folder.join(n));
-    paths.iter().find_map(|path| open_state(path).ok()).map(|(progress, _)| progress.begun_with.settings)
+    let paths = [FINAL, LATEST, NEXT, PREVIOUS].map(|n| folder.join(n));
+    paths.iter().find_map(|path| begun_with(path)).map(|begun| begun.settings)
+}
+
+/// What the training of a checkpoint was begun with.
+fn begun_with(path: &Path) -> Option<BegunWith> {
+    let checkpoint = Checkpoint::open(path).ok()?;
+    serde_json::from_value(checkpoint.metadata().training.as_ref()?.get("begun_with")?.clone()).ok()
+}
+
+/// Refuses to go on with a training that was begun with something else.
+pub(super) fn check_begun(path: &Path, now: &BegunWith) -> Result<(), TrainError> {
+    match begun_with(path) {
+        Some(before) if before != *now => Err(other_training(path.to_owned(), &before, now)),
+        _ => Ok(()),
+    }
 }
 
 fn other_training(path: PathBuf, before: &BegunWith, now: &BegunWith) -> TrainError {
