@@ -73,7 +73,7 @@ impl Workplace {
 fn wait_for(what: &str, path: &Path) {
     let start = Instant::now();
     while !path.exists() {
-        assert!(start.elapsed() < Duration::from_secs(120), "{what} did not come: {}", path.display());
+        assert!(start.elapsed() < Duration::from_mins(2), "{what} did not come: {}", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,4 +1,8 @@
 //! `glioseg crossval`: all folds, and which configuration, ensemble and postprocessing is best.
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts, where backticks would be printed"
+)]
 
 use std::path::{Path, PathBuf};
 

@@ -47,7 +47,7 @@ impl Default for TrainOptions {
             weights: None,
             budget: None,
             save_probabilities: false,
-            save_every: Duration::from_secs(300),
+            save_every: Duration::from_mins(5),
             device: Device::flex(),
         }
     }

@@ -298,12 +298,9 @@ pub(super) fn first_difference(a: &serde_json::Value, b: &serde_json::Value) -> 
             let (x, y) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
             if x != y {
                 let (x, y) = first_difference(x, y);
-                let join = |rest: String| {
-                    if rest.starts_with('`') {
-                        format!("`{key}.{}", &rest[1..])
-                    } else {
-                        format!("`{key}` {rest}")
-                    }
+                let join = |rest: String| match rest.strip_prefix('`') {
+                    Some(rest) => format!("`{key}.{rest}"),
+                    None => format!("`{key}` {rest}"),
                 };
                 return (join(x), join(y));
             }

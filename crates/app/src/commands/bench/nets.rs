@@ -26,7 +26,7 @@ fn winner(scale: usize, most: usize, norm: NormKind, attention: bool) -> Network
     let mut spec = NetworkSpec::brats(3);
     let stages = spec.encoder.len();
     for (s, stage) in spec.encoder.iter_mut().enumerate() {
-        *stage = StageSpec { features: (32 * scale << s).min(most), ..stage.clone() };
+        *stage = StageSpec { features: ((32 * scale) << s).min(most), ..stage.clone() };
     }
     spec.stem_features = spec.encoder[0].features;
     spec.decoder = decoder_like_encoder(&spec.encoder, &vec![2; stages - 1]);
