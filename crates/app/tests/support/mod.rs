@@ -1,4 +1,5 @@
 //! Runs the program as a user does, on phantoms and the small model that comes along.
+#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

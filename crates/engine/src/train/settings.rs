@@ -176,7 +176,15 @@ impl Supervision {
 }
 
 /// Presets that come along: name and content.
-const PRESETS: [(&str, &str); 2] = [("default", "{}"), ("demo", include_str!("../../presets/demo.json"))];
+const PRESETS: [(&str, &str); 7] = [
+    ("default", "{}"),
+    ("demo", include_str!("../../presets/demo.json")),
+    ("bl", include_str!("../../presets/bl.json")),
+    ("bl-l", include_str!("../../presets/bl-l.json")),
+    ("bl-gn", include_str!("../../presets/bl-gn.json")),
+    ("bl-l-gn", include_str!("../../presets/bl-l-gn.json")),
+    ("bl-aa", include_str!("../../presets/bl-aa.json")),
+];
 
 impl Settings {
     /// Names of the presets that come along.
