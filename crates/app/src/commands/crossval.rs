@@ -18,6 +18,7 @@ use glioseg_volume::atomic;
 use serde_json::{Value, json};
 
 use super::dataset::{open, problem};
+use super::report::{self, Report};
 use super::train::{How, finish, make_ready, train};
 use super::{Outcome, Problem, print};
 use crate::ui::Ui;
@@ -52,7 +53,7 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
     for configuration in &configurations {
         let places =
             Places { configuration: (*configuration).to_owned(), ..options.how.places(&options.dataset) };
-        make_ready(&dataset, &places, &settings, ui)?;
+        make_ready(&dataset, &places, &settings, options.how.strict, ui)?;
         // The first fold writes the splits where there are none.
         Setup::new(&places, FoldChoice::Number(0), &settings)?;
         folds = all_folds(options, &places)?;
@@ -154,6 +155,15 @@ fn decide(
         steps.steps.len()
     ))?;
     print(&command)?;
+    let shown = Report {
+        model: candidates.iter().filter(|c| c.models.len() == 1).flat_map(|c| c.models.clone()).collect(),
+        pred: vec![best.folder.clone()],
+        reference: Some(dataset.folder.join("labelsTr")),
+        images: vec![dataset.folder.join("imagesTr")],
+        output: results.join("report.html"),
+        ..Report::default()
+    };
+    report::run_after(&shown, ui);
     Ok(Outcome::Done)
 }
 

@@ -95,6 +95,13 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// [`run`] at the end of another command, whose work is done whatever becomes of the report.
+pub(crate) fn run_after(options: &Report, ui: &Ui) {
+    if let Err(error) = run(options, ui) {
+        ui.warn(&format!("no report: {error:#}"));
+    }
+}
+
 /// A path as a shell takes it.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use glioseg_engine::train::{
     EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
-    TrainOptions, Trained, begun_settings,
+    TrainOptions, Trained, VALIDATION_FOLDER, begun_settings,
 };
 use glioseg_eval::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
@@ -22,6 +22,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
 use super::dataset::{by, open, problem};
+use super::report::{self, Report};
 use super::{Outcome, Problem, plan, prep, print};
 use crate::cli::Device;
 use crate::ui::{Ui, duration};
@@ -80,6 +81,9 @@ pub(crate) struct How {
     /// Name of the plans
     #[arg(short, long, value_name = "NAME", default_value = "nnUNetPlans")]
     pub(crate) plans: String,
+    /// Refuse to train where a case's channels do not look like their names, rather than warn
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Folder with plans and prepared cases [default: as of `glioseg prep`]
     #[arg(long, value_name = "DIR")]
     pub(crate) preprocessed: Option<PathBuf>,
@@ -210,7 +214,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
     let dataset = open(&options.dataset)?;
-    make_ready(&dataset, &places, &settings, ui)?;
+    make_ready(&dataset, &places, &settings, options.how.strict, ui)?;
     let setup = Setup::new(&places, options.fold, &settings)?;
     let train_options = TrainOptions {
         resume: options.resume,
@@ -222,7 +226,20 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         ..TrainOptions::default()
     };
     let trained = train(&setup, &train_options, ui)?;
-    finish(&setup, &trained, ui)
+    let outcome = finish(&setup, &trained, ui)?;
+    if outcome == Outcome::Done {
+        let validated = trained.summary.is_some();
+        let shown = Report {
+            model: vec![setup.model_folder.clone()],
+            pred: if validated { vec![setup.folder.join(VALIDATION_FOLDER)] } else { vec![] },
+            reference: validated.then(|| options.dataset.join("labelsTr")),
+            images: if validated { vec![options.dataset.join("imagesTr")] } else { vec![] },
+            output: setup.folder.join("report.html"),
+            ..Report::default()
+        };
+        report::run_after(&shown, ui);
+    }
+    Ok(outcome)
 }
 
 /// The settings of the training that is resumed.
@@ -237,6 +254,7 @@ pub(crate) fn make_ready(
     dataset: &RawDataset,
     places: &Places,
     settings: &Settings,
+    strict: bool,
     ui: &Ui,
 ) -> anyhow::Result<()> {
     let folder = &places.preprocessed;
@@ -264,8 +282,14 @@ pub(crate) fn make_ready(
     let configuration = plans.configuration(&places.configuration).map_err(problem)?;
     let cases = folder.join(&configuration.data_identifier);
     let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
-    if summary.prepared > 0 {
-        prep::warn_of_channels(dataset, &summary, ui);
+    if summary.prepared > 0 || strict {
+        let doubtful = prep::warn_of_channels(dataset, &summary, ui);
+        if strict && doubtful > 0 {
+            return Err(Problem::new(
+                format!("the channels of {doubtful} cases do not look like their names"),
+                "mend the files named above, or train without --strict if they are right",
+            ));
+        }
     }
     if summary.failed.is_empty() {
         return Ok(());

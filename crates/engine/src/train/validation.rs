@@ -27,7 +27,7 @@ pub const FOLDER: &str = "validation";
 /// `None` if `stop` was set before all were done.
 ///
 /// # Source
-/// nnU-Net v2, `nnUNetTrainer.perform_actual_validation`: the prepared cases, mirroring, steps of half a tile.
+/// nnU-Net v2, `nnUNetTrainer.perform_actual_validation`: the prepared cases, mirroring, steps of half a tile; by the plan's rules.
 pub(super) fn validate(
     setup: &Setup,
     net: &Unet,
@@ -96,23 +96,27 @@ fn segment(
     observer: &mut dyn FnMut(Event<'_>),
     save: impl FnOnce(&crate::infer::Probabilities) -> Result<(), glioseg_volume::VolumeError>,
 ) -> Result<LabelMap, TrainError> {
-    let precision = Accumulation::Half;
+    let rules = setup.configuration.rules;
+    let activated = rules == Rules::V1;
+    let precision = if activated { Accumulation::Single } else { Accumulation::Half };
+    let decision = Decision::new(&setup.dataset.description.labels);
     let (data, _) = case.read_all()?;
     let shape = case.shape();
-    let window =
-        WindowOptions { tile: setup.patch(), step: 0.5, mirror_axes: setup.mirror_axes(), rules: Rules::V2 };
+    let window = WindowOptions { tile: setup.patch(), step: 0.5, mirror_axes: setup.mirror_axes(), rules };
     let passes = Grid::new(shape, window.tile, window.step)?.len() << window.mirror_axes.len();
     observer(Event::Validating { case: case.name(), number, of, passes });
     let mut sum = LogitSum::new(setup.network.num_outputs, shape, &window, precision)?;
     let picture = Image { data: &data, channels: case.channels(), shape };
-    sum.add(picture, &mut |patch, shape| forward(net, patch, shape, device), &mut || observer(Event::Pass))?;
+    let mut pass = |patch, shape| {
+        let logits = forward(net, patch, shape, device)?;
+        Ok(if activated { decision.activate_pass(&logits) } else { logits })
+    };
+    sum.add(picture, &mut pass, &mut || observer(Event::Pass))?;
     let values = sum.finish()?;
     drop(data);
     let properties = case.properties();
     let resampling = properties.probabilities_resampling(&setup.configuration);
-    let logits =
-        Logits { values: &values, shape, properties: &properties, resampling, precision, activated: false };
-    let decision = Decision::new(&setup.dataset.description.labels);
+    let logits = Logits { values: &values, shape, properties: &properties, resampling, precision, activated };
     let mut all = ProbabilitySum::default();
     all.add(logits.probabilities(&decision));
     let segmentation = all.finish(true);
