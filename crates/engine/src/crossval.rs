@@ -75,18 +75,7 @@ pub enum CrossvalError {
     Postprocess(Box<PostprocessError>),
 }
 
-/// Errors of other modules are large, and boxed.
-macro_rules! boxed {
-    ($($variant:ident($error:ty)),*) => {
-        $(impl From<$error> for CrossvalError {
-            fn from(error: $error) -> Self {
-                Self::$variant(Box::new(error))
-            }
-        })*
-    };
-}
-
-boxed!(Ensemble(EnsembleError), Volume(VolumeError), Eval(EvalError), Postprocess(PostprocessError));
+boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(VolumeError), Eval(EvalError), Postprocess(PostprocessError));
 
 impl CrossvalError {
     /// What to do about it.

@@ -1,5 +1,16 @@
 //! Inference, from a model and images to segmentations, and training, from prepared cases to a model.
 
+/// Other modules' errors are large: [`From`] that boxes them into the variants of one of ours.
+macro_rules! boxed_from {
+    ($target:ty: $($variant:ident($error:ty)),* $(,)?) => {
+        $(impl From<$error> for $target {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+
 pub mod cases;
 pub mod convert;
 pub mod crossval;

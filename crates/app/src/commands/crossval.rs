@@ -220,8 +220,5 @@ fn information(
 /// Message and remedy of the comparison.
 #[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
 fn failed(error: CrossvalError) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => Problem::new(error.to_string(), hint),
-        None => anyhow::anyhow!("{error}"),
-    }
+    Problem::hinted(error.to_string(), error.hint())
 }

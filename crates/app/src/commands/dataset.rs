@@ -220,10 +220,7 @@ pub(crate) fn problem(error: PlanError) -> anyhow::Error {
     {
         text += &format!("\n  in: {}", path.display());
     }
-    match error.hint() {
-        Some(hint) => Problem::new(text, hint),
-        None => anyhow::anyhow!(text),
-    }
+    Problem::hinted(text, error.hint())
 }
 
 /// Opens a raw dataset.

@@ -97,10 +97,7 @@ fn describe(case: &str, error: &EnsembleError) -> String {
 }
 
 fn problem(error: &EnsembleError) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => Problem::new(error.to_string(), hint),
-        None => anyhow::anyhow!("{error}"),
-    }
+    Problem::hinted(error.to_string(), error.hint())
 }
 
 #[cfg(test)]

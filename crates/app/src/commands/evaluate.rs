@@ -82,10 +82,7 @@ fn distance(text: &str) -> Result<f64, String> {
 
 /// The message and the remedy of an error of scoring.
 pub(crate) fn problem(error: &EvalError) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => Problem::new(error.to_string(), hint),
-        None => anyhow::anyhow!("{error}"),
-    }
+    Problem::hinted(error.to_string(), error.hint())
 }
 
 pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {

@@ -45,6 +45,14 @@ impl Problem {
     pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { message: message.into(), hint: hint.into() })
     }
+
+    /// A library's message, with its remedy if it has one.
+    pub(crate) fn hinted(message: String, hint: Option<String>) -> anyhow::Error {
+        match hint {
+            Some(hint) => Self::new(message, hint),
+            None => anyhow::anyhow!(message),
+        }
+    }
 }
 
 /// Sets the number of threads of everything that computes; once, before the first tensor.

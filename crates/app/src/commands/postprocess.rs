@@ -277,10 +277,7 @@ fn line(case: &str, changed: &[usize], as_json: bool) -> String {
 }
 
 fn problem(error: &PostprocessError) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => Problem::new(error.to_string(), hint),
-        None => anyhow::anyhow!("{error}"),
-    }
+    Problem::hinted(error.to_string(), error.hint())
 }
 
 #[cfg(test)]

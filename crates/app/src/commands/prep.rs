@@ -149,8 +149,5 @@ fn describe(case: &str, error: &StoreError) -> String {
 }
 
 fn store_problem(error: &StoreError) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => Problem::new(error.to_string(), hint),
-        None => anyhow::anyhow!("{error}"),
-    }
+    Problem::hinted(error.to_string(), error.hint())
 }

@@ -176,18 +176,8 @@ pub enum TrainError {
     Volume(Box<VolumeError>),
 }
 
-/// Errors of other crates are large, and boxed.
-macro_rules! boxed {
-    ($($variant:ident($error:ty)),*) => {
-        $(impl From<$error> for TrainError {
-            fn from(error: $error) -> Self {
-                Self::$variant(Box::new(error))
-            }
-        })*
-    };
-}
-
-boxed!(
+boxed_from!(
+    TrainError:
     Plan(PlanError),
     Store(StoreError),
     Augment(AugmentError),

@@ -4,7 +4,7 @@
 //! the input's channels, and the patch starts from a cube of 512 voxels. The plans come out in version 2's form, with the key `rules`.
 
 use super::target::Target;
-use super::{Attempt, PlanOptions, Planned};
+use super::{Attempt, PlanOptions, Planned, plans_json};
 use crate::fingerprint::median;
 use crate::v1::V1Model;
 use crate::{Fingerprint, PlanError, RawDataset};
@@ -256,7 +256,7 @@ pub(super) fn plan(
     let low = lowres(&data, &full, &target, shape, &mut planned)?;
     let flat = data.stage_2d(&target, shape, &mut planned.attempts)?;
 
-    let plans_name = options.plans_name.as_deref().unwrap_or(options.planner.plans_name());
+    let plans_name = options.name();
     let cropped = fingerprint.median_relative_size_after_cropping < 0.75;
     let by_channel = |of: &dyn Fn(&str) -> Value| -> Value {
         let names = description.channel_names.iter().enumerate();
@@ -298,19 +298,7 @@ pub(super) fn plan(
         Some(low) => [0, 1].into_iter().try_for_each(|number| add(&[&low.json, &full.json], number))?,
         None => add(&[&full.json], 0)?,
     }
-    planned.json = json!({
-        "dataset_name": dataset.name,
-        "plans_name": plans_name,
-        "original_median_spacing_after_transp": target.original_spacing_mm,
-        "original_median_shape_after_transp": target.original_shape.map(|s| s.round_ties_even() as u64),
-        "image_reader_writer": dataset.image_reader_writer(),
-        "transpose_forward": target.transpose_forward,
-        "transpose_backward": target.transpose_backward,
-        "configurations": configurations,
-        "experiment_planner_used": options.planner.class_name(),
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": fingerprint.intensities_json(),
-    });
+    planned.json = plans_json(dataset, fingerprint, options, &target, &configurations);
     Ok(planned)
 }
 

@@ -88,6 +88,13 @@ pub struct PlanOptions {
     pub plans_name: Option<String>,
 }
 
+impl PlanOptions {
+    /// Name of the plans: the one asked for, or the planner's.
+    fn name(&self) -> &str {
+        self.plans_name.as_deref().unwrap_or(self.planner.plans_name())
+    }
+}
+
 impl Default for PlanOptions {
     fn default() -> Self {
         Self {
@@ -146,7 +153,7 @@ pub fn plan(
     let cropped = fingerprint.median_relative_size_after_cropping < 0.75;
     let labels =
         description.labels.entries().len() + usize::from(description.labels.ignore_label().is_some());
-    let plans_name = options.plans_name.as_deref().unwrap_or(options.planner.plans_name());
+    let plans_name = options.name();
     let setting = Setting {
         planner: options.planner,
         gpu_memory_gb: options.gpu_memory_gb.unwrap_or(options.planner.gpu_memory_gb()),
@@ -187,9 +194,21 @@ pub fn plan(
             configurations.insert("3d_cascade_fullres".to_owned(), cascade);
         }
     }
-    planned.json = json!({
+    planned.json = plans_json(dataset, fingerprint, options, &target, &configurations);
+    Ok(planned)
+}
+
+/// The plans of these configurations.
+fn plans_json(
+    dataset: &RawDataset,
+    fingerprint: &Fingerprint,
+    options: &PlanOptions,
+    target: &Target,
+    configurations: &Map<String, Value>,
+) -> Value {
+    json!({
         "dataset_name": dataset.name,
-        "plans_name": plans_name,
+        "plans_name": options.name(),
         "original_median_spacing_after_transp": target.original_spacing_mm,
         "original_median_shape_after_transp": target.original_shape.map(|s| s.round_ties_even() as u64),
         "image_reader_writer": dataset.image_reader_writer(),
@@ -199,8 +218,7 @@ pub fn plan(
         "experiment_planner_used": options.planner.class_name(),
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": fingerprint.intensities_json(),
-    });
-    Ok(planned)
+    })
 }
 
 fn check(options: &PlanOptions) -> Result<(), PlanError> {
