@@ -147,6 +147,18 @@ pub enum Mismatch {
         /// Its shape in the network.
         expected: Vec<usize>,
     },
+    /// Position embeddings for another size.
+    #[error(
+        "the position embeddings `{name}` have shape {found:?} in the checkpoint, but the plan's patch asks for {expected:?}"
+    )]
+    Positions {
+        /// The tensor's name.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+        /// Its shape in the network.
+        expected: Vec<usize>,
+    },
     /// Two names of one tensor with different values.
     #[error("tensor `{alias}` stands for `{name}`, but the checkpoint holds other values for it")]
     Alias {
@@ -198,6 +210,10 @@ impl NetError {
             NetError::Pickle { .. } => "copy or download the file again; the original may be intact".into(),
             NetError::NoWeights { .. } => {
                 "nnU-Net keeps the weights in `network_weights` (version 2) or `state_dict` (version 1)".into()
+            }
+            NetError::Mismatch { first, .. } if matches!(**first, Mismatch::Positions { .. }) => {
+                "train with the patch that they are for (--patch), or interpolate them with --interpolate-positions"
+                    .into()
             }
             NetError::Mismatch { origin, .. } => {
                 let origin = origin.as_deref().unwrap_or("another network");

@@ -281,7 +281,7 @@ impl Unet {
         // The first difference shown is the most telling one: a shape, since names follow from it.
         differences.sort_by_key(|d| match d {
             Mismatch::Shape { .. } => 0,
-            Mismatch::Missing { .. } => 1,
+            Mismatch::Missing { .. } | Mismatch::Positions { .. } => 1,
             Mismatch::Surplus { .. } | Mismatch::Alias { .. } => 2,
         });
         if !differences.is_empty() {
@@ -298,14 +298,18 @@ impl Unet {
             }
         }
         for (slot, source) in slots.iter_mut().zip(sources) {
-            let (values, wanted) = (checkpoint.read(source)?, slot.shape());
-            let count = wanted.iter().product::<usize>();
-            let values =
-                if values.len() == count { values } else { resize(&values, wanted[1], count / wanted[1]) };
-            slot.set(values);
+            take(slot, checkpoint, source)?;
         }
         Ok(())
     }
+}
+
+/// Reads a tensor into its place; position embeddings of another length are interpolated.
+fn take(slot: &mut Slot<'_>, checkpoint: &Checkpoint, source: &str) -> Result<(), NetError> {
+    let (values, wanted) = (checkpoint.read(source)?, slot.shape());
+    let count = wanted.iter().product::<usize>();
+    slot.set(if values.len() == count { values } else { resize(&values, wanted[1], count / wanted[1]) });
+    Ok(())
 }
 
 impl Unet {
@@ -316,11 +320,16 @@ impl Unet {
     /// others, heads too, those are taken that fit.
     ///
     /// # Errors
-    /// [`NetError::Mismatch`] if a tensor that must be there is missing or of another shape; then nothing was changed.
+    /// [`NetError::Mismatch`] if a tensor that must be there is missing or of another shape, or position embeddings are for
+    /// another size and `interpolate` is not set; then nothing was changed.
     ///
     /// # Source
-    /// nnU-Net v2 and v1, `load_pretrained_weights`.
-    pub fn load_pretrained(&mut self, checkpoint: &Checkpoint) -> Result<Vec<String>, NetError> {
+    /// nnU-Net v2 and v1, `load_pretrained_weights` (which leaves position embeddings of another size random without a word).
+    pub fn load_pretrained(
+        &mut self,
+        checkpoint: &Checkpoint,
+        interpolate: bool,
+    ) -> Result<Vec<String>, NetError> {
         let naming = self.spec().naming;
         let found: HashMap<String, (&str, &[usize])> =
             checkpoint.tensors().map(|t| (strip_wrappers(t.name).to_owned(), (t.name, t.shape))).collect();
@@ -332,8 +341,16 @@ impl Unet {
                 Naming::V2 => (!name.contains(".seg_layers."), !name.contains(".seg_layers.")),
                 Naming::V1 => (name.contains("conv_blocks"), true),
             };
+            let position = is_position(&name);
             match found.get(&name) {
                 Some((source, shape)) if may && *shape == expected => sources.push((i, *source)),
+                Some((source, shape)) if position && same_but_length(shape, &expected) => {
+                    if interpolate {
+                        sources.push((i, *source));
+                    } else {
+                        differences.push(Mismatch::Positions { name, found: shape.to_vec(), expected });
+                    }
+                }
                 None if needed => differences.push(Mismatch::Missing { name, expected }),
                 Some((_, shape)) if needed => {
                     differences.push(Mismatch::Shape { name, found: shape.to_vec(), expected });
@@ -345,7 +362,7 @@ impl Unet {
             return Err(mismatch(checkpoint, differences));
         }
         for (i, source) in sources {
-            slots[i].set(checkpoint.read(source)?);
+            take(&mut slots[i], checkpoint, source)?;
         }
         Ok(kept)
     }

@@ -173,6 +173,16 @@ fn position_embeddings_are_for_one_size_unless_interpolated() -> Result<(), Fail
     }
     let logits = other.forward(Tensor::ones([1, 4, 16, 16, 8], &device));
     assert_eq!(logits.dims(), [1, 3, 16, 16, 8]);
+
+    // As the beginning of a training, too.
+    let mut begun = Unet::new(&at([8, 16, 8]).with_positions_for([16, 16, 8]), &device)?;
+    let before = begun.export();
+    let error = begun.load_pretrained(&checkpoint, false).expect_err("another patch");
+    assert!(error.to_string().contains("the position embeddings `axial_embedding."), "{error}");
+    assert!(error.hint().is_some_and(|h| h.contains("--interpolate-positions")));
+    assert_eq!(begun.export(), before, "an error changes nothing");
+    assert_eq!(begun.load_pretrained(&checkpoint, true)?, Vec::<String>::new());
+    assert_eq!(begun.export(), other.export());
     Ok(())
 }
 

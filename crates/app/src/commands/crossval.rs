@@ -51,8 +51,10 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
     let mut candidates = vec![];
     let mut folds = vec![];
     for configuration in &configurations {
-        let places =
-            Places { configuration: (*configuration).to_owned(), ..options.how.places(&options.dataset) };
+        let places = Places {
+            configuration: (*configuration).to_owned(),
+            ..options.how.places(&options.dataset, &settings)
+        };
         make_ready(&dataset, &places, &settings, options.how.strict, ui)?;
         // The first fold writes the splits where there are none.
         Setup::new(&places, FoldChoice::Number(0), &settings)?;
@@ -67,7 +69,7 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
         }
         candidates.push(collect(&dataset, configuration, &model, &folds).map_err(failed)?);
     }
-    let results = options.how.places(&options.dataset).results;
+    let results = options.how.places(&options.dataset, &settings).results;
     for i in 0..configurations.len() {
         for j in i + 1..configurations.len() {
             let pair = combine(&dataset, &candidates[i], &candidates[j], &results).map_err(failed)?;

@@ -33,11 +33,13 @@ use crate::ui::{Ui, duration};
 /// nothing had happened.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  glioseg train Dataset001_BraTS -c 3d_fullres -f 0\n  \
-    glioseg train Dataset001_BraTS -f all --epochs 200 --budget 8h\n  glioseg train Dataset001_BraTS -f 0 --resume\n\n\
+    glioseg train Dataset001_BraTS -f all --epochs 200 --budget 8h\n  glioseg train Dataset001_BraTS -f 0 --resume\n  \
+    glioseg train Dataset001_BraTS --preset bl-l-gn\n\n\
     The result is nnU-Net's folder TRAINER__PLANS__CONFIG, which `glioseg predict -m` takes: plans.json, dataset.json, and in fold_K\n\
     checkpoint_final.safetensors, checkpoint_best.safetensors, progress.png, training_log.jsonl, events for TensorBoard, and\n\
     validation/ with the segmentations of the held-out cases and summary.json.\n\n\
-    A preset is a JSON object with settings; --preset default --print-settings shows all of them.\n\n\
+    The networks of the BraTS 2021 winner are presets: bl, bl-l, bl-gn, bl-l-gn, bl-aa; their plans are made by `plan --planner brats21`.\n\
+    A preset is a JSON object with settings; `--preset bl --print-settings > my.json` is one to change.\n\n\
     Exit code: 0 trained and validated, 1 stopped before the end (go on with --resume), 2 could not start or failed.")]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Train {
@@ -58,6 +60,9 @@ pub(crate) struct Train {
     /// First weights from another model: a checkpoint, or a model's folder; heads begin at random
     #[arg(long, value_name = "MODEL")]
     pub(crate) weights: Option<PathBuf>,
+    /// With --weights of a model with axial attention whose position embeddings are for another patch: interpolate them
+    #[arg(long, requires = "weights")]
+    pub(crate) interpolate_positions: bool,
     /// Time for the training with its validation, such as 90m or 8h; the learning rate falls accordingly
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) budget: Option<Duration>,
@@ -78,9 +83,9 @@ pub(crate) struct How {
     /// Configuration of the plans
     #[arg(short, long, value_name = "CONFIG", default_value = "3d_fullres")]
     pub(crate) configuration: String,
-    /// Name of the plans
-    #[arg(short, long, value_name = "NAME", default_value = "nnUNetPlans")]
-    pub(crate) plans: String,
+    /// Name of the plans [default: those of the preset's planner, nnUNetPlans]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) plans: Option<String>,
     /// Refuse to train where a case's channels do not look like their names, rather than warn
     #[arg(long)]
     pub(crate) strict: bool,
@@ -94,6 +99,10 @@ pub(crate) struct How {
     /// Settings to begin with: a preset's name, or a JSON file
     #[arg(long, value_name = "NAME|FILE", help_heading = "Training")]
     pub(crate) preset: Option<String>,
+    /// Changes one setting, such as loss.smooth=0 or configuration.architecture.arch_kwargs.base_num_features=16; --print-settings
+    /// shows their names; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Training")]
+    pub(crate) set: Vec<String>,
     /// Epochs [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) epochs: Option<usize>,
@@ -165,6 +174,9 @@ impl How {
             (None, Some(begun)) => begun,
             (None, None) => Settings::default(),
         };
+        for assignment in &self.set {
+            settings = settings.with(assignment)?;
+        }
         let counts = [
             (self.epochs, &mut settings.epochs),
             (self.iterations, &mut settings.iterations),
@@ -194,21 +206,22 @@ impl How {
     }
 
     /// Where everything lies.
-    pub(crate) fn places(&self, dataset: &Path) -> Places {
+    pub(crate) fn places(&self, dataset: &Path, settings: &Settings) -> Places {
         Places {
             dataset: dataset.to_owned(),
             preprocessed: self.preprocessed.clone().unwrap_or_else(|| preprocessed_folder(dataset)),
             results: self.output.clone().unwrap_or_else(|| results_folder(dataset)),
-            plans: self.plans.clone(),
+            plans: self.plans.clone().unwrap_or_else(|| settings.planner.plans_name().to_owned()),
             configuration: self.configuration.clone(),
         }
     }
 }
 
 pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
-    let places = options.how.places(&options.dataset);
-    let begun = if options.resume { begun_with(&options.how, &places, options.fold) } else { None };
-    let settings = options.how.settings(begun)?;
+    let given = options.how.settings(None)?;
+    let places = options.how.places(&options.dataset, &given);
+    let begun = if options.resume { begun_with(&given, &places, options.fold) } else { None };
+    let settings = if begun.is_some() { options.how.settings(begun)? } else { given };
     if options.print_settings {
         print(&serde_json::to_string_pretty(&settings)?)?;
         return Ok(Outcome::Done);
@@ -220,6 +233,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         resume: options.resume,
         overwrite: options.overwrite,
         weights: options.weights.clone(),
+        interpolate_positions: options.interpolate_positions,
         budget: options.budget,
         save_probabilities: options.save_probabilities,
         save_every: options.save_every,
@@ -243,9 +257,8 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
 }
 
 /// The settings of the training that is resumed.
-fn begun_with(how: &How, places: &Places, fold: FoldChoice) -> Option<Settings> {
-    let trainer = how.settings(None).ok()?.trainer;
-    let model = format!("{trainer}__{}__{}", places.plans, places.configuration);
+fn begun_with(given: &Settings, places: &Places, fold: FoldChoice) -> Option<Settings> {
+    let model = format!("{}__{}__{}", given.trainer, places.plans, places.configuration);
     begun_settings(&places.results.join(model).join(format!("fold_{fold}")))
 }
 
@@ -260,8 +273,8 @@ pub(crate) fn make_ready(
     let folder = &places.preprocessed;
     let path = folder.join(format!("{}.json", places.plans));
     if !path.exists() {
-        let defaults = PlanOptions::default();
-        if places.plans != defaults.planner.plans_name() {
+        let planned = PlanOptions { planner: settings.planner, ..PlanOptions::default() };
+        if places.plans != planned.planner.plans_name() {
             return Err(Problem::new(
                 format!("there are no plans {}", path.display()),
                 format!(
@@ -275,7 +288,7 @@ pub(crate) fn make_ready(
             let message = format!("cannot make the folder {}: {e}", folder.display());
             Problem::new(message, "choose another one with --preprocessed")
         })?;
-        plan::make(dataset, folder, &defaults, ui)?;
+        plan::make(dataset, folder, &planned, ui)?;
     }
     let plans = Plans::read(&path).map_err(problem)?;
     let plans = settings.apply_to(&plans, &places.configuration)?;

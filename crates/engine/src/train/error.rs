@@ -42,6 +42,14 @@ pub enum TrainError {
         /// What it must be.
         expected: &'static str,
     },
+    /// A setting that cannot be set as it was asked for.
+    #[error("`{text}` cannot be set: {reason}")]
+    Assignment {
+        /// What was asked for.
+        text: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Prepared cases are missing.
     #[error("{missing} of {of} cases are not prepared for {configuration}, such as `{first}`")]
     NotPrepared {
@@ -200,6 +208,9 @@ impl TrainError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Preset { .. } => Some("a preset is a JSON object with settings such as {\"epochs\": 100}".into()),
+            Self::Assignment { .. } => {
+                Some("the names are those that `--print-settings` shows, joined by dots: --set loss.smooth=0".into())
+            }
             Self::Setting { .. } | Self::UnknownPreset { .. } => None,
             Self::NotPrepared { configuration, path, .. } => Some(format!(
                 "run `glioseg prep DATASET -c {configuration}`; it should make {}",

@@ -90,9 +90,9 @@ impl Estimate {
             let half = patch[a] / 2;
             if patch[a] >= 64 && half.is_multiple_of(divisor[a]) { half } else { patch[a] }
         });
-        let seconds = step_seconds(setup, probe, device)?;
-        let flops = |size| setup.network.flops(size) as f64;
-        let per_sample = seconds * flops(patch) / flops(probe);
+        let network = setup.network.clone().with_positions_for(probe);
+        let seconds = step_seconds(setup, &network, probe, device)?;
+        let per_sample = seconds * setup.network.flops(patch) as f64 / network.flops(probe) as f64;
         let batch = setup.configuration.batch_size as f64;
         let settings = &setup.settings;
         self.iteration_seconds = per_sample * batch;
@@ -107,8 +107,12 @@ impl Estimate {
 }
 
 /// Seconds of a training step with one sample of this size, once warm.
-fn step_seconds(setup: &Setup, size: [usize; 3], device: &Device) -> Result<f64, TrainError> {
-    let spec: &NetworkSpec = &setup.network;
+fn step_seconds(
+    setup: &Setup,
+    spec: &NetworkSpec,
+    size: [usize; 3],
+    device: &Device,
+) -> Result<f64, TrainError> {
     let mut net = Unet::new(spec, device)?;
     let mut optimiser = Optimiser::new(setup.settings.optimiser, &net);
     let mut loss = setup.loss();

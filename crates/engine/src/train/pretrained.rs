@@ -35,10 +35,10 @@ pub(super) fn checkpoint_of(path: &Path) -> Result<PathBuf, TrainError> {
     })
 }
 
-/// Takes the weights of a checkpoint but for its heads.
-pub(super) fn load(net: &mut Unet, path: &Path) -> Result<Taken, TrainError> {
+/// Takes the weights of a checkpoint but for its heads; position embeddings for another patch are interpolated where that is asked for.
+pub(super) fn load(net: &mut Unet, path: &Path, interpolate: bool) -> Result<Taken, TrainError> {
     let path = checkpoint_of(path)?;
-    let kept = net.load_pretrained(&Checkpoint::open(&path)?)?;
+    let kept = net.load_pretrained(&Checkpoint::open(&path)?, interpolate)?;
     let tensors = net.tensor_names().len() - kept.len();
     Ok(Taken { path, tensors, kept })
 }

@@ -29,6 +29,8 @@ pub struct TrainOptions {
     pub overwrite: bool,
     /// First weights from another model: a checkpoint, or a model's folder.
     pub weights: Option<PathBuf>,
+    /// Whether position embeddings of [`Self::weights`] that are for another patch are interpolated.
+    pub interpolate_positions: bool,
     /// The training ends after this time, and its learning rate falls accordingly.
     pub budget: Option<Duration>,
     /// Also write `CASE.npz` at the final validation.
@@ -45,6 +47,7 @@ impl Default for TrainOptions {
             resume: false,
             overwrite: false,
             weights: None,
+            interpolate_positions: false,
             budget: None,
             save_probabilities: false,
             save_every: Duration::from_mins(5),
@@ -260,7 +263,7 @@ impl<'a> Training<'a> {
                 ));
             }
             if let Some(path) = &options.weights {
-                let taken = pretrained::load(&mut net, path)?;
+                let taken = pretrained::load(&mut net, path, options.interpolate_positions)?;
                 observer(Event::Note(format!(
                     "first weights from {}: {} tensors, {} keep random values",
                     taken.path.display(),

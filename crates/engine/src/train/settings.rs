@@ -4,7 +4,7 @@ use std::path::Path;
 
 use glioseg_net::loss::{DiceForm, LossOptions, deep_supervision_weights};
 use glioseg_net::optimiser::OptimiserOptions;
-use glioseg_plan::{Labels, Plans, read_json};
+use glioseg_plan::{Labels, Planner, Plans, read_json};
 use glioseg_prep::augment::{Augmentation, Oversampling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,6 +26,8 @@ use super::TrainError;
 pub struct Settings {
     /// First part of the result folder's name, in nnU-Net the trainer class.
     pub trainer: String,
+    /// Who makes the plans where none are named.
+    pub planner: Planner,
     /// Epochs.
     pub epochs: usize,
     /// Training batches per epoch.
@@ -62,6 +64,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             trainer: "nnUNetTrainer".into(),
+            planner: Planner::Default,
             epochs: 1000,
             iterations: 250,
             val_iterations: 50,
@@ -222,6 +225,36 @@ impl Settings {
         Self::parse(read_json(path)?, path)
     }
 
+    /// These settings with one changed: `NAME=VALUE`, with the names of a preset's file joined by dots. A value that is not JSON is a text.
+    ///
+    /// ```
+    /// # use glioseg_engine::train::Settings;
+    /// let settings = Settings::default().with("loss.smooth=0")?.with("configuration.patch_size=[64, 64, 64]")?;
+    /// assert_eq!(settings.loss.smooth, 0.0);
+    /// # Ok::<(), glioseg_engine::train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TrainError::Assignment`] if there is no such setting, or it cannot have this value.
+    pub fn with(&self, assignment: &str) -> Result<Self, TrainError> {
+        let wrong = |reason: String| TrainError::Assignment { text: assignment.to_owned(), reason };
+        let (name, text) = assignment.split_once('=').ok_or_else(|| wrong("it has no `=`".into()))?;
+        let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+        let mut all = serde_json::to_value(self).map_err(|e| wrong(e.to_string()))?;
+        let mut place = &mut all;
+        for key in name.trim().split('.') {
+            if place.is_null() {
+                *place = Value::Object(Map::new());
+            }
+            place = match place {
+                Value::Object(fields) => fields.entry(key.to_owned()).or_insert(Value::Null),
+                _ => return Err(wrong(format!("there is nothing named `{key}` in what is no object"))),
+            };
+        }
+        *place = value;
+        serde_json::from_value(all).map_err(|e| wrong(e.to_string()))
+    }
+
     /// Whether every value makes sense.
     ///
     /// # Errors
@@ -357,7 +390,7 @@ mod tests {
         let text = serde_json::to_string(&settings).expect("JSON");
         assert_eq!(serde_json::from_str::<Settings>(&text).expect("settings"), settings);
         let wrong = serde_json::from_str::<Settings>(r#"{"epoch": 3}"#).expect_err("misspelt").to_string();
-        assert!(wrong.contains("unknown field `epoch`, expected one of `trainer`, `epochs`"), "{wrong}");
+        assert!(wrong.contains("unknown field `epoch`, expected one of `trainer`, `planner`, `epochs`"), "{wrong}");
         let wrong = serde_json::from_str::<Settings>(r#"{"augmentation": "da6"}"#).expect_err("unknown");
         assert!(wrong.to_string().contains("valid are default, da5, da4, none"), "{wrong}");
     }
@@ -372,6 +405,26 @@ mod tests {
             error.starts_with("there is no preset `dmeo`, and no such file; there are default, demo"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn single_settings_are_changed_by_name_and_others_are_refused() {
+        let set = |text| Settings::preset("bl").expect("a preset").with(text);
+        assert_eq!(set("clip=null").expect("no clipping").clip, None);
+        assert_eq!(set("trainer=mine").expect("a text").trainer, "mine");
+        let wide = set("configuration.architecture.arch_kwargs.base_num_features=8").expect("a new key");
+        let arguments = &wide.configuration["architecture"]["arch_kwargs"];
+        assert_eq!((&arguments["base_num_features"], &arguments["encoder_scale"]), (&json!(8), &json!(1)));
+        for (text, message) in [
+            ("epochs", "`epochs` cannot be set: it has no `=`"),
+            ("epoch=3", "unknown field `epoch`, expected one of `trainer`"),
+            ("epochs=many", "invalid type: string \"many\", expected usize"),
+            ("epochs.x=1", "there is nothing named `x` in what is no object"),
+            ("planner=huge", "unknown variant `huge`, expected one of `default`, `resenc`"),
+        ] {
+            let error = set(text).expect_err("refused").to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

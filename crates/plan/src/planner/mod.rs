@@ -14,6 +14,7 @@ mod topology;
 use crate::{Fingerprint, Normalization, PlanError, RawDataset, Splits, python_json};
 use configuration::{Setting, plan_configuration};
 use glioseg_volume::atomic;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -24,19 +25,27 @@ pub(crate) use topology::Topology;
 const LOWRES_SHARE: f64 = 0.25;
 
 /// The kinds of experiment planner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// In JSON they have the words of the command line: `default`, `resenc-m`, `brats21` …
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Planner {
     /// `ExperimentPlanner`: plain U-Net for 8 GB.
+    #[serde(rename = "default")]
     Default,
     /// `ResEncUNetPlanner`: residual encoder for 8 GB, batches of at most 5 % of the dataset.
+    #[serde(rename = "resenc")]
     ResEnc,
     /// `nnUNetPlannerResEncM`: residual encoder for 8 GB.
+    #[serde(rename = "resenc-m")]
     ResEncM,
     /// `nnUNetPlannerResEncL`: residual encoder for 24 GB.
+    #[serde(rename = "resenc-l")]
     ResEncL,
     /// `nnUNetPlannerResEncXL`: residual encoder for 40 GB.
+    #[serde(rename = "resenc-xl")]
     ResEncXl,
     /// `ExperimentPlanner3D_v21` of nnU-Net v1 with the BraTS 2021 winner's baseline network, and version 1's rules.
+    #[serde(rename = "brats21")]
     Brats21,
 }
 
