@@ -390,7 +390,10 @@ mod tests {
         let text = serde_json::to_string(&settings).expect("JSON");
         assert_eq!(serde_json::from_str::<Settings>(&text).expect("settings"), settings);
         let wrong = serde_json::from_str::<Settings>(r#"{"epoch": 3}"#).expect_err("misspelt").to_string();
-        assert!(wrong.contains("unknown field `epoch`, expected one of `trainer`, `planner`, `epochs`"), "{wrong}");
+        assert!(
+            wrong.contains("unknown field `epoch`, expected one of `trainer`, `planner`, `epochs`"),
+            "{wrong}"
+        );
         let wrong = serde_json::from_str::<Settings>(r#"{"augmentation": "da6"}"#).expect_err("unknown");
         assert!(wrong.to_string().contains("valid are default, da5, da4, none"), "{wrong}");
     }
