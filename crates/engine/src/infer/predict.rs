@@ -9,27 +9,25 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
-use glioseg_net::{Checkpoint, Unet};
+use burn::tensor::Device;
 use glioseg_plan::{Labels, Rules};
+use glioseg_prep::PreparedCase;
 use glioseg_prep::guard::ChannelCheck;
-use glioseg_prep::{PreparedCase, preprocess_case};
-use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, nifti};
+use glioseg_volume::{Geometry, LabelMap, nifti};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
 use super::finish::{Finish, PostprocessingChoice};
 use super::flags::{Flag, FlagKind, ImageFacts, TrainingRange, flags};
+use super::networks::{Networks, forward};
 use super::output::{V1Properties, write_probabilities, write_softmax};
+use super::reading::{Failure, Ready, read_cases};
 use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::uncertainty::{CaseMoments, Moments, uncertainty_path};
 use super::{Accumulation, Image, InferError, LogitSum, WindowOptions};
 use crate::cases::{CaseFiles, ChannelMatch, canonical_channel, find_cases};
 use crate::labels::{OutputLabels, meaning, other_labels, write_description};
 use crate::model::{CheckpointChoice, Folds, Model};
-
-/// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
-const RESIDENT_WEIGHTS: usize = 1 << 30;
 
 /// The K-th of N equal shares of the cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,17 +158,6 @@ pub struct PredictSummary {
     pub skipped: usize,
 }
 
-/// A case that is read and prepared for every model.
-struct Ready {
-    files: CaseFiles,
-    channels: ChannelCheck,
-    geometry: Geometry,
-    prepared: Vec<Arc<PreparedCase>>,
-    image: ImageFacts,
-    warnings: Vec<String>,
-    read_seconds: f64,
-}
-
 /// A case whose segmentation is to be written.
 struct Segmented {
     files: CaseFiles,
@@ -187,12 +174,6 @@ struct Segmented {
 enum ToWrite {
     Logits { logits: Vec<f32>, prepared: Arc<PreparedCase> },
     Probabilities { sum: ProbabilitySum, prepared: Arc<PreparedCase> },
-}
-
-/// A case that failed, at whatever step.
-struct Failure {
-    files: CaseFiles,
-    error: Box<InferError>,
 }
 
 /// Predicts every case of `inputs` with the mean of `models` and writes `CASE.nii.gz`, `predict.json` and `dataset.json` to `out`.
@@ -396,199 +377,6 @@ fn check_output(out: &Path, inputs: &[PathBuf]) -> Result<(), InferError> {
     Ok(())
 }
 
-/// The folds' networks, all in memory or one at a time.
-struct Networks {
-    /// SHA-256 of every fold's checkpoint, model by model.
-    hashes: Vec<Vec<String>>,
-    /// The networks, where all of them fit.
-    resident: Option<Vec<Vec<Unet>>>,
-    device: Device,
-    interpolate_positions: bool,
-}
-
-impl Networks {
-    fn load(models: &[Model], options: &PredictOptions) -> Result<Self, InferError> {
-        let empty = Self {
-            hashes: Vec::new(),
-            resident: None,
-            device: options.device.clone(),
-            interpolate_positions: options.interpolate_positions,
-        };
-        let mut hashes = Vec::new();
-        let (mut resident, mut bytes) = (Some(Vec::new()), 0);
-        for model in models {
-            let mut of_model = Vec::new();
-            let mut networks = Vec::new();
-            for fold in &model.folds {
-                // Every fold is loaded once at the start, so that a damaged one is an error before hours of work.
-                let checkpoint = Checkpoint::open(&fold.checkpoint)?;
-                of_model.push(checkpoint.sha256()?);
-                let network = empty.network(model, &checkpoint)?;
-                bytes += network.num_parameters() * size_of::<f32>();
-                if bytes > RESIDENT_WEIGHTS {
-                    resident = None;
-                }
-                if resident.is_some() {
-                    networks.push(network);
-                } else {
-                    networks.clear();
-                }
-            }
-            hashes.push(of_model);
-            if let Some(resident) = &mut resident {
-                resident.push(networks);
-            }
-        }
-        Ok(Self { hashes, resident, ..empty })
-    }
-
-    /// The network of a fold, for tiles of the model's size.
-    fn network(&self, model: &Model, checkpoint: &Checkpoint) -> Result<Unet, InferError> {
-        let mut spec = model.network.clone();
-        if self.interpolate_positions && spec.fixed_input().is_some() {
-            spec = spec.with_positions_for(model.tile());
-        }
-        spec.check_input(spec.in_channels, model.tile())?;
-        let mut network = Unet::new(&spec, &self.device)?;
-        if self.interpolate_positions {
-            network.load_weights_interpolating_positions(checkpoint)?;
-        } else {
-            network.load_weights(checkpoint)?;
-        }
-        Ok(network)
-    }
-
-    /// Calls `work` with the network of every fold of a model in turn.
-    fn for_each_fold(
-        &self,
-        at: usize,
-        model: &Model,
-        mut work: impl FnMut(&Unet) -> Result<(), InferError>,
-    ) -> Result<(), InferError> {
-        if let Some(resident) = &self.resident {
-            return resident[at].iter().try_for_each(work);
-        }
-        for fold in &model.folds {
-            work(&self.network(model, &Checkpoint::open(&fold.checkpoint)?)?)?;
-        }
-        Ok(())
-    }
-}
-
-fn read_cases(
-    cases: Vec<CaseFiles>,
-    models: &[Model],
-    strict: bool,
-    queue: &SyncSender<Result<Ready, Failure>>,
-) {
-    for files in cases {
-        let ready =
-            read_case(&files, models, strict).map_err(|error| Failure { files, error: Box::new(error) });
-        if queue.send(ready).is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads the channels of a case in parallel; they must share one grid and be finite. If `strict` they must also look like their names.
-fn read_channels(
-    files: &CaseFiles,
-    channels: &[String],
-    strict: bool,
-) -> Result<(Volume, ChannelCheck, Vec<String>), InferError> {
-    let (volume, infos) = nifti::read_stack(&files.files)?;
-    if volume.channels != channels.len() {
-        return Err(InferError::Channels {
-            path: files.files[0].clone(),
-            expected: channels.to_vec(),
-            found: volume.channels,
-        });
-    }
-    let file_of: Vec<&Path> = files
-        .files
-        .iter()
-        .zip(&infos)
-        .flat_map(|(path, info)| std::iter::repeat_n(path.as_path(), info.channels))
-        .collect();
-    volume.check_finite(&files.files[0]).map_err(|mut error| {
-        if let VolumeError::NotFinite { path, channel, .. } = &mut error {
-            *path = file_of[*channel].into();
-        }
-        error
-    })?;
-    let mut warnings = Vec::new();
-    for (path, info) in files.files.iter().zip(&infos).skip(1) {
-        let grids = infos[0].geometry.same_grid(&info.geometry);
-        if !(grids.origin && grids.direction) {
-            warnings.push(format!(
-                "the {} of {} differs from that of {}; voxels are taken to correspond",
-                if grids.origin { "direction" } else { "origin" },
-                path.display(),
-                files.files[0].display()
-            ));
-        }
-    }
-    for (i, channel) in channels.iter().enumerate() {
-        let values = volume.channel(i);
-        if values.iter().all(|v| v.to_bits() == values[0].to_bits()) {
-            warnings.push(format!(
-                "channel `{channel}` is {} everywhere ({})",
-                values[0],
-                file_of[i].display()
-            ));
-        }
-    }
-    let check = ChannelCheck::of_volume(&volume, channels);
-    let doubts = check.messages(channels, &file_of);
-    if strict && !doubts.is_empty() {
-        return Err(InferError::DoubtfulChannels { doubts, path: files.files[0].clone() });
-    }
-    warnings.extend(doubts);
-    Ok((volume, check, warnings))
-}
-
-/// Whether two models prepare a case in the same way.
-fn prepares_alike(a: &Model, b: &Model) -> bool {
-    let (x, y) = (&a.configuration, &b.configuration);
-    a.plans.transpose_forward() == b.plans.transpose_forward()
-        && x.rules == y.rules
-        && a.plans.foreground_intensities() == b.plans.foreground_intensities()
-        && x.spacing == y.spacing
-        && x.normalization == y.normalization
-        && x.use_mask_for_norm == y.use_mask_for_norm
-        && x.resampling_data == y.resampling_data
-}
-
-fn read_case(files: &CaseFiles, models: &[Model], strict: bool) -> Result<Ready, InferError> {
-    let start = Instant::now();
-    let (volume, channels, warnings) = read_channels(files, &models[0].dataset.channel_names, strict)?;
-    let geometry = volume.geometry.clone();
-    let image = ImageFacts::of(&volume);
-    let mut volume = Some(volume);
-    let mut prepared: Vec<Arc<PreparedCase>> = Vec::with_capacity(models.len());
-    for (i, model) in models.iter().enumerate() {
-        if let Some(same) = models[..i].iter().position(|other| prepares_alike(other, model)) {
-            prepared.push(Arc::clone(&prepared[same]));
-            continue;
-        }
-        // The image is copied only where a later model prepares it in another way.
-        let later =
-            (i + 1..models.len()).any(|j| !models[..=i].iter().any(|m| prepares_alike(m, &models[j])));
-        let image = if later { volume.clone() } else { volume.take() };
-        let image = image.expect("the image is kept until the last preparation");
-        prepared.push(Arc::new(preprocess_case(image, &model.plans, &model.configuration)?));
-    }
-    Ok(Ready {
-        files: files.clone(),
-        channels,
-        geometry,
-        prepared,
-        image,
-        warnings,
-        read_seconds: start.elapsed().as_secs_f64(),
-    })
-}
-
 fn predict_cases(
     ready: &Receiver<Result<Ready, Failure>>,
     done: &SyncSender<Result<Segmented, Failure>>,
@@ -709,19 +497,6 @@ fn predict_logits(
     })?;
     let moments = sum.take_moments();
     Ok((sum.finish()?, moments))
-}
-
-/// One network pass; on the CPU nothing is copied on the way in or out.
-pub(crate) fn forward(
-    network: &Unet,
-    patch: Vec<f32>,
-    shape: [usize; 5],
-    device: &Device,
-) -> Result<Vec<f32>, InferError> {
-    let input = Tensor::<5>::from_data(TensorData::new(patch, shape), device);
-    let logits = network.forward(input).into_data();
-    let found = logits.num_elements();
-    logits.try_into_vec::<f32>().map_err(|_| InferError::LogitsShape { expected: found, found: 0 })
 }
 
 /// A model's logits with what leads them back to the image.

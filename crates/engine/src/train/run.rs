@@ -22,6 +22,7 @@ use super::{Estimate, TrainError, chart, pretrained, validation};
 
 /// How a training runs, beside what decides its result.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent switches")]
 pub struct TrainOptions {
     /// Go on where a training was stopped.
     pub resume: bool,

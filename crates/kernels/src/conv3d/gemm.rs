@@ -24,16 +24,15 @@ const MATRIX_LEN: usize = 4 << 20;
 
 /// Whether it is faster than the direct algorithm; the numbers come from measurements.
 ///
-/// Writing the matrix costs as much as the products of about twenty output channels. Long rows fill the direct
-/// algorithm's vectors anyway, unless a stride takes them apart.
+/// Writing the matrix costs as much as the products of about twenty output channels. Rows of a vector or more fill the
+/// direct algorithm's vectors anyway.
 pub(super) fn pays(shape: &ConvShape) -> bool {
     let [_, _, width] = shape.output();
-    let strided = shape.stride != [1; 3];
     shape.taps() > 1
         && shape.out_channels >= 32
         && shape.in_channels >= 16
         && shape.out_voxels() * shape.taps() <= MATRIX_LEN / 16
-        && (width < 16 || strided && width <= 16)
+        && width < 16
 }
 
 /// How a call is cut into jobs; a function of the shape and the lanes alone.
