@@ -4,9 +4,6 @@ import { OUTLINES } from "./colors.js";
 import { format } from "./numbers.js";
 import { openViewer } from "./open.js";
 
-
-
-
 /** Blocks of cases that were unpacked. */
 const blocks = new Map();
 
@@ -112,6 +109,7 @@ function fill(data, c, i, run, block, part) {
     ...block.channels.map(([name, path]) => [name, path]),
     block.reference && ["reference", block.reference],
     ...block.predictions.map((path, k) => path && [data.runs.length > 1 ? data.runs[k].name : "prediction", path]),
+    ...(block.maps ?? []).flatMap((own, k) => own.map(([kind, path]) => [data.runs.length > 1 ? `${kind}, ${data.runs[k].name}` : kind, path])),
   ].filter(Boolean);
   part.replaceChildren(...[
     notes.length && h("ul", { class: "notes" }, notes),
