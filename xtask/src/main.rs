@@ -5,7 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a program for developers, which talks on stderr")]
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 const USAGE: &str = "usage: cargo xtask check | lint | test | browser [FOLDER | REPORT]
@@ -80,7 +80,17 @@ fn browser(report: Option<String>) -> bool {
     };
     let _ended = Ended(server);
     let script = format!("{check}/check.mjs");
-    run("node", &[&script, &address, "--pictures", "target/browser-pictures"])
+    let look = |address: &str, pictures: &str| run("node", &[&script, address, "--pictures", pictures]);
+    if !look(&address, "target/browser-pictures") {
+        return false;
+    }
+    // The same file without a server: everything but the volumes.
+    let page = Path::new(&served);
+    let page = if page.is_dir() { page.join("report.html") } else { page.to_owned() };
+    match page.canonicalize() {
+        Ok(page) => look(&format!("file://{}", page.display()), "target/browser-pictures/disk"),
+        Err(_) => true,
+    }
 }
 
 /// The release build of the program: it lies beside the build that this program is.
