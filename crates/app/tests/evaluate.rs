@@ -138,7 +138,7 @@ fn missing_and_extra_cases_are_named_and_count_as_the_rule_says() {
         ),
         "{stderr}"
     );
-    assert!(stderr.contains("no reference for 1 predictions, which are left out: c"), "{stderr}");
+    assert!(stderr.contains("without a reference, and left out: 1 prediction: c"), "{stderr}");
     assert_eq!(cohort.cell("b", "brats2021/ET/HD95"), "373.1287");
     assert_eq!(cohort.cell("b", "brats2021/ET/Dice"), "0");
     assert_eq!(cohort.cell("b", "nnunet/(4,)/Dice"), "");
@@ -253,7 +253,7 @@ fn odd_cohorts_are_scored_ranked_and_reported() {
     // A voxel to the right is half a millimetre.
     assert_eq!(cohort.cell(&name, "brats2021/WT/HD95"), "0.5");
     let (code, stderr) = cohort.report();
-    assert!(code == 0 && stderr.contains("1 cases in"), "{stderr}");
+    assert!(code == 0 && stderr.contains("1 case in"), "{stderr}");
     let scores = cohort.path("scores").display().to_string();
     let (code, stdout, stderr) = run(&["rank", &scores, &scores]);
     assert!(code == 0 && stdout.contains("winner"), "{stdout}{stderr}");

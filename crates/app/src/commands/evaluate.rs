@@ -288,8 +288,9 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
     if !scores.extra.is_empty() {
         let extra: Vec<&str> = scores.extra.iter().map(String::as_str).collect();
         ui.warn(&format!(
-            "no reference for {} predictions, which are left out: {}",
+            "without a reference, and left out: {} {}: {}",
             extra.len(),
+            if extra.len() == 1 { "prediction" } else { "predictions" },
             list(&extra)
         ));
     }

@@ -81,8 +81,9 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
         ui.warn(left_out);
     }
     ui.say(&format!(
-        "{} cases in {} ({:.1} MB): open it in a browser",
+        "{} {} in {} ({:.1} MB): open it in a browser",
         written.cases,
+        if written.cases == 1 { "case" } else { "cases" },
         output.display(),
         written.bytes as f64 / 1e6
     ));

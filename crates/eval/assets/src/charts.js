@@ -1,6 +1,6 @@
 // Charts: Observable Plot, in the page's own colours, with text for those who do not see them.
 import { dot, gridX, gridY, line, lineY, plot, pointer, pointerX, rect, ruleX, ruleY, tip } from "@observablehq/plot";
-import { box, format } from "./numbers.js";
+import { box, format, shortened } from "./numbers.js";
 
 /** Colours that people with any colour vision tell apart (after Okabe and Ito); report.css has them for light and for dark ground. */
 export const PALETTE = [0, 1, 2, 3, 4, 5, 6, 7].map((k) => `var(--series-${k})`);
@@ -31,7 +31,7 @@ export function distribution(rows, { cases, label, distance, width, open }) {
     width, height: rows.length * 58 + 46, marginLeft: margin, marginRight: 16, marginTop: 8, marginBottom: 38,
     ariaLabel: `Distribution of ${label}`,
     ariaDescription: boxes.map((b) => `${b.row}: median ${format(b.median)}, quartiles ${format(b.q1)} and ${format(b.q3)}, ${b.n} cases`).join("; "),
-    x, y: { axis: null, domain: [1, 0] }, fy: { domain: rows.map((r) => r.name), label: null, padding: 0.12 },
+    x, y: { axis: null, domain: [1, 0] }, fy: { domain: rows.map((r) => r.name), label: null, padding: 0.12, tickFormat: (name) => shortened(name, Math.floor((margin - 14) / 6.6)) },
     marks: [
       gridX({ strokeOpacity: 0.12 }),
       ruleY(boxes, { fy: "row", y: 0.32, x1: "low", x2: "high", stroke: color, strokeWidth: 1.5 }),
@@ -47,8 +47,12 @@ export function distribution(rows, { cases, label, distance, width, open }) {
   return figure;
 }
 
-/** Powers of ten and three times as much: few enough to be read. */
-const DECADES = [-8, -7, -6, -5, -4, -3, -2, -1, 0].flatMap((e) => [10 ** e, 3 * 10 ** e]);
+/** Powers of ten around the values, and three times as much: few enough to be read. */
+function decades(values) {
+  const [low, high] = [Math.floor(Math.log10(Math.min(...values))), Math.ceil(Math.log10(Math.max(...values)))];
+  const powers = Array.from({ length: Math.max(0, high - low) + 1 }, (_, i) => low + i);
+  return powers.flatMap((e) => (e < high ? [10 ** e, 3 * 10 ** e] : [10 ** e]));
+}
 
 /** Lines over epochs; `lines` are {name, epochs, values}. */
 export function curves(lines, { label, width, log = false }) {
@@ -56,6 +60,7 @@ export function curves(lines, { label, width, log = false }) {
     ({ name: l.name, k, epoch: l.epochs[i], value })).filter((p) => Number.isFinite(p.value) && !(log && p.value <= 0)));
   const color = (d) => PALETTE[d.k % PALETTE.length];
   const last = lines.map((l) => points.findLast((p) => p.name === l.name)).filter(Boolean);
+  const ticks = log && points.length ? decades(points.map((p) => p.value)) : undefined;
   const few = points.length / Math.max(1, lines.length) < 40;
   return plot({
     ...BASE,
@@ -63,9 +68,9 @@ export function curves(lines, { label, width, log = false }) {
     ariaLabel: `${label} over epochs`,
     ariaDescription: last.map((p) => `${p.name}: ${format(p.value)} at epoch ${p.epoch}`).join("; "),
     x: { label: "epoch", ticks: Math.max(3, Math.round(width / 90)), tickFormat: (t) => (Number.isInteger(t) ? String(t) : "") },
-    y: { label, type: log ? "log" : "linear", nice: true, ...(log ? { tickFormat: "~e", ticks: DECADES } : {}) },
+    y: { label, type: log ? "log" : "linear", nice: true, ...(log ? { tickFormat: "~e", ticks, domain: ticks && [ticks[0], ticks.at(-1)] } : {}) },
     marks: [
-      gridY({ strokeOpacity: 0.12, ...(log ? { ticks: DECADES } : {}) }),
+      gridY({ strokeOpacity: 0.12, ...(log ? { ticks } : {}) }),
       lines.map((l, k) => lineY(points.filter((p) => p.k === k), { x: "epoch", y: "value", stroke: PALETTE[k % PALETTE.length], strokeWidth: 2, strokeDasharray: DASHES[k % DASHES.length] })),
       few ? dot(points, { x: "epoch", y: "value", fill: color, r: 2 }) : null,
       ruleX(points, pointerX({ x: "epoch", stroke: "currentColor", strokeOpacity: 0.25 })),

@@ -1,7 +1,7 @@
 // A case: slices with outlines, volumes, scores, flags, files, and the way to the viewer.
 import { check, h, radios, select, svg } from "./dom.js";
 import { OUTLINES } from "./colors.js";
-import { format } from "./numbers.js";
+import { count, format } from "./numbers.js";
 import { openViewer } from "./open.js";
 
 /** Blocks of cases that were unpacked. */
@@ -114,7 +114,7 @@ function fill(data, c, i, run, block, part) {
   part.replaceChildren(...[
     notes.length && h("ul", { class: "notes" }, notes),
     block.pictures.length > 0 && controls, figures, tables,
-    files.length > 0 && h("details", { class: "files" }, h("summary", {}, `${files.length} files`), h("ul", {}, files.map(([name, path]) =>
+    files.length > 0 && h("details", { class: "files" }, h("summary", {}, count(files.length, "file")), h("ul", {}, files.map(([name, path]) =>
       h("li", {}, `${name}: `, h("a", { href: path.split("/").map(encodeURIComponent).join("/"), download: path.split("/").pop() }, path))))),
   ].filter(Boolean));
   drawPictures();

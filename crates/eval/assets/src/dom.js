@@ -74,9 +74,9 @@ export function sortable(table) {
 }
 
 /** Radio buttons that look like one control; `options` are [value, text]. */
-let groups = 0;
 export function radios(label, options, value, change) {
-  const name = `group-${groups++}`;
+  // The page and the viewer are two programs: a number counted here would name a group of each.
+  const name = `group-${Math.random().toString(36).slice(2)}`;
   return h("fieldset", { class: "radios" }, h("legend", {}, label),
     options.map(([v, text]) => h("label", {},
       h("input", { type: "radio", name, value: v, checked: String(v) === String(value), onchange: () => change(v) }),

@@ -2,7 +2,7 @@
 import { curves, distribution, lineSample, PALETTE, reliability, scatter } from "./charts.js";
 import { h, select, sortable, svg } from "./dom.js";
 import { caseTable } from "./cases.js";
-import { box, format, number, pValue } from "./numbers.js";
+import { box, count as counted, format, number, pValue } from "./numbers.js";
 
 /** Words that stand for the rules' own. */
 const RULES = {
@@ -35,7 +35,7 @@ async function start() {
     ["confidence", "Uncertainty", confidence(data)],
     ["calibration", "Calibration", calibration(data)],
     ["training", "Learning curves", data.curves.length > 0 && training(data)],
-    ["cases", "Cases", caseTable(data)],
+    ["cases", "Cases", data.cases.length > 0 && caseTable(data)],
     ["about", "About", about(data)],
   ].filter(([, , part]) => part);
   document.getElementById("wait").remove();
@@ -94,17 +94,27 @@ function theme() {
 }
 
 function tile(title, value, more, extra = {}) {
-  return h("div", { class: "tile", ...extra }, h("p", { class: "tile-title" }, title), h("p", { class: "tile-value" }, value), more && h("p", { class: "tile-more" }, more));
+  return h("div", { class: "tile", ...extra }, h("p", { class: "tile-title" }, title), h("p", { class: value.length > 14 ? "tile-value long" : "tile-value" }, value), more && h("p", { class: "tile-more" }, more));
+}
+
+/** What a report of models alone begins with: how long they learned, and what they had reached. */
+function trained(data) {
+  return data.curves.flatMap((curve) => {
+    const name = ["Dice, moving average", "validation loss", "train loss"].find((n) => curve.series[n]);
+    const last = name && curve.series[name].map(number).findLast(Number.isFinite);
+    return [tile(`${curve.fold} · epochs`, String(curve.epochs.length)), name && tile(`${curve.fold} · ${name}`, format(last, 3), "after the last epoch")];
+  });
 }
 
 function overview(data) {
   const flagged = data.cases.filter((c) => c.flags.some((f) => f.length) || c.errors.length).length;
   const count = (status) => data.cases.filter((c) => c.status.includes(status)).length;
+  if (!data.cases.length) return h("div", { class: "tiles" }, trained(data));
   const tiles = [tile("Cases", String(data.cases.length), data.runs.length > 1 ? `${data.runs.length} sets of predictions` : data.runs[0]?.prediction ?? null)];
   if (data.main && data.scored.length === 1) {
     for (const column of data.columns(data.scored[0], data.main.rule, data.main.metric)) {
       const s = column.summary;
-      tiles.push(tile(`${column.region} · mean ${column.metric}`, format(s.mean, 3), `95 % interval ${format(s.ci_low, 3)} to ${format(s.ci_high, 3)}`));
+      tiles.push(tile(`${column.region} · mean ${column.metric}`, format(s.mean, 3), s.n > 1 ? `95 % interval ${format(s.ci_low, 3)} to ${format(s.ci_high, 3)}` : counted(s.n, "case")));
     }
   } else if (data.ranking) {
     const first = data.ranking.places.filter((p) => p.place === 1).map((p) => p.run).join(", ");
@@ -125,7 +135,7 @@ function overview(data) {
     const order = data.ranking ? data.ranking.places.map((p) => data.runs.find((r) => r.name === p.run)) : data.scored;
     part.append(h("h3", {}, `Mean ${metric} (${data.ruleName(rule)})`), scroll(sortable(h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Predictions"), regions.map((r) => h("th", { scope: "col", class: "number" }, r)))),
-      h("tbody", {}, order.map((run) => h("tr", {}, h("th", { scope: "row" }, run.name), regions.map((region) => {
+      h("tbody", {}, order.map((run) => h("tr", {}, h("th", { scope: "row", class: "name" }, run.name), regions.map((region) => {
         const column = data.columns(run, rule, metric).find((c) => c.region === region);
         return bar(column?.summary.mean, column?.more !== false);
       })))))), "Mean scores"));
@@ -198,7 +208,7 @@ function statistics(data, rule, metric) {
     h("tbody", {}, rows.map(({ run, c: { region, metric, summary: s } }, i) => {
       const first = i === 0 || rows[i - 1].c.region !== region;
       return h("tr", { class: first ? "first" : null },
-        several && h("td", {}, run.name), h("th", { scope: "row" }, region), h("td", {}, metric),
+        several && h("td", { class: "name" }, run.name), h("th", { scope: "row" }, region), h("td", {}, metric),
         h("td", { class: "number" }, String(s.n)), h("td", { class: "number strong" }, format(s.mean)),
         h("td", { class: "number" }, `${format(s.ci_low)} to ${format(s.ci_high)}`), h("td", { class: "number" }, format(s.sd)),
         h("td", { class: "number" }, format(s.median)), h("td", { class: "number" }, `${format(s.q1)} to ${format(s.q3)}`),
@@ -225,12 +235,12 @@ function ranking(data) {
   const places = h("table", {},
     h("thead", {}, h("tr", {}, ["Place", "Predictions", "Mean rank", "Winner's rule"].map((t, i) => h("th", { scope: "col", class: i === 1 ? null : "number" }, t)),
       r.metrics.map((m) => h("th", { scope: "col", class: "number" }, title(m))))),
-    h("tbody", {}, r.places.map((p) => h("tr", {}, h("td", { class: "number strong" }, String(p.place)), h("th", { scope: "row" }, p.run),
+    h("tbody", {}, r.places.map((p) => h("tr", {}, h("td", { class: "number strong" }, String(p.place)), h("th", { scope: "row", class: "name" }, p.run),
       h("td", { class: "number" }, format(p.mean_rank, 3)), h("td", { class: "number" }, String(p.winner_place)),
       p.metric_means.map((v) => h("td", { class: "number" }, format(number(v))))))));
   const matrix = h("table", { class: "matrix" },
-    h("thead", {}, h("tr", {}, h("td", {}), r.places.map((p) => h("th", { scope: "col", class: "number" }, p.run)))),
-    h("tbody", {}, r.places.map((p, i) => h("tr", {}, h("th", { scope: "row" }, p.run), r.permutation_p_holm[i].map((v, j) =>
+    h("thead", {}, h("tr", {}, h("td", {}), r.places.map((p) => h("th", { scope: "col", class: "number name" }, p.run)))),
+    h("tbody", {}, r.places.map((p, i) => h("tr", {}, h("th", { scope: "row", class: "name" }, p.run), r.permutation_p_holm[i].map((v, j) =>
       h("td", { class: i === j ? "number none" : v < 0.05 ? "number significant" : "number" }, i === j ? "·" : `${pValue(v)}${v < 0.05 ? " *" : ""}`))))));
   const tests = r.wilcoxon.filter((t) => t.p_holm < 0.05);
   return h("div", {},
@@ -242,7 +252,7 @@ function ranking(data) {
     tests.length
       ? h("details", {}, h("summary", {}, `${tests.length} significant differences of single metrics`), scroll(sortable(h("table", { class: "compact" },
         h("thead", {}, h("tr", {}, ["Metric", "First", "Second", "First − second", "p (Wilcoxon, Holm)"].map((t, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, t)))),
-        h("tbody", {}, tests.map((t) => h("tr", {}, h("td", {}, title(t.metric)), h("td", {}, t.first), h("td", {}, t.second),
+        h("tbody", {}, tests.map((t) => h("tr", {}, h("td", {}, title(t.metric)), h("td", { class: "name" }, t.first), h("td", { class: "name" }, t.second),
           h("td", { class: "number" }, format(number(t.mean_difference))), h("td", { class: "number" }, pValue(t.p_holm))))))), "Significant differences"))
       : h("p", { class: "note" }, "No single metric of any two sets differs significantly (Wilcoxon's signed-rank test, corrected after Holm)."));
 }
@@ -345,7 +355,7 @@ function calibration(data) {
   part.append(h("div", { class: runs.length > 1 ? null : "beside" }, charts, scroll(sortable(h("table", {},
     h("thead", {}, h("tr", {}, several && h("th", { scope: "col" }, "Predictions"), h("th", { scope: "col" }, "Region"),
       ["Cases", "Voxels", "Calibration error", "Brier score"].map((t) => h("th", { scope: "col", class: "number" }, t)))),
-    h("tbody", {}, rows.map(({ run, r }) => h("tr", {}, several && h("td", {}, run.name), h("th", { scope: "row" }, r.region),
+    h("tbody", {}, rows.map(({ run, r }) => h("tr", {}, several && h("td", { class: "name" }, run.name), h("th", { scope: "row" }, r.region),
       [String(run.calibration.cases), String(r.bins.reduce((n, b) => n + b.voxels, 0)), format(number(r.ece)), format(number(r.brier))].map((t) => h("td", { class: "number" }, t))))))), "Calibration")),
     h("p", { class: "note" }, "Calibration error (expected calibration error, ECE): mean distance from the diagonal, weighted by voxels. Brier score: mean squared distance of probability and truth. 0 is best for both."));
   return part;
