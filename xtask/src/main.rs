@@ -5,22 +5,29 @@
 #![expect(clippy::print_stderr, reason = "a program for developers, which talks on stderr")]
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
 
-const USAGE: &str = "usage: cargo xtask check | lint | test | browser
+const USAGE: &str = "usage: cargo xtask check | lint | test | browser [FOLDER | REPORT]
 
-check  fmt, typos, clippy, tests, documentation examples, licences: all that has to hold
-lint   fmt, typos, clippy
-test   tests and documentation examples
-browser   the demo's report in a headless Chromium (needs node and chromium)";
+check    fmt, typos, clippy, tests, documentation examples, licences: all that has to hold
+lint     fmt, typos, clippy
+test     tests and documentation examples
+browser  a headless Chromium looks at a report (needs node, npm and chromium): at that of FOLDER, which `glioseg view` serves, or
+         at that of a demo which is made first; pictures of what was seen go to target/browser-pictures";
 
 fn main() -> ExitCode {
-    let chore = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let (chore, of, rest) = (arguments.next().unwrap_or_default(), arguments.next(), arguments.next());
+    if rest.is_some() || (of.is_some() && chore != "browser") {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    }
     let done = match chore.as_str() {
         "check" => lint() && test() && licences(),
         "lint" => lint(),
         "test" => test(),
-        "browser" => browser(),
+        "browser" => browser(of),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -47,38 +54,79 @@ fn licences() -> bool {
     optional("cargo", &["deny", "--version"], "cargo", &["deny", "check", "bans", "licenses", "sources"])
 }
 
-/// Makes the demo, serves its report and has a headless browser look at it.
-fn browser() -> bool {
+/// Serves a report and has a headless browser look at it; that of a demo, unless another is named.
+fn browser(report: Option<String>) -> bool {
     let missing = ["node", "npm", "chromium"].into_iter().find(|tool| !has(tool, &["--version"]));
     if let Some(tool) = missing {
         eprintln!("xtask: left out, not installed: {tool}");
         return true;
     }
     let check = "crates/eval/assets/check";
-    let out = "target/browser";
-    if !run("npm", &["ci", "--prefix", check]) || !cargo(&format!("run --release -- demo --out {out}")) {
+    if !run("npm", &["ci", "--prefix", check]) || !cargo("build --release --workspace") {
         return false;
     }
-    let server = Command::new("cargo")
-        .args(["run", "--release", "-q", "--", "view", out, "--port", "0", "-q"])
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut server = match server {
-        Ok(server) => server,
-        Err(error) => {
-            eprintln!("xtask: cannot serve the demo: {error}");
-            return false;
-        }
+    let Some(program) = glioseg() else {
+        eprintln!("xtask: the program was built, but not beside this one");
+        return false;
     };
+    let served = report.unwrap_or_else(|| "target/browser-demo".to_owned());
+    let demo = ["demo", "--uncertainty", "--out", &served];
+    if std::env::args().count() < 3 && !run(&program, &demo) {
+        return false;
+    }
+    let Some((server, address)) = serve(&program, &served) else {
+        eprintln!("xtask: cannot serve {served}");
+        return false;
+    };
+    let _ended = Ended(server);
+    let script = format!("{check}/check.mjs");
+    let look = |address: &str, pictures: &str| run("node", &[&script, address, "--pictures", pictures]);
+    if !look(&address, "target/browser-pictures") {
+        return false;
+    }
+    // The same file without a server: everything but the volumes.
+    let page = Path::new(&served);
+    let page = if page.is_dir() { page.join("report.html") } else { page.to_owned() };
+    match page.canonicalize() {
+        Ok(page) => look(&format!("file://{}", page.display()), "target/browser-pictures/disk"),
+        Err(_) => true,
+    }
+}
+
+/// The release build of the program: it lies beside the build that this program is.
+fn glioseg() -> Option<String> {
+    let own = std::env::current_exe().ok()?;
+    let built: PathBuf = own
+        .parent()?
+        .parent()?
+        .join("release")
+        .join("glioseg")
+        .with_extension(std::env::consts::EXE_EXTENSION);
+    built.is_file().then(|| built.display().to_string())
+}
+
+/// `glioseg view`, and the address at which it serves.
+fn serve(program: &str, path: &str) -> Option<(Child, String)> {
+    let mut command = Command::new(program);
+    command.args(["view", path, "--port", "0", "-q"]).stdout(Stdio::piped());
+    let mut server = command.spawn().ok()?;
     let mut address = String::new();
     let told = server.stdout.take().map(|out| BufReader::new(out).read_line(&mut address));
-    let pictures = format!("{out}/pictures");
-    let script = format!("{check}/check.mjs");
-    let done = matches!(told, Some(Ok(n)) if n > 0)
-        && run("node", &[&script, address.trim(), "--pictures", &pictures]);
-    // It serves until it is told to stop.
-    let stopped = server.kill().and_then(|()| server.wait());
-    done && stopped.is_ok()
+    if matches!(told, Some(Ok(n)) if n > 0) {
+        return Some((server, address.trim().to_owned()));
+    }
+    drop(Ended(server));
+    None
+}
+
+/// A server that serves until it is told to stop.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn cargo(arguments: &str) -> bool {

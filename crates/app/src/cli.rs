@@ -442,6 +442,9 @@ pub(crate) struct Demo {
     /// Epochs [default: those of the preset `demo`]
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<usize>,
+    /// Also maps of uncertainty and saved probabilities, so that the report shows how far the model can be believed
+    #[arg(long)]
+    pub(crate) uncertainty: bool,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use base64::Engine as _;
 use glioseg_volume::nifti;
 use support::{glioseg, numbered, predict, record, run, write_case};
 
@@ -31,6 +32,15 @@ fn serve(folder: &Path) -> (Served, String) {
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("an address");
     let address = line.trim().strip_prefix("http://").and_then(|l| l.split('/').next()).expect("an address");
     (Served(child), address.to_owned())
+}
+
+/// What a block of a report holds.
+fn block(report: &str, id: &str) -> serde_json::Value {
+    let head = format!("id=\"{id}\">");
+    let start = report.find(&head).expect("the block") + head.len();
+    let packed = report[start..].split('<').next().expect("its text");
+    let bytes = base64::engine::general_purpose::STANDARD.decode(packed).expect("base64");
+    serde_json::from_reader(flate2::read::GzDecoder::new(&bytes[..])).expect("JSON")
 }
 
 /// Head and body of an answer.
@@ -89,7 +99,7 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
     std::fs::create_dir(&input).expect("a folder");
     write_case(&numbered(&input, "one"), 3);
-    let (code, _, stderr) = predict(&input, &out, &["--uncertainty", "--report"]);
+    let (code, _, stderr) = predict(&input, &out, &["--uncertainty", "--save-probabilities", "--report"]);
     assert_eq!(code, 0, "{stderr}");
     let labels = nifti::read_labels(&out.join("one.nii.gz")).expect("labels");
     let maps = ["entropy", "disagreement"].map(|name| {
@@ -115,6 +125,15 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
     assert_eq!(case["uncertainty"]["entropy"], "uncertainty/one_entropy.nii.gz");
     let report = std::fs::read_to_string(out.join("report.html")).expect("a report");
     assert!(report.contains("id=\"case-0\"") && report.contains("not a medical device"));
+    let shown = block(&report, "case-0");
+    assert_eq!(
+        shown["maps"],
+        serde_json::json!([[
+            ["entropy", "uncertainty/one_entropy.nii.gz"],
+            ["disagreement", "uncertainty/one_disagreement.nii.gz"]
+        ]]),
+        "the viewer offers the maps"
+    );
     // Maps of uncertainty are no label maps: the folder is scored as before, and says how well they tell the Dice.
     let (reference, scores) = (dir.path().join("ref"), dir.path().join("scores"));
     std::fs::create_dir(&reference).expect("a folder");
@@ -125,6 +144,32 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
         run(&["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("how well the predictions' uncertainty tells the Dice"), "{stdout}");
+    // Nor are the saved probabilities: they are compared with the reference, and the report shows how honest they are.
+    assert!(
+        stdout.contains("calibration of the saved probabilities (cases: 1; voxels up to 10 mm"),
+        "{stdout}"
+    );
+    assert!(Path::new(&scores).join("calibration.csv").is_file());
+    let page = dir.path().join("report.html");
+    let (code, _, stderr) = run(&["report", "--scores", &scores, "-o", &page.display().to_string()]);
+    assert_eq!(code, 0, "{stderr}");
+    let text = std::fs::read_to_string(&page).expect("a report");
+    let found = &block(&text, "overview")["runs"][0]["calibration"];
+    // The reference is the prediction itself: probabilities above one half are all true.
+    let error = found["regions"][0]["ece"].as_f64().expect("an error");
+    assert!((0.0..0.1).contains(&error) && found["regions"][0]["bins"][14]["voxels"] != 0, "{found}");
+    // Damaged probabilities cost their case its calibration, nothing else.
+    let npz = Path::new(&out).join("one.npz");
+    let bytes = std::fs::read(&npz).expect("probabilities");
+    std::fs::write(&npz, &bytes[..bytes.len() / 2]).expect("written");
+    let (code, stdout, stderr) =
+        run(&["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.contains("case `one` is left out of the calibration") && stderr.contains("hint: "),
+        "{stderr}"
+    );
+    assert!(stdout.contains("brats2021") && !stdout.contains("calibration"), "{stdout}");
 }
 
 #[test]

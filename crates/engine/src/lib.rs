@@ -11,6 +11,7 @@ macro_rules! boxed_from {
     };
 }
 
+pub mod calibration;
 pub mod cases;
 pub mod convert;
 pub mod crossval;

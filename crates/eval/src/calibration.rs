@@ -3,6 +3,46 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
+use crate::number::float;
+
+/// How honest the saved probabilities of a cohort are, region by region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationScores {
+    /// Cases whose probabilities were read.
+    pub cases: usize,
+    /// Voxels count that lie in the box around all labels of reference and prediction, grown by so much on every side:
+    /// an empty background, however large, is no merit.
+    pub margin_mm: f64,
+    /// The regions that the model has an answer for.
+    pub regions: Vec<RegionCalibration>,
+}
+
+/// Calibration of a region, over the voxels of all cases.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionCalibration {
+    /// Name of the region.
+    pub region: String,
+    /// Expected calibration error.
+    #[serde(with = "float")]
+    pub ece: f64,
+    /// Brier score.
+    #[serde(with = "float")]
+    pub brier: f64,
+    /// Voxels by probability, in equal intervals from 0 to 1.
+    pub bins: Vec<Bin>,
+}
+
+impl RegionCalibration {
+    /// What was gathered of a region.
+    pub fn new(region: &str, gathered: &Calibration) -> Self {
+        Self {
+            region: region.to_owned(),
+            ece: gathered.ece(),
+            brier: gathered.brier(),
+            bins: gathered.bins().to_vec(),
+        }
+    }
+}
 
 /// Voxels gathered by their probability; cases can be gathered one by one and joined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -243,6 +243,7 @@ impl EvalError {
                  --pred-suffix"
                     .to_owned()
             }
+            Self::UnknownRule { .. } => "name rules of that list, separated by commas, or `all`".to_owned(),
             Self::UnclearLabels { .. } => {
                 "give --dataset dataset.json, or --labels 1-2-4 (BraTS until 2022), 1-2-3 (BraTS 2023), 1-2-3-4 (with \
                  resection cavity) or nnunet"

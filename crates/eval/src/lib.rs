@@ -25,7 +25,7 @@ mod surfel;
 mod tables;
 mod uncertainty;
 
-pub use calibration::Calibration;
+pub use calibration::{Calibration, CalibrationScores, RegionCalibration};
 pub use cohort::{
     CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, MetricName, evaluate_cohort,
 };

@@ -74,6 +74,12 @@ pub struct CaseUncertainty {
     pub score: f64,
     /// Every region.
     pub regions: Vec<RegionUncertainty>,
+    /// Map of entropy in bits with a channel per region, as seen from the record's folder.
+    #[serde(default, skip_serializing)]
+    pub entropy: Option<PathBuf>,
+    /// Map of the standard deviation of all passes' probabilities, in the same form.
+    #[serde(default, skip_serializing)]
+    pub disagreement: Option<PathBuf>,
 }
 
 /// How sure they were of a region.

@@ -216,6 +216,7 @@ const CASE: [u8; 256] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_flat_surface_has_the_area_of_its_faces() {
@@ -246,6 +247,54 @@ mod tests {
         assert_eq!((same.hd95(), same.dice_at(0.0)), (0.0, 1.0));
         let none = Surfels::between(&a, &[false; 3], [1, 1, 3], [1.0; 3]);
         assert_eq!((none.hd95(), none.dice_at(9.0)), (f64::INFINITY, 0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn shares_and_percentiles_are_those_of_trying_every_pair(
+            shape in [1..6usize, 1..6usize, 1..7usize],
+            spacing in prop::array::uniform3(prop::sample::select(vec![0.5, 1.0, 0.9375, 3.0])),
+            seed in any::<u64>(),
+            tolerance in 0.0..4.0f64,
+        ) {
+            let mut state = seed;
+            let mut mask = || -> Vec<bool> {
+                let one = |_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 33).is_multiple_of(4)
+                };
+                (0..shape.iter().product::<usize>()).map(one).collect()
+            };
+            let (a, b) = (mask(), mask());
+            let found = Surfels::between(&a, &b, shape, spacing);
+            let corners = shape.map(|n| n + 1);
+            let place = |i: usize| [i / (corners[1] * corners[2]), i / corners[2] % corners[1], i % corners[2]];
+            let areas = areas(spacing);
+            let brute = |own: &[bool], other: &[bool]| -> Vec<(f64, f64)> {
+                let others = elements(other, shape);
+                let to = |i: usize| {
+                    let far = |j: usize| {
+                        let (p, q) = (place(i), place(j));
+                        (0..3).map(|k| ((p[k] as f64 - q[k] as f64) * spacing[k]).powi(2)).sum::<f64>().sqrt()
+                    };
+                    others.iter().map(|&(j, _)| far(j)).fold(f64::INFINITY, f64::min)
+                };
+                elements(own, shape).iter().map(|&(i, code)| (to(i), areas[usize::from(code)])).collect()
+            };
+            let (ours, theirs) = (brute(&a, &b), brute(&b, &a));
+            let sum = |list: &[(f64, f64)], limit: f64| list.iter().filter(|e| e.0 <= limit).map(|e| e.1).sum::<f64>();
+            let all = sum(&ours, f64::INFINITY) + sum(&theirs, f64::INFINITY);
+            let share = (sum(&ours, tolerance) + sum(&theirs, tolerance)) / all;
+            prop_assert!((found.dice_at(tolerance) - share).abs() < 1e-12 || all == 0.0, "{} {share}", found.dice_at(tolerance));
+            for (list, brute) in [(&found.reference, &ours), (&found.prediction, &theirs)] {
+                let mut brute = brute.clone();
+                brute.sort_unstable_by(|p, q| p.0.total_cmp(&q.0).then(p.1.total_cmp(&q.1)));
+                prop_assert_eq!(list.len(), brute.len());
+                for (x, y) in list.iter().zip(&brute) {
+                    prop_assert!((x.0 - y.0).abs() < 1e-12 || x.0.to_bits() == y.0.to_bits(), "{} {}", x.0, y.0);
+                }
+            }
+        }
     }
 
     #[test]

@@ -118,6 +118,30 @@ impl CohortScores {
         write_csv(path, std::iter::once(head.map(str::to_owned).to_vec()).chain(rows))
     }
 
+    /// Writes a row per region and interval of probability (`calibration.csv`): what a reliability diagram shows. Returns
+    /// false, and writes nothing, where no probabilities were looked at.
+    ///
+    /// # Errors
+    /// As [`Self::write_cases`].
+    pub fn write_calibration(&self, path: &Path) -> Result<bool, EvalError> {
+        let Some(calibration) = &self.calibration else { return Ok(false) };
+        let head =
+            ["region", "from", "to", "voxels", "mean_probability", "frequency", "region_ece", "region_brier"];
+        let rows = calibration.regions.iter().flat_map(|region| {
+            let width = 1.0 / region.bins.len() as f64;
+            region.bins.iter().enumerate().map(move |(i, bin)| {
+                let edges = [i as f64 * width, (i + 1) as f64 * width];
+                let mut row = vec![region.region.clone()];
+                row.extend(edges.map(cell));
+                row.push(bin.voxels.to_string());
+                row.extend([bin.confidence(), bin.frequency(), region.ece, region.brier].map(cell));
+                row
+            })
+        });
+        write_csv(path, std::iter::once(head.map(str::to_owned).to_vec()).chain(rows))?;
+        Ok(true)
+    }
+
     /// Writes the table of BraTS-evaluation (`seg`): a row per case, then mean, sample standard deviation and median.
     /// Failed cases are left out. Returns false, and writes nothing, without scores of that rule.
     ///

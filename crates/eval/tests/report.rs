@@ -57,6 +57,7 @@ fn a_report_of_1251_cases_stays_openable() {
         channels: ["flair", "t1ce"].map(|n| (n.to_owned(), image.clone())).to_vec(),
         reference: Some(labels.clone()),
         predictions: vec![Some(labels.clone())],
+        ..ReportCase::default()
     };
     let path = folder.path().join("report.html");
     let written = write_report(&input((0..1251).map(case).collect()), &path, &|_, _| {}).expect("a report");
@@ -84,6 +85,7 @@ fn the_file_is_whole_and_text_from_outside_is_data() {
             channels: vec![("flair".into(), image)],
             reference: Some(labels),
             predictions: vec![Some(other)],
+            ..ReportCase::default()
         },
         ReportCase { id: "b".into(), reference: Some(broken), ..ReportCase::default() },
         ReportCase { id: "c".into(), ..ReportCase::default() },

@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
     }
     ui.say("3. prediction of the phantoms that the training has not seen: glioseg predict");
     let model = results.join("gliosegDemo__nnUNetPlans__3d_fullres");
-    let line = [
+    let mut line = [
         "predict",
         "-m",
         &text(model.clone()),
@@ -75,7 +75,11 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
         "-o",
         &text(predicted.clone()),
     ]
-    .map(str::to_owned);
+    .map(str::to_owned)
+    .to_vec();
+    if options.uncertainty {
+        line.extend(["--uncertainty".into(), "--save-probabilities".into()]);
+    }
     let Command::Predict(request) = command(&line)? else { unreachable!("the line says predict") };
     let outcome = predict::run(&request, ui)?;
     ui.say("4. scores: glioseg evaluate");
@@ -101,6 +105,7 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
     ui.say("5. a page to look at: glioseg report");
     let shown = Report {
         scores: vec![out.join("scores")],
+        model: vec![model.clone()],
         output: out.join("report.html"),
         title: Some("Phantoms".into()),
         ..Report::default()

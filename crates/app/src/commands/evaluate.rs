@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use glioseg_engine::calibration::calibration;
 use glioseg_eval::statistics::{Bootstrap, Summary};
 use glioseg_eval::{
     CaseScores, CaseStatus, CohortScores, Convention, EvalError, EvaluateOptions, LabelScheme, LabelSource,
@@ -22,7 +23,8 @@ use crate::ui::Ui;
     Rules: nnunet, brats2021, brats2023 (-ssa, -men, -ped, -met), brats2026, extra (surface Dice at a tolerance, average \
     surface distance,\nvolumes, lesion counts). Numbers of different rules are not comparable.\n\n\
     Writes summary.json (nnU-Net's layout), cases.csv, statistics.csv, scores.json (for rank, compare and reports), \
-    brats2026_seg.csv\nand winner_results.csv.\n\n\
+    brats2026_seg.csv\nand winner_results.csv. Where probabilities lie beside the predictions (CASE.npz), their expected \
+    calibration error and\nBrier score are told, and calibration.csv holds the reliability diagram.\n\n\
     Exit code: 0 all cases scored, 1 some case could not be scored, 2 could not start."
 )]
 pub(crate) struct Evaluate {
@@ -111,14 +113,27 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make the folder {}", options.output.display()))?;
     let observer = |case: &CaseScores, number: usize, of: usize| show_case(case, number, of, ui);
-    let scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer)
+    let mut scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer)
         .map_err(|e| problem(&e))?;
     if scores.labels_guessed {
         ui.warn(&format!("labels are taken to be those of {}; say so with --labels", scores.labels.name));
     }
+    let unread = calibrate(&mut scores, ui);
     write(&scores, &options.output).map_err(|e| problem(&e))?;
     show(&scores, options.json)?;
-    Ok(tell_the_rest(&scores, &options.output, ui))
+    let outcome = tell_the_rest(&scores, &options.output, ui);
+    Ok(if unread { Outcome::SomeFailed } else { outcome })
+}
+
+/// Looks at the probabilities that were saved beside the predictions; true if some could not be used.
+fn calibrate(scores: &mut CohortScores, ui: &Ui) -> bool {
+    let found = calibration(scores);
+    for (case, error) in &found.failed {
+        let hint = error.hint().map_or_else(String::new, |hint| format!("\n  hint: {hint}"));
+        ui.warn(&format!("case `{case}` is left out of the calibration: {error}{hint}"));
+    }
+    scores.calibration = found.scores;
+    !found.failed.is_empty()
 }
 
 /// What the labels mean: as told, else as a `dataset.json` nearby says, else a guess.
@@ -173,6 +188,7 @@ fn write(scores: &CohortScores, output: &Path) -> Result<(), EvalError> {
     scores.write_cases(&output.join("cases.csv"))?;
     scores.write_statistics(&output.join("statistics.csv"))?;
     scores.write_brats2026(&output.join("brats2026_seg.csv"))?;
+    scores.write_calibration(&output.join("calibration.csv"))?;
     scores.write_winner(&output.join("winner_results.csv"))?;
     Ok(())
 }
@@ -199,6 +215,20 @@ fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
     }
     for line in table(&rows, 3) {
         print(&line)?;
+    }
+    if let Some(calibration) = &scores.calibration {
+        print("")?;
+        print(&format!(
+            "calibration of the saved probabilities (cases: {}; voxels up to {} mm around the labels' box)",
+            calibration.cases, calibration.margin_mm
+        ))?;
+        let mut rows = vec![["region", "ECE", "Brier"].map(str::to_owned).to_vec()];
+        rows.extend(
+            calibration.regions.iter().map(|r| vec![r.region.clone(), number(r.ece), number(r.brier)]),
+        );
+        for line in table(&rows, 1) {
+            print(&line)?;
+        }
     }
     let Some(uncertainty) = &scores.uncertainty else { return Ok(()) };
     print("")?;
@@ -258,8 +288,9 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
     if !scores.extra.is_empty() {
         let extra: Vec<&str> = scores.extra.iter().map(String::as_str).collect();
         ui.warn(&format!(
-            "no reference for {} predictions, which are left out: {}",
+            "without a reference, and left out: {} {}: {}",
             extra.len(),
+            if extra.len() == 1 { "prediction" } else { "predictions" },
             list(&extra)
         ));
     }

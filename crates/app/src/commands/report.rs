@@ -81,8 +81,9 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
         ui.warn(left_out);
     }
     ui.say(&format!(
-        "{} cases in {} ({:.1} MB): open it in a browser",
+        "{} {} in {} ({:.1} MB): open it in a browser",
         written.cases,
+        if written.cases == 1 { "case" } else { "cases" },
         output.display(),
         written.bytes as f64 / 1e6
     ));
@@ -115,6 +116,22 @@ struct Found {
     predictions: BTreeMap<String, PathBuf>,
     references: BTreeMap<String, PathBuf>,
     folder: Option<PathBuf>,
+}
+
+impl Found {
+    /// Maps of uncertainty of a case.
+    fn maps(&self, case: &str) -> Vec<(String, PathBuf)> {
+        let found = || {
+            let folder = self.folder.as_deref()?;
+            let own = self.run.predicted.as_ref()?.case(case)?.uncertainty.as_ref()?;
+            let kinds = [("entropy", &own.entropy), ("disagreement", &own.disagreement)];
+            let maps = kinds
+                .into_iter()
+                .filter_map(|(kind, path)| Some((kind.to_owned(), folder.join(path.as_ref()?))));
+            Some(maps.collect())
+        };
+        found().unwrap_or_default()
+    }
 }
 
 fn gather(options: &Report, ui: &Ui) -> anyhow::Result<ReportInput> {
@@ -163,6 +180,7 @@ fn gather(options: &Report, ui: &Ui) -> anyhow::Result<ReportInput> {
             channels: images.get(&id).cloned().unwrap_or_default(),
             reference: references.get(&id).cloned(),
             predictions: found.iter().map(|f| f.predictions.get(&id).cloned()).collect(),
+            maps: found.iter().map(|f| f.maps(&id)).collect(),
             id,
         })
         .collect();

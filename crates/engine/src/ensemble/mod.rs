@@ -7,8 +7,8 @@
 
 mod error;
 mod merge;
-mod place;
-mod saved;
+pub(crate) mod place;
+pub(crate) mod saved;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};

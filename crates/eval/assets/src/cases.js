@@ -1,7 +1,7 @@
 // The table of cases: sorted, filtered, drawn piece by piece; a row opens to the case itself.
 import { check, h, select } from "./dom.js";
 import { detail, unpackCase } from "./detail.js";
-import { format } from "./numbers.js";
+import { count as counted, format } from "./numbers.js";
 
 /** Rows drawn at a time: a table of a thousand rows is drawn as one scrolls. */
 const STEP = 60;
@@ -91,7 +91,7 @@ export function caseTable(data) {
   function draw(until = drawn + STEP) {
     for (; drawn < Math.min(until, order.length); drawn++) body.append(...row(order[drawn]));
     more.hidden = drawn >= order.length;
-    count.textContent = order.length === data.cases.length ? `${order.length} cases; choose one to see it.` : `${order.length} of ${data.cases.length} cases.`;
+    count.textContent = order.length === data.cases.length ? `${counted(order.length, "case")}; choose one to see it.` : `${order.length} of ${counted(data.cases.length, "case")}.`;
   }
 
   function row(i) {
@@ -164,5 +164,5 @@ export function badges(c, run) {
   return h("span", { class: "badges" },
     c.errors.length > 0 && h("span", { class: "badge error" }, "✕ error"),
     (c.flags[run] ?? []).map((f) => h("span", { class: "badge flag", title: f.message }, `⚑ ${f.kind}`)),
-    c.warnings.length > 0 && h("span", { class: "badge warning" }, `${c.warnings.length} warning${c.warnings.length > 1 ? "s" : ""}`));
+    c.warnings.length > 0 && h("span", { class: "badge warning" }, counted(c.warnings.length, "warning")));
 }

@@ -1,11 +1,8 @@
 // A case: slices with outlines, volumes, scores, flags, files, and the way to the viewer.
 import { check, h, radios, select, svg } from "./dom.js";
 import { OUTLINES } from "./colors.js";
-import { format } from "./numbers.js";
+import { count, format } from "./numbers.js";
 import { openViewer } from "./open.js";
-
-
-
 
 /** Blocks of cases that were unpacked. */
 const blocks = new Map();
@@ -112,11 +109,12 @@ function fill(data, c, i, run, block, part) {
     ...block.channels.map(([name, path]) => [name, path]),
     block.reference && ["reference", block.reference],
     ...block.predictions.map((path, k) => path && [data.runs.length > 1 ? data.runs[k].name : "prediction", path]),
+    ...(block.maps ?? []).flatMap((own, k) => own.map(([kind, path]) => [data.runs.length > 1 ? `${kind}, ${data.runs[k].name}` : kind, path])),
   ].filter(Boolean);
   part.replaceChildren(...[
     notes.length && h("ul", { class: "notes" }, notes),
     block.pictures.length > 0 && controls, figures, tables,
-    files.length > 0 && h("details", { class: "files" }, h("summary", {}, `${files.length} files`), h("ul", {}, files.map(([name, path]) =>
+    files.length > 0 && h("details", { class: "files" }, h("summary", {}, count(files.length, "file")), h("ul", {}, files.map(([name, path]) =>
       h("li", {}, `${name}: `, h("a", { href: path.split("/").map(encodeURIComponent).join("/"), download: path.split("/").pop() }, path))))),
   ].filter(Boolean));
   drawPictures();

@@ -37,10 +37,46 @@ export function check(label, checked, change, extra = null) {
     h("input", { type: "checkbox", checked, onchange: (e) => change(e.target.checked) }), extra, h("span", {}, label));
 }
 
+/** A table whose rows are sorted by a press on a column's head: the greatest first, then the least; words by the alphabet. */
+export function sortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  const value = (row, at) => {
+    const text = row.cells[at]?.textContent.trim() ?? "";
+    const number = parseFloat(text.replace(/^<\s*/, "").replace("−", "-").replace("∞", "Infinity"));
+    return { text, number };
+  };
+  heads.forEach((head, at) => {
+    const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, "↕");
+    head.setAttribute("aria-sort", "none");
+    head.replaceChildren(h("button", { type: "button", onclick: () => {
+      const rows = [...table.tBodies[0].rows];
+      const words = rows.some((row) => { const { text, number } = value(row, at); return text && !/^[–·]$/.test(text) && Number.isNaN(number); });
+      const now = head.getAttribute("aria-sort");
+      const down = now === "none" ? !words : now === "ascending";
+      for (const other of heads) {
+        other.setAttribute("aria-sort", other === head ? (down ? "descending" : "ascending") : "none");
+        other.querySelector(".arrow").textContent = other === head ? (down ? "▼" : "▲") : "↕";
+      }
+      const keyed = rows.map((row) => ({ row, ...value(row, at) }));
+      keyed.sort((a, b) => {
+        if (words) return a.text.localeCompare(b.text, undefined, { numeric: true }) * (down ? -1 : 1);
+        // What has no value comes last either way.
+        if (Number.isNaN(a.number) || Number.isNaN(b.number)) return Number.isNaN(a.number) - Number.isNaN(b.number);
+        return (a.number - b.number) * (down ? -1 : 1);
+      });
+      // Lines that part groups mean nothing in another order.
+      rows.forEach((row) => row.classList.remove("first"));
+      table.tBodies[0].append(...keyed.map((k) => k.row));
+    } }, ...head.childNodes, arrow));
+  });
+  table.classList.add("sortable");
+  return table;
+}
+
 /** Radio buttons that look like one control; `options` are [value, text]. */
-let groups = 0;
 export function radios(label, options, value, change) {
-  const name = `group-${groups++}`;
+  // The page and the viewer are two programs: a number counted here would name a group of each.
+  const name = `group-${Math.random().toString(36).slice(2)}`;
   return h("fieldset", { class: "radios" }, h("legend", {}, label),
     options.map(([v, text]) => h("label", {},
       h("input", { type: "radio", name, value: v, checked: String(v) === String(value), onchange: () => change(v) }),

@@ -16,6 +16,18 @@ export function format(value, digits = 4) {
   return text.replace("-", "−");
 }
 
+/** A number of things. */
+export function count(n, one, many = `${one}s`) {
+  return `${n} ${n === 1 ? one : many}`;
+}
+
+/** A name in at most so many letters: beginnings and ends tell names apart. */
+export function shortened(name, letters) {
+  if (name.length <= letters) return name;
+  const kept = Math.max(4, letters - 1);
+  return `${name.slice(0, Math.ceil(kept / 2))}…${name.slice(-Math.floor(kept / 2))}`;
+}
+
 export function pValue(p) {
   return p < 0.001 ? "< 0.001" : p.toFixed(3);
 }

@@ -1,8 +1,8 @@
 // The report: reads the overview block and draws its parts.
-import { curves, distribution, lineSample, PALETTE, scatter } from "./charts.js";
-import { h, select, svg } from "./dom.js";
+import { curves, distribution, lineSample, PALETTE, reliability, scatter } from "./charts.js";
+import { h, select, sortable, svg } from "./dom.js";
 import { caseTable } from "./cases.js";
-import { box, format, number, pValue } from "./numbers.js";
+import { box, count as counted, format, number, pValue } from "./numbers.js";
 
 /** Words that stand for the rules' own. */
 const RULES = {
@@ -33,8 +33,9 @@ async function start() {
     ["scores", "Scores", scores(data)],
     ["ranking", "Ranking", data.ranking && ranking(data)],
     ["confidence", "Uncertainty", confidence(data)],
+    ["calibration", "Calibration", calibration(data)],
     ["training", "Learning curves", data.curves.length > 0 && training(data)],
-    ["cases", "Cases", caseTable(data)],
+    ["cases", "Cases", data.cases.length > 0 && caseTable(data)],
     ["about", "About", about(data)],
   ].filter(([, , part]) => part);
   document.getElementById("wait").remove();
@@ -93,17 +94,27 @@ function theme() {
 }
 
 function tile(title, value, more, extra = {}) {
-  return h("div", { class: "tile", ...extra }, h("p", { class: "tile-title" }, title), h("p", { class: "tile-value" }, value), more && h("p", { class: "tile-more" }, more));
+  return h("div", { class: "tile", ...extra }, h("p", { class: "tile-title" }, title), h("p", { class: value.length > 14 ? "tile-value long" : "tile-value" }, value), more && h("p", { class: "tile-more" }, more));
+}
+
+/** What a report of models alone begins with: how long they learned, and what they had reached. */
+function trained(data) {
+  return data.curves.flatMap((curve) => {
+    const name = ["Dice, moving average", "validation loss", "train loss"].find((n) => curve.series[n]);
+    const last = name && curve.series[name].map(number).findLast(Number.isFinite);
+    return [tile(`${curve.fold} · epochs`, String(curve.epochs.length)), name && tile(`${curve.fold} · ${name}`, format(last, 3), "after the last epoch")];
+  });
 }
 
 function overview(data) {
   const flagged = data.cases.filter((c) => c.flags.some((f) => f.length) || c.errors.length).length;
   const count = (status) => data.cases.filter((c) => c.status.includes(status)).length;
+  if (!data.cases.length) return h("div", { class: "tiles" }, trained(data));
   const tiles = [tile("Cases", String(data.cases.length), data.runs.length > 1 ? `${data.runs.length} sets of predictions` : data.runs[0]?.prediction ?? null)];
   if (data.main && data.scored.length === 1) {
     for (const column of data.columns(data.scored[0], data.main.rule, data.main.metric)) {
       const s = column.summary;
-      tiles.push(tile(`${column.region} · mean ${column.metric}`, format(s.mean, 3), `95 % interval ${format(s.ci_low, 3)} to ${format(s.ci_high, 3)}`));
+      tiles.push(tile(`${column.region} · mean ${column.metric}`, format(s.mean, 3), s.n > 1 ? `95 % interval ${format(s.ci_low, 3)} to ${format(s.ci_high, 3)}` : counted(s.n, "case")));
     }
   } else if (data.ranking) {
     const first = data.ranking.places.filter((p) => p.place === 1).map((p) => p.run).join(", ");
@@ -122,12 +133,12 @@ function overview(data) {
     const { rule, metric } = data.main;
     const regions = [...new Set(data.scored.flatMap((r) => data.columns(r, rule, metric)).map((c) => c.region))];
     const order = data.ranking ? data.ranking.places.map((p) => data.runs.find((r) => r.name === p.run)) : data.scored;
-    part.append(h("h3", {}, `Mean ${metric} (${data.ruleName(rule)})`), scroll(h("table", {},
+    part.append(h("h3", {}, `Mean ${metric} (${data.ruleName(rule)})`), scroll(sortable(h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Predictions"), regions.map((r) => h("th", { scope: "col", class: "number" }, r)))),
-      h("tbody", {}, order.map((run) => h("tr", {}, h("th", { scope: "row" }, run.name), regions.map((region) => {
+      h("tbody", {}, order.map((run) => h("tr", {}, h("th", { scope: "row", class: "name" }, run.name), regions.map((region) => {
         const column = data.columns(run, rule, metric).find((c) => c.region === region);
         return bar(column?.summary.mean, column?.more !== false);
-      }))))), "Mean scores"));
+      })))))), "Mean scores"));
   }
   return part;
 }
@@ -169,7 +180,7 @@ function scores(data) {
     const figures = groups.map(() => h("figure", {}));
     charts.replaceChildren(...figures);
     groups.forEach(({ title, rows }, i) => {
-      const width = Math.max(280, figures[i].clientWidth || 320);
+      const width = Math.min(960, Math.max(280, figures[i].clientWidth || 320));
       figures[i].append(...[title && h("h3", {}, title),
         distribution(rows, { cases: data.names, label: what, distance: more === false, width, open })].filter(Boolean));
     });
@@ -178,23 +189,26 @@ function scores(data) {
     controlsNow();
     drawCharts();
     note.textContent = `${ABOUT_RULES[rule] ?? ABOUT_RULES[rule.split("-")[0]] ?? ""} Each dot is a case. Box: quartiles and median; whiskers: the last case within 1.5 interquartile ranges; diamond: mean.`;
-    tables.replaceChildren(scroll(statistics(data, rule), `Statistics by the rule ${data.ruleName(rule)}`));
+    tables.replaceChildren(scroll(sortable(statistics(data, rule, metric)), `Statistics by the rule ${data.ruleName(rule)}`));
   }
   whenShown(charts, draw, drawCharts);
   return h("div", {}, controls, charts, note, tables);
 }
 
-function statistics(data, rule) {
+/** All metrics of a rule; of several sets of predictions the chosen one, so that they stand below each other. */
+function statistics(data, rule, metric) {
   const several = data.scored.length > 1;
-  const rows = data.scored.flatMap((run) => data.columns(run, rule).map((c) => ({ run, c })));
+  const rows = data.scored.flatMap((run) => data.columns(run, rule, several ? metric : null).map((c) => ({ run, c })));
+  const regions = [...new Set(rows.map(({ c }) => c.region))];
+  if (several) rows.sort((a, b) => regions.indexOf(a.c.region) - regions.indexOf(b.c.region));
   const th = (text, number = true) => h("th", { scope: "col", class: number ? "number" : null }, text);
   return h("table", { class: "compact" },
     h("thead", {}, h("tr", {}, several && th("Predictions", false), th("Region", false), th("Metric", false),
       th("n"), th("Mean"), th("95 % interval"), th("SD"), th("Median"), th("Quartiles"), th("Range"))),
     h("tbody", {}, rows.map(({ run, c: { region, metric, summary: s } }, i) => {
-      const first = i === 0 || rows[i - 1].c.region !== region || rows[i - 1].run !== run;
+      const first = i === 0 || rows[i - 1].c.region !== region;
       return h("tr", { class: first ? "first" : null },
-        several && h("td", {}, run.name), h("th", { scope: "row" }, region), h("td", {}, metric),
+        several && h("td", { class: "name" }, run.name), h("th", { scope: "row" }, region), h("td", {}, metric),
         h("td", { class: "number" }, String(s.n)), h("td", { class: "number strong" }, format(s.mean)),
         h("td", { class: "number" }, `${format(s.ci_low)} to ${format(s.ci_high)}`), h("td", { class: "number" }, format(s.sd)),
         h("td", { class: "number" }, format(s.median)), h("td", { class: "number" }, `${format(s.q1)} to ${format(s.q3)}`),
@@ -221,25 +235,25 @@ function ranking(data) {
   const places = h("table", {},
     h("thead", {}, h("tr", {}, ["Place", "Predictions", "Mean rank", "Winner's rule"].map((t, i) => h("th", { scope: "col", class: i === 1 ? null : "number" }, t)),
       r.metrics.map((m) => h("th", { scope: "col", class: "number" }, title(m))))),
-    h("tbody", {}, r.places.map((p) => h("tr", {}, h("td", { class: "number strong" }, String(p.place)), h("th", { scope: "row" }, p.run),
+    h("tbody", {}, r.places.map((p) => h("tr", {}, h("td", { class: "number strong" }, String(p.place)), h("th", { scope: "row", class: "name" }, p.run),
       h("td", { class: "number" }, format(p.mean_rank, 3)), h("td", { class: "number" }, String(p.winner_place)),
       p.metric_means.map((v) => h("td", { class: "number" }, format(number(v))))))));
   const matrix = h("table", { class: "matrix" },
-    h("thead", {}, h("tr", {}, h("td", {}), r.places.map((p) => h("th", { scope: "col", class: "number" }, p.run)))),
-    h("tbody", {}, r.places.map((p, i) => h("tr", {}, h("th", { scope: "row" }, p.run), r.permutation_p_holm[i].map((v, j) =>
+    h("thead", {}, h("tr", {}, h("td", {}), r.places.map((p) => h("th", { scope: "col", class: "number name" }, p.run)))),
+    h("tbody", {}, r.places.map((p, i) => h("tr", {}, h("th", { scope: "row", class: "name" }, p.run), r.permutation_p_holm[i].map((v, j) =>
       h("td", { class: i === j ? "number none" : v < 0.05 ? "number significant" : "number" }, i === j ? "·" : `${pValue(v)}${v < 0.05 ? " *" : ""}`))))));
   const tests = r.wilcoxon.filter((t) => t.p_holm < 0.05);
   return h("div", {},
     h("p", { class: "note" }, `By the rule ${data.ruleName(r.rule)}: for every case, region and metric the predictions are ranked; ranks are averaged over ${r.cases.length} cases, then over ${r.metrics.length} metrics. Columns to the right hold mean values.`),
-    scroll(places, "Places"),
+    scroll(sortable(places), "Places"),
     h("h3", {}, "Is the order more than chance?"),
     h("p", { class: "note" }, "p of a difference in mean rank: permutation test on the cases' mean ranks, corrected after Holm for all pairs; * marks p below 0.05."),
     scroll(matrix, "p values"),
     tests.length
-      ? h("details", {}, h("summary", {}, `${tests.length} significant differences of single metrics`), scroll(h("table", { class: "compact" },
+      ? h("details", {}, h("summary", {}, `${tests.length} significant differences of single metrics`), scroll(sortable(h("table", { class: "compact" },
         h("thead", {}, h("tr", {}, ["Metric", "First", "Second", "First − second", "p (Wilcoxon, Holm)"].map((t, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, t)))),
-        h("tbody", {}, tests.map((t) => h("tr", {}, h("td", {}, title(t.metric)), h("td", {}, t.first), h("td", {}, t.second),
-          h("td", { class: "number" }, format(number(t.mean_difference))), h("td", { class: "number" }, pValue(t.p_holm)))))), "Significant differences"))
+        h("tbody", {}, tests.map((t) => h("tr", {}, h("td", {}, title(t.metric)), h("td", { class: "name" }, t.first), h("td", { class: "name" }, t.second),
+          h("td", { class: "number" }, format(number(t.mean_difference))), h("td", { class: "number" }, pValue(t.p_holm))))))), "Significant differences"))
       : h("p", { class: "note" }, "No single metric of any two sets differs significantly (Wilcoxon's signed-rank test, corrected after Holm)."));
 }
 
@@ -309,12 +323,41 @@ function confidence(data) {
         const figure = h("figure", {});
         chart.append(figure);
         figure.append(...[data.runs.length > 1 && h("h3", {}, run.name), dots(groups),
-          scatter(points, { x: "uncertainty score", y: metric, groups, width: Math.max(280, figure.clientWidth), threshold: run.uncertainty?.failing_below ?? null, open: (i) => data.open(i, true) })].filter(Boolean));
+          scatter(points, { x: "uncertainty score", y: metric, groups, width: Math.min(760, Math.max(280, figure.clientWidth)), threshold: run.uncertainty?.failing_below ?? null, open: (i) => data.open(i, true) })].filter(Boolean));
       }
     };
     whenShown(chart, draw);
     part.append(chart);
   }
+  return part;
+}
+
+/** Reliability of the saved probabilities; nothing where none were looked at. */
+function calibration(data) {
+  const runs = data.runs.filter((run) => run.calibration?.regions?.length);
+  if (!runs.length) return null;
+  const several = data.runs.length > 1;
+  const { margin_mm: margin } = runs[0].calibration;
+  const part = h("div", {}, h("p", { class: "note" },
+    `Of the voxels to which the model gives a probability, how many belong to the region? On the diagonal, as many as it says; below it the model is too sure, above it not sure enough. Voxels up to ${margin} mm around the box of a case's labels count, of all cases together.`));
+  // One chart has its table beside it.
+  const charts = h("div", { class: runs.length > 1 ? "charts several" : "charts" });
+  const draw = () => {
+    const figures = runs.map((run) => [run, h("figure", {})]);
+    charts.replaceChildren(...figures.map(([, figure]) => figure));
+    for (const [run, figure] of figures) {
+      figure.append(...[several && h("h3", {}, run.name), legend(run.calibration.regions.map((r) => r.region)),
+        reliability(run.calibration.regions, { width: Math.min(520, Math.max(280, figure.clientWidth)) })].filter(Boolean));
+    }
+  };
+  whenShown(charts, draw);
+  const rows = runs.flatMap((run) => run.calibration.regions.map((r) => ({ run, r })));
+  part.append(h("div", { class: runs.length > 1 ? null : "beside" }, charts, scroll(sortable(h("table", {},
+    h("thead", {}, h("tr", {}, several && h("th", { scope: "col" }, "Predictions"), h("th", { scope: "col" }, "Region"),
+      ["Cases", "Voxels", "Calibration error", "Brier score"].map((t) => h("th", { scope: "col", class: "number" }, t)))),
+    h("tbody", {}, rows.map(({ run, r }) => h("tr", {}, several && h("td", { class: "name" }, run.name), h("th", { scope: "row" }, r.region),
+      [String(run.calibration.cases), String(r.bins.reduce((n, b) => n + b.voxels, 0)), format(number(r.ece)), format(number(r.brier))].map((t) => h("td", { class: "number" }, t))))))), "Calibration")),
+    h("p", { class: "note" }, "Calibration error (expected calibration error, ECE): mean distance from the diagonal, weighted by voxels. Brier score: mean squared distance of probability and truth. 0 is best for both."));
   return part;
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use files::case_of;
 pub use files::find_cases;
 
+use crate::calibration::CalibrationScores;
 use crate::error::EvalError;
 use crate::labels::{Convention, Evidence, LabelScheme, better_coding, recode};
 use crate::pair::Pair;
@@ -166,6 +167,9 @@ pub struct CohortScores {
     /// How well the predictions' own uncertainty tells the Dice, where they were made with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty: Option<UncertaintyScores>,
+    /// How honest the predictions' probabilities are, where they were saved and looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationScores>,
 }
 
 impl CohortScores {
@@ -265,6 +269,7 @@ pub fn evaluate_cohort(
         extra,
         statistics,
         uncertainty,
+        calibration: None,
     })
 }
 

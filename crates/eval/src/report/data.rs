@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::curves::Curve;
 use super::pictures::{Fineness, Picture, pictures};
 use super::{ReportCase, ReportInput, relative};
+use crate::calibration::CalibrationScores;
 use crate::cohort::{CaseStatus, CohortScores};
 use crate::error::EvalError;
 use crate::labels::Region;
@@ -44,6 +45,8 @@ pub(crate) struct CaseBlock {
     reference: Option<String>,
     /// Relative path, run by run.
     predictions: Vec<Option<String>>,
+    /// Run by run: kind of the map and relative path.
+    maps: Vec<Vec<(String, String)>>,
     /// Names of the backgrounds of the pictures.
     backgrounds: Vec<String>,
     pictures: Vec<Picture>,
@@ -113,6 +116,12 @@ pub(crate) fn case_data(
         predictions: (0..input.runs.len())
             .map(|i| case.predictions.get(i).and_then(Option::as_ref).and_then(link))
             .collect(),
+        maps: (0..input.runs.len())
+            .map(|i| {
+                let own = case.maps.get(i).into_iter().flatten();
+                own.filter_map(|(kind, path)| Some((kind.clone(), link(path)?))).collect()
+            })
+            .collect(),
         backgrounds: backgrounds.into_iter().map(|(name, _)| name).collect(),
         pictures: pictures_of_case,
         problems: problems.clone(),
@@ -175,6 +184,8 @@ struct RunData<'a> {
     settings: Option<&'a Value>,
     /// How well uncertainty tells the Dice.
     uncertainty: Option<&'a UncertaintyScores>,
+    /// How honest its probabilities are.
+    calibration: Option<&'a CalibrationScores>,
     /// Regions in the coding of these predictions.
     regions: &'a [Region],
 }
@@ -230,6 +241,7 @@ pub(crate) fn overview<'a>(
             models: run.predicted.as_ref().map_or(&[], |p| p.models.as_slice()),
             settings: run.predicted.as_ref().map(|p| &p.settings),
             uncertainty: scores.and_then(|s| s.uncertainty.as_ref()),
+            calibration: scores.and_then(|s| s.calibration.as_ref()),
             regions: &run.regions,
         }
     });

@@ -65,6 +65,8 @@ pub struct ReportCase {
     pub reference: Option<PathBuf>,
     /// The prediction of every run, in the order of [`ReportInput::runs`].
     pub predictions: Vec<Option<PathBuf>>,
+    /// Maps of uncertainty of every run: `entropy` or `disagreement`, and a file with a channel per region of the record.
+    pub maps: Vec<Vec<(String, PathBuf)>>,
 }
 
 /// What was written.
@@ -120,7 +122,8 @@ fn root(folder: &Path, input: &ReportInput) -> PathBuf {
             .iter()
             .map(|(_, p)| p)
             .chain(&case.reference)
-            .chain(case.predictions.iter().flatten());
+            .chain(case.predictions.iter().flatten())
+            .chain(case.maps.iter().flatten().map(|(_, p)| p));
         for file in files.filter_map(|f| f.canonicalize().ok()) {
             while !file.starts_with(&root) {
                 if !root.pop() {
