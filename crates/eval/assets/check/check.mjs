@@ -202,12 +202,55 @@ async function chosen() {
   await page.keyboard.press("Escape");
 }
 
-/** Dark, on a phone, on paper. */
+/** Text whose contrast with its ground is below WCAG's 4.5 (3 where it is large), and controls without a name. */
+async function unreadable() {
+  return page.evaluate(() => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+    const seen = new Map();
+    /** Any colour of CSS as red, green, blue, alpha. */
+    const rgba = (color) => {
+      if (!seen.has(color)) {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = color;
+        canvas.fillRect(0, 0, 1, 1);
+        seen.set(color, [...canvas.getImageData(0, 0, 1, 1).data]);
+      }
+      return seen.get(color);
+    };
+    const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const groundOf = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 250) return c; } return [255, 255, 255, 255]; };
+    const bad = new Set();
+    for (const e of document.querySelectorAll("body *")) {
+      const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+      if (!own || e.closest("script, .slices, noscript, .skip") || !e.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+      const style = getComputedStyle(e);
+      const text = rgba(e instanceof SVGElement ? style.fill : style.color);
+      const [a, b] = [light(text), light(groundOf(e))].sort((x, y) => y - x);
+      const size = parseFloat(style.fontSize);
+      const large = size >= 24 || (size >= 18.6 && Number(style.fontWeight) >= 700);
+      const ratio = (a + 0.05) / (b + 0.05);
+      // Arrows beside words are ornaments.
+      if (ratio < (large ? 3 : 4.5) && !e.matches("[aria-hidden=true]")) bad.add(`${e.tagName.toLowerCase()}.${e.getAttribute("class") ?? ""} "${e.textContent.trim().slice(0, 24)}" ${ratio.toFixed(2)}`);
+    }
+    for (const e of document.querySelectorAll("button, select, input, a, summary")) {
+      if (!(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.[0]?.textContent.trim())) bad.add(`${e.outerHTML.slice(0, 80)} has no name`);
+    }
+    return [...bad];
+  });
+}
+
+/** Light and dark, on a phone, on paper. */
 async function looks() {
+  const readable = async (where) => {
+    const bad = await unreadable();
+    expect(bad.length === 0, `${where}: text stands out from its ground, controls have names${bad.length ? `: ${bad.slice(0, 6).join(" | ")}` : ""}`);
+  };
+  await readable("light");
   const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   const light = await ground();
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "dark" }]);
   expect((await ground()) !== light, "dark where the system is dark");
+  await readable("dark");
   await page.evaluate(() => scrollTo(0, 0));
   await still();
   await shot("dark");
