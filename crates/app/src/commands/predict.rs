@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
     if options.report {
         let output = options.output.join("report.html");
         let pred = vec![options.output.clone()];
-        report::run(&Report { pred, output, ..Report::default() }, ui)?;
+        report::run_after(&Report { pred, output, ..Report::default() }, ui);
     }
     Ok(if summary.failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
