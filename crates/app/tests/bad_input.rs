@@ -179,6 +179,27 @@ fn a_model_that_cannot_be_used_is_said_before_any_work() {
 }
 
 #[test]
+fn folds_whose_training_has_not_ended_are_left_out_and_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "good"), 2);
+    let copy = model_copy(&dir.path().join("m"));
+    for fold in ["fold_1", "fold_3"] {
+        fs::create_dir(copy.join(fold)).expect("a folder");
+    }
+    let [model, input, out] = [&copy, &input, &out].map(|p| p.display().to_string());
+    let run_with = |more: &[&str]| {
+        let line = ["predict", "-m", &model, "-i", &input, "-o", &out, "--no-mirroring"];
+        run(&[&line[..], more].concat())
+    };
+    let (code, _, stderr) = run_with(&[]);
+    assert!(code == 0 && stderr.contains("without such a checkpoint are left out: 1, 3"), "{stderr}");
+    let (code, _, stderr) = run_with(&["-f", "0"]);
+    assert!(code == 0 && !stderr.contains("left out"), "they were not asked for: {stderr}");
+}
+
+#[test]
 fn an_output_that_cannot_be_is_said_before_any_work() {
     let dir = tempfile::tempdir().expect("a folder");
     let input = dir.path().join("in");

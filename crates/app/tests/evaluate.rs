@@ -262,7 +262,7 @@ fn odd_cohorts_are_scored_ranked_and_reported() {
 }
 
 #[test]
-fn a_dataset_of_version_one_with_labels_as_strings_is_understood() {
+fn datasets_with_labels_as_strings_are_understood() {
     let cohort = Cohort::new(&["a"], NNUNET);
     let dataset = r#"{"modality": {"0": "T1"}, "labels": {"0": "background", "1": "edema", "2": "non-enhancing", "3": "enhancing"},
         "numTraining": 1, "file_ending": ".nii.gz"}"#;
@@ -271,4 +271,15 @@ fn a_dataset_of_version_one_with_labels_as_strings_is_understood() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("labels from DIR/ref/dataset.json"), "{stderr}");
     assert!(stdout.contains("brats2021"), "{stdout}");
+    let strings = r#"{"channel_names": {"0": "T1"}, "labels": {"background": "0", "edema": "1", "non-enhancing": "2", "enhancing": "3"},
+        "numTraining": 1, "file_ending": ".nii.gz"}"#;
+    std::fs::write(cohort.path("ref/dataset.json"), strings).expect("written");
+    let (code, again, stderr) = cohort.evaluate(&[]);
+    assert_eq!((code, again), (0, stdout), "{stderr}");
+    std::fs::write(cohort.path("ref/dataset.json"), strings.replace("\"3\"", "\"three\"")).expect("written");
+    let (code, _, stderr) = cohort.evaluate(&[]);
+    assert!(
+        code == 2 && stderr.contains("`labels.enhancing` is the string \"three\", but must be a label value"),
+        "{stderr}"
+    );
 }

@@ -166,6 +166,16 @@ impl Model {
         Err(InferError::NotAModel { path: path.into(), reason, below: models_below(path) })
     }
 
+    /// Folds of the folder that are not used, for want of the checkpoint or by choice.
+    pub fn unused_folds(&self) -> Vec<String> {
+        let used = |name: &str| self.folds.iter().any(|f| f.name == name);
+        fold_folders(&self.path)
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|n| n != "all" && !used(n))
+            .collect()
+    }
+
     /// Version 2's result folder, or ours.
     fn open_v2(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
         let dataset = Dataset::read(&path.join("dataset.json"))?;

@@ -6,7 +6,8 @@
 FOLDER holds CASE/CASE_seg.nii.gz and CASE/CASE_algo-*.nii.gz with labels 1-2-4. Needs medpy, BraTS-evaluation, nibabel.
 Each repetition times, one after the other: the Python programs on a pair (reading, Dice and HD95 of WT, TC, ET by medpy;
 reading and all groups by BraTS-evaluation), then the whole process of this crate on the same files with every rule
-(the two above, nnU-Net's, BraTS 2023's, surfaces), with one thread and with all. Numbers are compared first.
+(the two above, nnU-Net's, BraTS 2023's, surfaces), with one thread and with all, and with one thread and only the numbers of
+medpy, or only those of BraTS-evaluation. Numbers are compared first.
 """
 import json, logging, os, subprocess, sys, tempfile, time, warnings
 from importlib.resources import files
@@ -42,9 +43,9 @@ def timed(f, *args):
     return out, time.perf_counter() - start
 
 
-def by_us(ref, pred, threads):
+def by_us(ref, pred, threads, rules="all"):
     env = dict(os.environ) | ({"RAYON_NUM_THREADS": str(threads)} if threads else {})
-    return json.loads(subprocess.run([binary_path, ref, pred, "1-2-3", "1"], check=True, capture_output=True, env=env).stdout)
+    return json.loads(subprocess.run([binary_path, ref, pred, "1-2-3", "1", rules], check=True, capture_output=True, env=env).stdout)
 
 
 def check(ours, medpy, panoptica):
@@ -74,12 +75,15 @@ with tempfile.TemporaryDirectory() as made:
                 panoptica, t_panoptica = timed(evaluator.evaluate, paths[1], paths[0])
                 ours, t_one = timed(by_us, *paths, 1)
                 _, t_all = timed(by_us, *paths, 0)
-                times.append((t_medpy, t_panoptica, t_one, t_all))
+                _, t_2021 = timed(by_us, *paths, 1, "brats2021")
+                _, t_2026 = timed(by_us, *paths, 1, "brats2026")
+                times.append((t_medpy, t_panoptica, t_one, t_all, t_2021, t_2026))
             check(ours, medpy, panoptica)
             rows.append([median(t) for t in zip(*times)])
-            m, p, one, all_ = rows[-1]
+            m, p, one, all_, only_2021, only_2026 = rows[-1]
             print(f"{algorithm.name[:-7]:36} medpy {m:6.2f} s  panoptica {p:6.2f} s  ours {one:6.3f} s (1 thread) {all_:6.3f} s (all)"
-                  f"  ratio {(m + p) / one:5.1f} {(m + p) / all_:5.1f}", flush=True)
-m, p, one, all_ = (sum(c) / len(c) for c in zip(*rows))
+                  f"  ratio {(m + p) / one:5.1f} {(m + p) / all_:5.1f}  same numbers {m / only_2021:5.1f} {p / only_2026:5.1f}", flush=True)
+m, p, one, all_, only_2021, only_2026 = (sum(c) / len(c) for c in zip(*rows))
 print(f"mean of {len(rows)} pairs: medpy {m:.2f} s, BraTS-evaluation {p:.2f} s, ours {one:.3f} s with 1 thread, {all_:.3f} s with all; "
-      f"ratio {(m + p) / one:.1f} and {(m + p) / all_:.1f}")
+      f"ratio {(m + p) / one:.1f} and {(m + p) / all_:.1f}; the same numbers only, 1 thread: {only_2021:.3f} s, {m / only_2021:.1f} times as fast as medpy; "
+      f"{only_2026:.3f} s, {p / only_2026:.1f} times as fast as BraTS-evaluation")

@@ -1,6 +1,6 @@
-//! Scores one pair of label maps by every rule and prints the numbers and the seconds taken, as JSON.
+//! Scores one pair of label maps by every rule, or by those named, and prints the numbers and the seconds taken, as JSON.
 //!
-//! `cargo run --release -p glioseg-eval --example score_pair -- REFERENCE PREDICTION 1-2-4 [REPEATS]`; `bench_peers.py`
+//! `cargo run --release -p glioseg-eval --example score_pair -- REFERENCE PREDICTION 1-2-4 [REPEATS [RULES]]`; `bench_peers.py`
 //! beside it compares with the Python programs.
 #![expect(clippy::print_stdout, reason = "an example that prints its result")]
 
@@ -15,10 +15,11 @@ use serde_json::json;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [reference, prediction, convention, rest @ ..] = &arguments[..] else {
-        return Err("give REFERENCE PREDICTION CONVENTION [REPEATS]".into());
+        return Err("give REFERENCE PREDICTION CONVENTION [REPEATS [RULES]]".into());
     };
     let scheme = LabelScheme::brats(convention.parse::<Convention>()?);
     let repeats: usize = rest.first().map_or(Ok(1), |n| n.parse())?;
+    let rules = Rule::parse_list(rest.get(1).map_or("all", String::as_str))?;
     let (mut read, mut score) = (Vec::new(), Vec::new());
     let mut scores: Vec<RuleScores> = Vec::new();
     for _ in 0..repeats {
@@ -28,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         read.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         let pair = Pair::new(&a, &b, None);
-        scores = Rule::ALL.map(|rule| rule.score(&pair, &scheme, &ScoreOptions::default())).to_vec();
+        scores = rules.iter().map(|rule| rule.score(&pair, &scheme, &ScoreOptions::default())).collect();
         score.push(start.elapsed().as_secs_f64());
     }
     let threads = rayon::current_num_threads();

@@ -156,7 +156,9 @@ impl Labels {
         let mut entries = Vec::new();
         let (mut ignore, mut has_regions) = (None, false);
         for (name, value) in node.entries()? {
-            let number = |n: &Node<'_>| match n.usize() {
+            // nnU-Net makes numbers of whatever Python's `int` takes.
+            let text = |n: &Node<'_>| n.value().as_str()?.trim().parse().ok();
+            let number = |n: &Node<'_>| match text(n).map_or_else(|| n.usize(), Ok) {
                 Ok(v) if v <= MAX_LABEL => Ok(v as u16),
                 _ => Err(n.wrong(format!("a label value from 0 to {MAX_LABEL}, or a list of them"))),
             };

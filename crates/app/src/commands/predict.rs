@@ -82,6 +82,14 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
             Event::Start { models, matches, ignored, cases, skipped } => {
                 for model in models {
                     ui.say(&describe_model(model));
+                    let unused = model.unused_folds();
+                    if options.folds.is_none() && !unused.is_empty() {
+                        ui.warn(&format!(
+                            "folds of {} without such a checkpoint are left out: {}",
+                            model.path.display(),
+                            unused.join(", ")
+                        ));
+                    }
                 }
                 for m in matches {
                     let files: Vec<String> = m.suffixes.iter().map(|s| format!("*{s}")).collect();
