@@ -114,6 +114,7 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
     });
     assert!(maps[0].data.iter().all(|v| (0.0..=1.0).contains(v)), "bits");
     assert!(maps[1].data.iter().all(|v| (0.0..=0.5).contains(v)), "a standard deviation of probabilities");
+    assert!(maps.iter().flat_map(|m| &m.data).all(|v| (v * 1024.0).fract() == 0.0), "small files");
     // Sure in the middle of the tumour, unsure at its edge.
     let edge = maps[0].channel(0).iter().copied().fold(0.0, f32::max);
     assert!(edge > 0.5, "{edge}");
@@ -158,18 +159,41 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
     // The reference is the prediction itself: probabilities above one half are all true.
     let error = found["regions"][0]["ece"].as_f64().expect("an error");
     assert!((0.0..0.1).contains(&error) && found["regions"][0]["bins"][14]["voxels"] != 0, "{found}");
-    // Damaged probabilities cost their case its calibration, nothing else.
+    // Damaged probabilities cost their case its calibration, nothing else; an average of them there is none.
     let npz = Path::new(&out).join("one.npz");
     let bytes = std::fs::read(&npz).expect("probabilities");
-    std::fs::write(&npz, &bytes[..bytes.len() / 2]).expect("written");
-    let (code, stdout, stderr) =
-        run(&["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores]);
-    assert_eq!(code, 1, "{stderr}");
-    assert!(
-        stderr.contains("case `one` is left out of the calibration") && stderr.contains("hint: "),
-        "{stderr}"
-    );
-    assert!(stdout.contains("brats2021") && !stdout.contains("calibration"), "{stdout}");
+    let ensembled = dir.path().join("ensembled").display().to_string();
+    let spoilt = [
+        (bytes[..bytes.len() / 2].to_vec(), "it is no npz", "is it cut off?"),
+        (array_of_nan([3, 44, 42, 40]), "values that are NaN or infinite", "predict the case again"),
+    ];
+    for (bytes, message, hint) in spoilt {
+        std::fs::write(&npz, &bytes).expect("written");
+        let (code, stdout, stderr) =
+            run(&["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores]);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains("case `one` is left out of the calibration: "), "{stderr}");
+        assert!(stderr.contains(message) && stderr.contains(hint), "{stderr}");
+        assert!(stdout.contains("brats2021") && !stdout.contains("calibration"), "{stdout}");
+        let (code, _, stderr) = run(&["ensemble", "-i", &out, "-o", &ensembled]);
+        assert!(code == 1 && stderr.contains(message) && stderr.contains(hint), "{stderr}");
+    }
+}
+
+/// An npz as nnU-Net saves probabilities, which are none.
+fn array_of_nan(shape: [usize; 4]) -> Vec<u8> {
+    let [c, z, y, x] = shape;
+    let mut head =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({c}, {z}, {y}, {x}), }}").into_bytes();
+    head.resize(117, b' ');
+    head.push(b'\n');
+    let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    npy.extend(head);
+    npy.extend(f32::NAN.to_le_bytes().repeat(shape.iter().product()));
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("probabilities.npy", zip::write::SimpleFileOptions::default()).expect("an entry");
+    zip.write_all(&npy).expect("memory");
+    zip.finish().expect("an archive").into_inner()
 }
 
 #[test]

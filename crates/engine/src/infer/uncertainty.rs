@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use super::export::{Decision, Logits};
 use super::{Accumulation, Grid};
 
+/// Maps are written in steps of 1 / `STEPS`: the last bits of almost 0 would make them ten times as large.
+const STEPS: f32 = 1024.0;
+
 /// How sure the passes were of a case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseUncertainty {
@@ -180,7 +183,7 @@ impl CaseMoments {
         }
     }
 
-    /// Writes both maps below `folder`, one channel per region, and scores the case; `map` holds the dataset's own labels.
+    /// Writes both maps below `folder`, one channel per region in steps of 1 / 1024, and scores the case; `map` holds the dataset's own labels.
     ///
     /// # Errors
     /// [`VolumeError`] with the path of a map that could not be written.
@@ -223,7 +226,8 @@ impl CaseMoments {
         let write = |name: &str, values: &[f32]| -> Result<PathBuf, VolumeError> {
             let path = uncertainty_path(folder, case, name);
             let mut whole = vec![0f32; regions.len() * map.data.len()];
-            crop::insert(values, self.bbox, &mut whole, map.shape());
+            let coarse: Vec<f32> = values.par_iter().map(|v| (v * STEPS).round() / STEPS).collect();
+            crop::insert(&coarse, self.bbox, &mut whole, map.shape());
             let geometry: Geometry = map.geometry.clone();
             nifti::write_volume(&path, &Volume::new(regions.len(), whole, geometry)?)?;
             // As seen from the record.
