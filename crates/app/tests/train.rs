@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use glioseg_volume::nifti;
+
 /// A network of two stages on patches of 16³ voxels.
 const PRESET: &str = r#"{
     "epochs": 3, "iterations": 4, "val_iterations": 1, "lr": 0.02,
@@ -74,6 +76,19 @@ impl Workplace {
 
     fn fold(&self, results: &str) -> PathBuf {
         self.path(results).join("nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0")
+    }
+
+    /// Changes the labels of every case; cases are numbered from 0.
+    fn relabel(&self, change: impl Fn(usize, u16) -> u16) {
+        for number in 0.. {
+            let path = self.path(&format!("Dataset001_P/labelsTr/phantom_{number:03}.nii.gz"));
+            if !path.exists() {
+                return;
+            }
+            let mut map = nifti::read_labels(&path).expect("labels");
+            map.data.iter_mut().for_each(|label| *label = change(number, *label));
+            nifti::write_labels(&path, &map).expect("written");
+        }
     }
 
     fn weights(&self, results: &str) -> Vec<u8> {
@@ -231,6 +246,66 @@ fn too_few_cases_and_wrong_options_are_refused_with_a_remedy() {
     let (code, _, log) = place.train("r", &["-f", "all", "--epochs", "1", "--budget", "1h"]);
     assert_eq!(code, 0, "{log}");
     assert!(log.contains("3 of 3 validation cases are trained on"), "{log}");
+}
+
+#[test]
+fn labels_that_are_missing_and_small_images_are_told() {
+    let place = Workplace::new(5);
+    // No enhancing tumor anywhere, and nothing at all in the first case.
+    place.relabel(|case, label| if case == 0 || label == 3 { 0 } else { label });
+    let short = ["-f", "all", "--epochs", "1", "--iterations", "1", "--patch", "48,16,16"];
+    let (code, _, log) = place.train("r", &short);
+    assert_eq!(code, 0, "{log}");
+    for part in [
+        "no case has a voxel of label [3]",
+        "no training case of this fold has `enhancing tumor`: it cannot be learned",
+        "phantom_000",
+        "5 of 5 cases are smaller than the patch and are padded",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    for wrong in ["has `whole tumor`", "has `tumor core`"] {
+        assert!(!log.contains(wrong), "{wrong}: {log}");
+    }
+
+    // The winner's plans list voxels by label, not by region.
+    let results = place.text("winner");
+    let dataset = place.text("Dataset001_P");
+    let width = "configuration.architecture.arch_kwargs.base_num_features=4";
+    let mut arguments = vec!["train", &dataset, "-o", &results, "--preset", "bl", "--set", width];
+    arguments.extend(["-f", "all", "--epochs", "1", "--iterations", "1", "--val-iterations", "1"]);
+    let (code, _, log) = run(&arguments);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(log.matches("it cannot be learned").count(), 1, "{log}");
+    assert!(log.contains("has `enhancing tumor`: it cannot be learned"), "{log}");
+}
+
+#[test]
+fn a_dataset_of_background_alone_is_refused() {
+    let place = Workplace::new(5);
+    place.relabel(|_, _| 0);
+    let (code, _, log) = place.train("r", &[]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("none of the 5 training cases has a labelled voxel"), "{log}");
+    assert!(log.contains("hint: check that the label maps are those of this dataset"), "{log}");
+}
+
+#[test]
+fn two_configurations_and_their_ensemble_are_compared() {
+    let place = Workplace::new(5);
+    let (dataset, pre, out) = (place.text("Dataset001_P"), place.text("pre"), place.text("results"));
+    let mut arguments = vec!["crossval", &dataset, "--preprocessed", &pre, "-o", &out, "--folds", "0"];
+    arguments.extend(["-c", "3d_fullres,2d", "--epochs", "1", "--iterations", "1", "--val-iterations", "1"]);
+    arguments.extend(["--batch", "2"]);
+    let (code, printed, log) = run(&arguments);
+    assert_eq!(code, 0, "{log}");
+    for line in ["\n3d_fullres | mean Dice", "\n2d | mean Dice", "\n3d_fullres + 2d | mean Dice", "\nbest "] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let information = std::fs::read(place.path("results/inference_information.json")).expect("information");
+    let information: serde_json::Value = serde_json::from_slice(&information).expect("JSON");
+    let scores = information["all_results"].as_object().expect("scores");
+    assert_eq!(scores.keys().collect::<Vec<_>>(), ["3d_fullres", "2d", "3d_fullres + 2d"]);
 }
 
 #[test]

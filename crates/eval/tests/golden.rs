@@ -140,7 +140,8 @@ fn brats_2021_and_2026_give_the_reference_numbers() {
             }
         }
     }
-    report(&wrong, compared, 6221);
+    // As many as the smallest cohort of random pairs gives; how many lesions they have depends on the seed.
+    report(&wrong, compared, 4000);
 }
 
 fn without_list(values: &Value) -> Value {

@@ -181,7 +181,7 @@ impl NetError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            NetError::Spec { .. } => "check `architecture` in plans.json".into(),
+            NetError::Spec { .. } => "check `architecture` in plans.json, or what a preset changes in it".into(),
             NetError::Kernels(error) => return error.hint(),
             NetError::Input { divisor, .. } => {
                 format!("pad the input to multiples of {} x {} x {} voxels", divisor[0], divisor[1], divisor[2])

@@ -82,6 +82,18 @@ pub struct AxialAttention {
     pub place: AttentionPlace,
 }
 
+impl std::fmt::Display for AxialAttention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [z, y, x] = self.volume_shape;
+        let place = match self.place {
+            AttentionPlace::Decoder => "in the decoder",
+            AttentionPlace::Everywhere => "everywhere",
+            AttentionPlace::EverywhereResidual => "everywhere, added",
+        };
+        write!(f, "axial attention {place} for {z} x {y} x {x} voxels")
+    }
+}
+
 /// What [`ArchitectureKind::GenericUNet`] has beside the common settings: no biases on transposed convolutions and
 /// heads, the kernel of the stage below in every decoder step, and the following.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +120,17 @@ pub enum NormKind {
     },
     /// None at all.
     None,
+}
+
+impl std::fmt::Display for NormKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NormKind::Instance => f.write_str("instance norm"),
+            NormKind::Batch => f.write_str("batch norm"),
+            NormKind::Group { groups } => write!(f, "group norm of {groups} groups"),
+            NormKind::None => f.write_str("no norm"),
+        }
+    }
 }
 
 /// Normalisation after every convolution.

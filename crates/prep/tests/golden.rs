@@ -69,7 +69,12 @@ fn predictions_lie_where_the_way_back_puts_them() {
         let voxels: usize = shape[1..].iter().product();
         for channel in probabilities.chunks_exact(voxels) {
             // Cut the box out and put it back: outside it nnU-Net has one value only.
-            let outside = channel[0];
+            let inside = |i: usize| {
+                let [_, y, x] = p.shape_before_cropping;
+                let at = [i / (y * x), i / x % y, i % x];
+                (0..3).all(|a| (p.bbox[a][0]..p.bbox[a][1]).contains(&at[a]))
+            };
+            let outside = (0..voxels).find(|&i| !inside(i)).map_or(0.0, |i| channel[i]);
             let cropped = glioseg_volume::crop::crop(channel.to_vec(), p.shape_before_cropping, p.bbox);
             assert_eq!(p.restore(&cropped, outside), channel, "{set}");
         }

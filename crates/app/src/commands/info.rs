@@ -304,13 +304,16 @@ fn model(path: &Path) -> anyhow::Result<Facts> {
         .iter()
         .map(|f| json!({"fold": f.name, "checkpoint": f.checkpoint.display().to_string()}))
         .collect();
+    let attention = model.configuration.architecture.generic.as_ref().and_then(|g| g.attention.as_ref());
+    let attention = attention.map_or(Value::Null, |a| json!(a.to_string()));
     facts
         .add("dataset", model.plans.dataset_name())
         .add("plans", model.plans.plans_name())
         .add("configuration", model.configuration.name.clone())
         .add("rules", model.configuration.rules.name())
         .add("network", model.configuration.architecture.kind.name())
-        .add("normalization", format!("{:?}", model.configuration.architecture.norm.kind))
+        .add("normalization", model.configuration.architecture.norm.kind.to_string())
+        .add("attention", attention)
         .add("features", json!(model.configuration.architecture.features_per_stage))
         .add("parameters", model.network.num_parameters())
         .add("patch", json!(model.configuration.patch_size))

@@ -434,8 +434,15 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
             setup.fold.val.len()
         ),
         format!(
-            "network | {} | {:.1} M parameters | features {} | patch {} | batch {}",
+            "network | {}, {}{} | {:.1} M parameters | features {} | patch {} | batch {}",
             architecture.kind.name(),
+            architecture.norm.kind,
+            architecture
+                .generic
+                .as_ref()
+                .and_then(|g| g.attention.as_ref())
+                .map(|a| format!(", {a}"))
+                .unwrap_or_default(),
             setup.network.num_parameters() as f64 / 1e6,
             features.join(" "),
             by(&configuration.patch_size),

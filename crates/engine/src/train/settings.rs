@@ -411,6 +411,25 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_and_preset_is_documented() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/presets.md");
+        let text = std::fs::read_to_string(path).expect("the documentation");
+        let settings = serde_json::to_value(Settings::default()).expect("JSON");
+        let mut names: Vec<String> = Settings::preset_names().map(str::to_owned).collect();
+        for (name, value) in settings.as_object().expect("an object") {
+            match value.as_object() {
+                Some(parts) if name == "sampling" || name == "loss" => {
+                    names.extend(parts.keys().map(|part| format!("{name}.{part}")));
+                }
+                _ => names.push(name.clone()),
+            }
+        }
+        for name in names {
+            assert!(text.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn single_settings_are_changed_by_name_and_others_are_refused() {
         let set = |text| Settings::preset("bl").expect("a preset").with(text);
         assert_eq!(set("clip=null").expect("no clipping").clip, None);

@@ -150,14 +150,17 @@ impl Setup {
     fn look(&self) -> Vec<String> {
         let mut warnings = vec![];
         let labels = &self.dataset.description.labels;
-        let counted = self.classes.len();
-        for (class, name) in self.classes.iter().enumerate() {
-            if self.train_cases.0.iter().all(|case| case.class_count(class) == 0) {
-                warnings.push(format!("no training case of this fold has `{name}`: it cannot be learned"));
-            }
-        }
-        if (0..counted).all(|class| self.train_cases.0.iter().all(|case| case.class_count(class) == 0)) {
+        let missing: Vec<&str> = scored(labels)
+            .into_iter()
+            .zip(&self.classes)
+            .filter(|(wanted, _)| !self.train_cases.0.iter().any(|case| shows(case, wanted)))
+            .map(|(_, name)| name.as_str())
+            .collect();
+        if missing.len() == self.classes.len() {
             warnings.push("no training case of this fold has any foreground".into());
+        } else {
+            let cannot = |name| format!("no training case of this fold has `{name}`: it cannot be learned");
+            warnings.extend(missing.into_iter().map(cannot));
         }
         let small: Vec<&str> = {
             let patch = &self.configuration.patch_size;
@@ -374,9 +377,28 @@ fn classes(labels: &Labels) -> Vec<String> {
     }
 }
 
+/// Labels of what is scored, in the order of [`classes`].
+fn scored(labels: &Labels) -> Vec<Vec<i16>> {
+    if labels.has_regions() {
+        labels.regions().iter().map(|r| r.labels.iter().map(|&label| signed(label)).collect()).collect()
+    } else {
+        labels.foreground().iter().map(|(_, value)| vec![signed(*value)]).collect()
+    }
+}
+
+fn signed(label: u16) -> i16 {
+    i16::try_from(label).unwrap_or(i16::MAX)
+}
+
+/// Whether a case has any of these labels, as far as its list of classes tells: regions or, by version 1's rules, single labels.
+fn shows(case: &StoredCase, wanted: &[i16]) -> bool {
+    (0..case.num_classes()).any(|class| {
+        case.class_count(class) > 0 && case.class_labels(class).iter().all(|label| wanted.contains(label))
+    })
+}
+
 /// What the network is trained against.
 fn targets(labels: &Labels, network: &NetworkSpec) -> TargetOptions {
-    let signed = |&v: &u16| i16::try_from(v).unwrap_or(i16::MAX);
     let regions = labels.has_regions();
     let mut scale = [1.0; 3];
     let scales = network.encoder.iter().take(network.decoder.len()).map(|stage| {
@@ -386,9 +408,8 @@ fn targets(labels: &Labels, network: &NetworkSpec) -> TargetOptions {
         scale
     });
     TargetOptions {
-        regions: regions
-            .then(|| labels.regions().iter().map(|r| r.labels.iter().map(signed).collect()).collect()),
-        ignore_label: labels.ignore_label().map(|l| signed(&l)),
+        regions: regions.then(|| scored(labels)),
+        ignore_label: labels.ignore_label().map(signed),
         scales: scales.collect(),
     }
 }
