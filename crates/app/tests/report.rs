@@ -151,6 +151,15 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
         "{stdout}"
     );
     assert!(Path::new(&scores).join("calibration.csv").is_file());
+    let evaluate =
+        ["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores, "--json"];
+    let (_, lines, _) = run(&evaluate);
+    let lines = lines.lines().map(|l| serde_json::from_str(l).expect("JSON"));
+    let lines: Vec<serde_json::Value> = lines.collect();
+    for key in ["calibration", "uncertainty"] {
+        let found = lines.iter().filter(|l| l[key]["region"].is_string()).count();
+        assert!(found >= 3, "{key}: {found} regions");
+    }
     let page = dir.path().join("report.html");
     let (code, _, stderr) = run(&["report", "--scores", &scores, "-o", &page.display().to_string()]);
     assert_eq!(code, 0, "{stderr}");
@@ -159,7 +168,7 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
     // The reference is the prediction itself: probabilities above one half are all true.
     let error = found["regions"][0]["ece"].as_f64().expect("an error");
     assert!((0.0..0.1).contains(&error) && found["regions"][0]["bins"][14]["voxels"] != 0, "{found}");
-    // Damaged probabilities cost their case its calibration, nothing else; an average of them there is none.
+    // Damaged probabilities cost their case its calibration and nothing else, and cannot be averaged.
     let npz = Path::new(&out).join("one.npz");
     let bytes = std::fs::read(&npz).expect("probabilities");
     let ensembled = dir.path().join("ensembled").display().to_string();

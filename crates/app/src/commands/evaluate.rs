@@ -11,6 +11,7 @@ use glioseg_eval::{
     NnUnetSummary, Rule, ScoreOptions, evaluate_cohort,
 };
 use glioseg_plan::Dataset;
+use serde_json::json;
 
 use super::table::{number, table};
 use super::{Outcome, Problem, print};
@@ -70,7 +71,7 @@ pub(crate) struct Evaluate {
     /// Seed of the bootstrap
     #[arg(long, default_value_t = 0, help_heading = "Computation")]
     pub(crate) seed: u64,
-    /// One line of JSON per metric on stdout, all of them, instead of a table
+    /// One line of JSON per metric on stdout, all of them, instead of a table; then one per region of calibration and uncertainty
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
@@ -197,6 +198,12 @@ fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
     if json {
         for statistic in &scores.statistics {
             print(&serde_json::to_string(statistic)?)?;
+        }
+        for region in scores.calibration.iter().flat_map(|c| &c.regions) {
+            print(&json!({"calibration": region}).to_string())?;
+        }
+        for region in scores.uncertainty.iter().flat_map(|u| &u.regions) {
+            print(&json!({"uncertainty": region}).to_string())?;
         }
         return Ok(());
     }
