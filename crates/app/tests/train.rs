@@ -1,10 +1,13 @@
 //! Training as a user runs it: stopped, killed, resumed, and given what it cannot take.
 
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use glioseg_volume::nifti;
+use support::{glioseg, run};
 
 /// A network of two stages on patches of 16³ voxels.
 const PRESET: &str = r#"{
@@ -17,20 +20,6 @@ const PRESET: &str = r#"{
         }}
     }
 }"#;
-
-/// A run of the program.
-fn glioseg(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_glioseg"));
-    command.args(arguments).env_remove("RAYON_NUM_THREADS");
-    command
-}
-
-/// Exit code, stdout and stderr.
-fn run(arguments: &[&str]) -> (i32, String, String) {
-    let output = glioseg(arguments).output().expect("the program starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("utf-8");
-    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
-}
 
 /// Five phantoms of 32³ voxels and the preset, in a folder of their own.
 struct Workplace {
@@ -74,6 +63,13 @@ impl Workplace {
         run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// A training that runs beside the test; it says nothing but to `stderr`.
+    fn start(&self, results: &str, more: &[&str], stderr: Stdio) -> Child {
+        let arguments = self.arguments(results, more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        glioseg(&arguments).stderr(stderr).stdout(Stdio::null()).spawn().expect("the program starts")
+    }
+
     fn fold(&self, results: &str) -> PathBuf {
         self.path(results).join("nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0")
     }
@@ -94,6 +90,11 @@ impl Workplace {
     fn weights(&self, results: &str) -> Vec<u8> {
         std::fs::read(self.fold(results).join("checkpoint_final.safetensors")).expect("final weights")
     }
+}
+
+fn kill(mut child: Child) {
+    child.kill().expect("killed");
+    child.wait().expect("gone");
 }
 
 fn wait_for(what: &str, path: &Path) {
@@ -139,17 +140,10 @@ fn a_killed_training_goes_on_to_the_same_bytes_whatever_the_threads() {
     let latest = place.fold("killed").join("checkpoint_latest.safetensors");
     for attempt in 0..3 {
         let more: &[&str] = if attempt == 0 { &[] } else { &["--resume"] };
-        let arguments = place.arguments("killed", more);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut child = glioseg(&arguments)
-            .stderr(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("the program starts");
+        let child = place.start("killed", more, Stdio::null());
         wait_for("a checkpoint", &latest);
         std::thread::sleep(Duration::from_millis(37 * (attempt + 1)));
-        child.kill().expect("killed");
-        child.wait().expect("gone");
+        kill(child);
     }
     let (code, _, log) = place.train("killed", &["--resume"]);
     assert_eq!(code, 0, "{log}");
@@ -183,17 +177,10 @@ fn what_stands_in_the_way_of_a_training_is_named() {
 
     // Another seed, and another patch.
     let stopped = place.fold("stopped").join("checkpoint_latest.safetensors");
-    let arguments = place.arguments("stopped", &["--epochs", "500"]);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut child = glioseg(&arguments)
-        .stderr(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("the program starts");
+    let child = place.start("stopped", &["--epochs", "500"], Stdio::null());
     wait_for("a checkpoint", &stopped);
     wait_for("a second one", &place.fold("stopped").join("checkpoint_previous.safetensors"));
-    child.kill().expect("killed");
-    child.wait().expect("gone");
+    kill(child);
     let (code, _, log) = place.train("stopped", &["--resume", "--seed", "7"]);
     assert_eq!(code, 2);
     assert!(log.contains("was begun with the setting `seed` 0, but now the setting is `seed` 7"), "{log}");
@@ -206,12 +193,7 @@ fn what_stands_in_the_way_of_a_training_is_named() {
     let middle = bytes.len() - 100;
     bytes[middle] ^= 1;
     std::fs::write(&stopped, bytes).expect("written");
-    let arguments = place.arguments("stopped", &["--resume"]);
-    let mut child = glioseg(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
-        .stderr(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("the program starts");
+    let mut child = place.start("stopped", &["--resume"], Stdio::piped());
     let stderr = child.stderr.take().expect("piped");
     let lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
     let mut seen = vec![];
@@ -221,8 +203,7 @@ fn what_stands_in_the_way_of_a_training_is_named() {
             break;
         }
     }
-    child.kill().expect("killed");
-    child.wait().expect("gone");
+    kill(child);
     let seen = seen.join("\n");
     assert!(seen.contains("its values are not those that were written; the training goes on from"), "{seen}");
     assert!(seen.contains("goes on from epoch"), "{seen}");

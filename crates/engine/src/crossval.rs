@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use glioseg_eval::rules::nnunet;
 use glioseg_eval::{EvalError, LabelScheme, NnUnetCase, NnUnetSummary, Pair};
-use glioseg_plan::{Labels, RawCase, RawDataset};
+use glioseg_plan::{RawCase, RawDataset};
 use glioseg_volume::VolumeError;
 use glioseg_volume::nifti::read_labels;
 use rayon::prelude::*;
@@ -140,10 +140,7 @@ pub fn collect(
 ) -> Result<Candidate, CrossvalError> {
     let numbers: Vec<String> = folds.iter().map(ToString::to_string).collect();
     let folder = model.join(format!("crossval_results_folds_{}", numbers.join("_")));
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).map_err(io(&folder, "remove"))?;
-    }
-    std::fs::create_dir_all(&folder).map_err(io(&folder, "make"))?;
+    make_empty(&folder)?;
     let mut found = 0;
     for case in &dataset.cases {
         for fold in folds {
@@ -189,6 +186,14 @@ pub fn collect(
     })
 }
 
+/// Makes a folder, or takes everything out of it.
+fn make_empty(folder: &Path) -> Result<(), CrossvalError> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(io(folder, "remove"))?;
+    }
+    std::fs::create_dir_all(folder).map_err(io(folder, "make"))
+}
+
 /// Whether these can be all folds of a cross-validation.
 fn covers(folds: &[usize]) -> bool {
     folds.len() >= 5
@@ -210,10 +215,7 @@ pub fn combine(
     let name =
         |c: &Candidate| c.models[0].file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let folder = results.join("ensembles").join(format!("ensemble___{}___{}", name(a), name(b)));
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).map_err(io(&folder, "remove"))?;
-    }
-    std::fs::create_dir_all(&folder).map_err(io(&folder, "make"))?;
+    make_empty(&folder)?;
     let folders = [a.folder.clone(), b.folder.clone()];
     for done in ensemble(&folders, &folder, &EnsembleOptions::default(), &|_, _| ())? {
         done.result?;
@@ -252,11 +254,7 @@ fn score(
         }
         steps.apply(&mut map);
         let pair = Pair::new(&reference, &map, labels.ignore_label());
-        Ok(NnUnetCase {
-            prediction_file: path.display().to_string(),
-            reference_file: case.labels.display().to_string(),
-            metrics: nnunet::score(&pair, &scheme).into_iter().map(|r| (r.region, r.values)).collect(),
-        })
+        Ok(NnUnetCase::of(&path, &case.labels, nnunet::score(&pair, &scheme)))
     });
     Ok(NnUnetSummary::of(cases.collect::<Result<_, _>>()?))
 }
@@ -275,15 +273,6 @@ pub fn best(candidates: &[Candidate]) -> &Candidate {
     best
 }
 
-/// Label values of every class, in the order of the summary's classes.
-fn class_labels(labels: &Labels) -> Vec<(String, Vec<u16>)> {
-    if labels.has_regions() {
-        labels.regions().iter().map(|r| (r.name.clone(), r.labels.clone())).collect()
-    } else {
-        labels.foreground().into_iter().map(|(name, value)| (name.to_owned(), vec![value])).collect()
-    }
-}
-
 /// Decides whether only the largest component of all foreground, and of every label or region, is kept.
 ///
 /// Returns the steps, with what they rest on as notes, and the scores after them.
@@ -298,7 +287,7 @@ pub fn decide_postprocessing(
     dataset: &RawDataset,
     candidate: &Candidate,
 ) -> Result<(Postprocessing, NnUnetSummary), CrossvalError> {
-    let classes = class_labels(&dataset.description.labels);
+    let classes = dataset.description.labels.classes();
     let mut foreground: Vec<u16> = classes.iter().flat_map(|(_, l)| l.iter().copied()).collect();
     foreground.sort_unstable();
     foreground.dedup();

@@ -1,13 +1,14 @@
 //! Calibration of saved probabilities: made cases against sums over all voxels, and everything that can be wrong with the files.
 
+mod support;
+
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 use glioseg_engine::calibration::{Calibrated, calibration};
 use glioseg_eval::{Convention, EvaluateOptions, LabelScheme, LabelSource, Rule, evaluate_cohort};
 use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
-use npyz::WriterBuilder as _;
+use support::save_array;
 
 /// z, y, x; spacing 2, 1 and 4 mm, so that the margin of 10 mm is 5, 10 and 3 voxels (2.5 is rounded up).
 const SHAPE: [usize; 3] = [24, 34, 12];
@@ -25,20 +26,7 @@ fn write_map(path: &Path, data: Vec<u16>) {
 }
 
 fn write_npz(path: &Path, shape: [usize; 4], values: &[f32]) {
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).expect("a file"));
-    zip.start_file("probabilities.npy", zip::write::SimpleFileOptions::default()).expect("an entry");
-    let mut bytes = Vec::new();
-    let shape = shape.map(|n| n as u64);
-    let mut array = npyz::WriteOptions::<f32>::new()
-        .default_dtype()
-        .shape(&shape)
-        .writer(&mut bytes)
-        .begin_nd()
-        .expect("a header");
-    array.extend(values.iter().copied()).expect("values");
-    array.finish().expect("all values");
-    zip.write_all(&bytes).expect("written");
-    zip.finish().expect("a zip");
+    save_array(path, "probabilities", &shape.map(|n| n as u64), values);
 }
 
 /// A number from 0 to 1 that looks like chance.

@@ -1,7 +1,8 @@
 //! Ensembles of saved probabilities against both versions of nnU-Net, and everything that can be wrong with the folders.
 
+mod support;
+
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use glioseg_engine::ensemble::{EnsembleOptions, ensemble};
@@ -9,7 +10,7 @@ use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::postprocess::{Postprocessing, Step};
 use glioseg_volume::testing::shared;
 use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
-use npyz::WriterBuilder as _;
+use support::save_array;
 
 /// A folder in which the cases of both `a` and `b` are merged.
 fn merged(folders: &[PathBuf], options: &EnsembleOptions) -> tempfile::TempDir {
@@ -133,22 +134,6 @@ fn save(folder: &Path, case: &str, outputs: &[f32]) {
     let geometry = Geometry::from_affine([2, 3, 4], affine).expect("regular");
     let map = LabelMap::new(vec![0; 24], geometry).expect("a map");
     nifti::write_labels(&folder.join(format!("{case}.nii.gz")), &map).expect("written");
-}
-
-fn save_array(path: &Path, name: &str, shape: &[u64], values: &[f32]) {
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).expect("a file"));
-    zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).expect("an entry");
-    let mut bytes = Vec::new();
-    let mut array = npyz::WriteOptions::<f32>::new()
-        .default_dtype()
-        .shape(shape)
-        .writer(&mut bytes)
-        .begin_nd()
-        .expect("a header");
-    array.extend(values.iter().copied()).expect("values");
-    array.finish().expect("all values");
-    zip.write_all(&bytes).expect("written");
-    zip.finish().expect("a zip");
 }
 
 const PLAIN: &str = r#"{"channel_names": {"0": "T1"}, "labels": {"background": 0, "edema": 1, "NCR": 2, "ET": 3}, "numTraining": 1, "file_ending": ".nii.gz"}"#;

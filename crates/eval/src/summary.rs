@@ -12,8 +12,8 @@ use crate::cohort::{CaseStatus, CohortScores};
 use crate::error::EvalError;
 use crate::labels::Class;
 use crate::number::{Number, Values};
-use crate::rules::Rule;
 use crate::rules::nnunet::METRICS;
+use crate::rules::{RegionScores, Rule};
 use crate::statistics::mean;
 
 /// What a `summary.json` holds.
@@ -36,6 +36,17 @@ pub struct NnUnetCase {
     pub reference_file: String,
     /// Metrics of every class, by its key.
     pub metrics: IndexMap<String, Values>,
+}
+
+impl NnUnetCase {
+    /// What [`nnunet::score`](crate::rules::nnunet::score) found of a prediction and its reference.
+    pub fn of(prediction: &Path, reference: &Path, scores: Vec<RegionScores>) -> Self {
+        Self {
+            prediction_file: prediction.display().to_string(),
+            reference_file: reference.display().to_string(),
+            metrics: scores.into_iter().map(|r| (r.region, r.values)).collect(),
+        }
+    }
 }
 
 impl NnUnetSummary {
@@ -80,11 +91,7 @@ impl NnUnetSummary {
             .filter(|c| c.status == CaseStatus::Scored)
             .filter_map(|case| {
                 let own = case.scores.iter().find(|s| s.rule == Rule::NnUnet)?;
-                Some(NnUnetCase {
-                    prediction_file: case.prediction.as_ref()?.display().to_string(),
-                    reference_file: case.reference.display().to_string(),
-                    metrics: own.regions.iter().map(|r| (r.region.clone(), r.values.clone())).collect(),
-                })
+                Some(NnUnetCase::of(case.prediction.as_ref()?, &case.reference, own.regions.clone()))
             })
             .collect();
         Some(Self::of(cases))

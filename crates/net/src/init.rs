@@ -128,8 +128,8 @@ fn uniform(key: u64, len: usize, bound: f64) -> Vec<f32> {
     values
 }
 
-/// The finalizer of `SplitMix64`.
-fn mix(mut z: u64) -> u64 {
+/// The finalizer of `SplitMix64`: neighbouring numbers become unrelated ones.
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -39,6 +39,7 @@ pub use burn::module::Module;
 pub use burn::tensor::{Device, Gradients, Tensor, TensorData};
 pub use checkpoint::Checkpoint;
 pub use error::NetError;
+pub use init::mix;
 pub use spec::{
     AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec,
     decoder_like_encoder,

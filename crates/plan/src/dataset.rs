@@ -248,6 +248,16 @@ impl Labels {
         self.all.iter().filter(|&&v| v != 0).map(|&v| (name(v), v)).collect()
     }
 
+    /// What is scored and reported, with its labels: every region in output order, or every plain label but background, ascending.
+    /// A label without a name has its value for one.
+    pub fn classes(&self) -> Vec<(String, Vec<u16>)> {
+        if self.has_regions() {
+            return self.regions.iter().map(|r| (r.name.clone(), r.labels.clone())).collect();
+        }
+        let name = |name: &str, value: u16| if name.is_empty() { value.to_string() } else { name.to_owned() };
+        self.foreground().into_iter().map(|(n, v)| (name(n, v), vec![v])).collect()
+    }
+
     /// Every label value with background, ascending, the ignore label left out.
     pub fn all_labels(&self) -> &[u16] {
         &self.all

@@ -1,13 +1,15 @@
 //! Plans of the winner's planner against those of nnU-Net v1 itself.
 
+mod support;
+
 use glioseg_plan::{
-    ArchitectureKind, Fingerprint, ForegroundIntensities, NormKind, PlanOptions, Planned, Planner,
-    RawDataset, Rules, plan,
+    ArchitectureKind, Fingerprint, NormKind, PlanOptions, Planned, Planner, RawDataset, Rules, plan,
 };
 use glioseg_plan::{Plans, read_json};
 use glioseg_volume::testing::shared;
 use serde_json::{Value, json};
 use std::path::Path;
+use support::intensities;
 
 fn planned(dataset: &RawDataset, facts: &Fingerprint) -> Planned {
     plan(dataset, facts, &PlanOptions { planner: Planner::Brats21, ..PlanOptions::default() }).expect("plans")
@@ -28,20 +30,11 @@ fn from_v1(raw: &Path, plans: &Value) -> (RawDataset, Fingerprint) {
         .map(|v| v.as_f64().expect("a number"))
         .collect();
     reductions.sort_by(f64::total_cmp);
-    let intensities = ForegroundIntensities {
-        mean: 1.0,
-        std: 1.0,
-        percentile_00_5: 0.0,
-        percentile_99_5: 2.0,
-        min: 0.0,
-        max: 3.0,
-        median: 1.0,
-    };
     let n = reductions.len();
     let facts = Fingerprint {
         spacings_mm: rows("original_spacings").iter().map(triple).collect(),
         shapes_after_crop: rows("original_sizes").iter().map(|r| triple(r).map(|v| v as usize)).collect(),
-        foreground_intensities: vec![intensities; dataset.description.channel_names.len()],
+        foreground_intensities: vec![intensities(); dataset.description.channel_names.len()],
         median_relative_size_after_cropping: f64::midpoint(reductions[(n - 1) / 2], reductions[n / 2]),
     };
     (dataset, facts)

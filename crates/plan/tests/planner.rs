@@ -1,12 +1,15 @@
 //! Plans are those of nnU-Net: real runs, the published figures for BraTS, and made-up fingerprints.
 
+mod support;
+
 use glioseg_plan::{
-    ArchitectureKind, Dataset, Fingerprint, ForegroundIntensities, PlanError, PlanOptions, Planned, Planner,
-    Plans, RawCase, RawDataset, Splits, plan, read_json,
+    ArchitectureKind, Dataset, Fingerprint, PlanError, PlanOptions, Planned, Planner, Plans, RawCase,
+    RawDataset, Splits, plan, read_json,
 };
 use glioseg_volume::testing::shared;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use support::intensities;
 
 /// A dataset that exists in memory only.
 fn dataset(name: &str, description: Value, cases: usize) -> RawDataset {
@@ -27,19 +30,10 @@ fn dataset(name: &str, description: Value, cases: usize) -> RawDataset {
 
 fn brats(shape: [usize; 3]) -> (RawDataset, Fingerprint) {
     let cases = 1251;
-    let intensities = ForegroundIntensities {
-        mean: 1.0,
-        std: 1.0,
-        percentile_00_5: 0.0,
-        percentile_99_5: 2.0,
-        min: 0.0,
-        max: 3.0,
-        median: 1.0,
-    };
     let fingerprint = Fingerprint {
         spacings_mm: vec![[1.0; 3]; cases],
         shapes_after_crop: vec![shape; cases],
-        foreground_intensities: vec![intensities; 4],
+        foreground_intensities: vec![intensities(); 4],
         median_relative_size_after_cropping: 0.367,
     };
     let description = json!({

@@ -31,11 +31,8 @@ pub struct ClassLocations {
 /// # Source
 /// nnU-Net v2, `DefaultPreprocessor._sample_foreground_locations`.
 pub fn class_locations(seg: &[i16], labels: &Labels) -> Vec<ClassLocations> {
-    let mut classes: Vec<Vec<i16>> = if labels.has_regions() {
-        labels.regions().iter().map(|r| r.labels.iter().map(|&v| value(v)).collect()).collect()
-    } else {
-        labels.foreground().iter().map(|(_, v)| vec![value(*v)]).collect()
-    };
+    let mut classes: Vec<Vec<i16>> =
+        labels.classes().into_iter().map(|(_, of)| of.into_iter().map(value).collect()).collect();
     if labels.ignore_label().is_some() {
         classes.push(std::iter::once(-1).chain(labels.all_labels().iter().map(|&v| value(v))).collect());
     }

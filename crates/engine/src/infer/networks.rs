@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::{Checkpoint, Unet};
 
-use super::{InferError, PredictOptions};
+use super::{Decision, InferError, PredictOptions};
 use crate::model::Model;
 
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
@@ -88,15 +88,21 @@ impl Networks {
     }
 }
 
-/// One network pass; on the CPU nothing is copied on the way in or out.
+/// One network pass: logits, or probabilities where version 1's rules want every pass activated; on the CPU nothing is copied on the way in or out.
 pub(crate) fn forward(
     network: &Unet,
     patch: Vec<f32>,
     shape: [usize; 5],
     device: &Device,
+    activation: Option<&Decision>,
 ) -> Result<Vec<f32>, InferError> {
     let input = Tensor::<5>::from_data(TensorData::new(patch, shape), device);
     let logits = network.forward(input).into_data();
     let found = logits.num_elements();
-    logits.try_into_vec::<f32>().map_err(|_| InferError::LogitsShape { expected: found, found: 0 })
+    let logits =
+        logits.try_into_vec::<f32>().map_err(|_| InferError::LogitsShape { expected: found, found: 0 })?;
+    Ok(match activation {
+        Some(decision) => decision.activate_pass(&logits),
+        None => logits,
+    })
 }

@@ -459,14 +459,6 @@ fn by_v1(models: &[Model]) -> bool {
     models.iter().all(|m| m.configuration.rules == Rules::V1)
 }
 
-/// Precision of a model's running sums; version 1's are in single precision always.
-fn precision_for(model: &Model, wanted: Accumulation) -> Accumulation {
-    match model.configuration.rules {
-        Rules::V2 => wanted,
-        Rules::V1 => Accumulation::Single,
-    }
-}
-
 /// Mean logits of all folds of a model, `[output, z, y, x]` of the prepared case (mean probabilities by version 1's rules), and
 /// the moments of its passes where they are wanted.
 fn predict_logits(
@@ -479,20 +471,14 @@ fn predict_logits(
     observer: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<(Vec<f32>, Option<Moments>), InferError> {
     let image = Image { data: &prepared.data, channels: prepared.channels, shape: prepared.shape };
-    let precision = precision_for(model, options.accumulation);
+    let precision = options.accumulation.under(model.configuration.rules);
     let mut sum = LogitSum::new(model.dataset.labels.num_outputs(), prepared.shape, window, precision)?;
     let activation = (model.configuration.rules == Rules::V1).then(|| Decision::new(&model.dataset.labels));
     if options.uncertainty {
         sum.watch(Moments::new(&model.dataset.labels, activation.is_some(), prepared.shape));
     }
     networks.for_each_fold(at, model, |network| {
-        let mut pass = |patch, shape| {
-            let logits = forward(network, patch, shape, &networks.device)?;
-            Ok(match &activation {
-                Some(decision) => decision.activate_pass(&logits),
-                None => logits,
-            })
-        };
+        let mut pass = |patch, shape| forward(network, patch, shape, &networks.device, activation.as_ref());
         sum.add(image, &mut pass, &mut || observer(Event::Pass))
     })?;
     let moments = sum.take_moments();
@@ -508,7 +494,7 @@ fn logits_of<'a>(
 ) -> Logits<'a> {
     let properties = &prepared.properties;
     let resampling = properties.probabilities_resampling(&model.configuration);
-    let precision = precision_for(model, precision);
+    let precision = precision.under(model.configuration.rules);
     let activated = model.configuration.rules == Rules::V1;
     Logits { values, shape: prepared.shape, properties, resampling, precision, activated }
 }
@@ -607,12 +593,7 @@ fn volumes(map: &LabelMap, labels: &Labels) -> IndexMap<String, f64> {
         let voxels: usize = values.iter().filter_map(|v| counts.get(v)).sum();
         (voxels as f64 * map.geometry.voxel_ml() * 1e6).round() / 1e6
     };
-    if labels.has_regions() {
-        labels.regions().iter().map(|r| (r.name.clone(), ml(&r.labels))).collect()
-    } else {
-        let name = |name: &str, value: u16| if name.is_empty() { value.to_string() } else { name.to_owned() };
-        labels.foreground().into_iter().map(|(n, v)| (name(n, v), ml(&[v]))).collect()
-    }
+    labels.classes().into_iter().map(|(name, values)| (name, ml(&values))).collect()
 }
 
 impl Failure {

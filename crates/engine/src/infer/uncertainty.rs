@@ -48,13 +48,15 @@ pub struct RegionUncertainty {
 
 /// Names and labels of the regions, and which output of the network is whose.
 fn regions(labels: &Labels) -> Vec<(String, Vec<u16>, usize)> {
-    if labels.has_regions() {
-        let regions = labels.regions().iter().enumerate();
-        return regions.map(|(i, r)| (r.name.clone(), r.labels.clone(), i)).collect();
-    }
     let of = |v: u16| labels.all_labels().iter().position(|&l| l == v).unwrap_or(0);
-    let name = |name: &str, value: u16| if name.is_empty() { value.to_string() } else { name.to_owned() };
-    labels.foreground().into_iter().map(|(n, v)| (name(n, v), vec![v], of(v))).collect()
+    let output = |i: usize, values: &[u16]| if labels.has_regions() { i } else { of(values[0]) };
+    let classes = labels.classes().into_iter().enumerate();
+    classes
+        .map(|(i, (name, values))| {
+            let at = output(i, &values);
+            (name, values, at)
+        })
+        .collect()
 }
 
 /// Where a pass lies and how it was mirrored.

@@ -52,6 +52,14 @@ pub enum Accumulation {
 }
 
 impl Accumulation {
+    /// The precision under a plan's rules; version 1's sums are in single precision always.
+    pub(crate) fn under(self, rules: Rules) -> Self {
+        match rules {
+            Rules::V2 => self,
+            Rules::V1 => Self::Single,
+        }
+    }
+
     /// The name on the command line and in the record.
     pub fn name(self) -> &'static str {
         match self {

@@ -522,12 +522,9 @@ fn next(batches: &mut AugmentedBatches) -> Result<Batch, TrainError> {
 
 /// A number that depends on all three.
 fn mix(seed: u64, epoch: u64, iteration: u64) -> u64 {
-    [epoch, iteration].into_iter().fold(seed, |state, word| {
-        let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
+    [epoch, iteration]
+        .into_iter()
+        .fold(seed, |state, word| glioseg_net::mix((state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 
 /// The logs beside the checkpoints; a training does not fail for them.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::TrainError;
+use super::setup::signed;
 
 /// Everything that decides a training beside dataset, plans and fold. They act in this order: `configuration` changes the plan,
 /// `sampling` and `augmentation` make the batches, `loss` and `supervision` judge the answer, the rest steps.
@@ -149,7 +150,7 @@ impl LossSettings {
             smooth: self.smooth,
             background: self.background.unwrap_or(labels.has_regions()),
             form: self.form,
-            ignore_label: labels.ignore_label().map(|l| i16::try_from(l).unwrap_or(i16::MAX)),
+            ignore_label: labels.ignore_label().map(signed),
         }
     }
 }

@@ -128,7 +128,7 @@ impl Setup {
         let model_folder = places.results.join(folder);
         let mut setup = Self {
             folder: model_folder.join(format!("fold_{choice}")),
-            classes: classes(labels),
+            classes: labels.classes().into_iter().map(|(name, _)| name).collect(),
             targets: targets(labels, &network),
             warnings: vec![],
             settings: settings.clone(),
@@ -150,16 +150,18 @@ impl Setup {
     fn look(&self) -> Vec<String> {
         let mut warnings = vec![];
         let labels = &self.dataset.description.labels;
-        let missing: Vec<&str> = scored(labels)
-            .into_iter()
-            .zip(&self.classes)
-            .filter(|(wanted, _)| !self.train_cases.0.iter().any(|case| shows(case, wanted)))
-            .map(|(_, name)| name.as_str())
-            .collect();
+        let mut missing: Vec<String> = vec![];
+        for (name, values) in labels.classes() {
+            let wanted: Vec<i16> = values.into_iter().map(signed).collect();
+            if !self.train_cases.0.iter().any(|case| shows(case, &wanted)) {
+                missing.push(name);
+            }
+        }
         if missing.len() == self.classes.len() {
             warnings.push("no training case of this fold has any foreground".into());
         } else {
-            let cannot = |name| format!("no training case of this fold has `{name}`: it cannot be learned");
+            let cannot =
+                |name: String| format!("no training case of this fold has `{name}`: it cannot be learned");
             warnings.extend(missing.into_iter().map(cannot));
         }
         let small: Vec<&str> = {
@@ -366,27 +368,8 @@ fn open_cases(
     Ok(StoredCases(cases.collect::<Result<_, _>>()?))
 }
 
-/// Names of what is scored: regions, or labels but background.
-fn classes(labels: &Labels) -> Vec<String> {
-    if labels.has_regions() {
-        labels.regions().iter().map(|r| r.name.clone()).collect()
-    } else {
-        let name =
-            |(name, value): (&str, u16)| if name.is_empty() { value.to_string() } else { name.to_owned() };
-        labels.foreground().into_iter().map(name).collect()
-    }
-}
-
-/// Labels of what is scored, in the order of [`classes`].
-fn scored(labels: &Labels) -> Vec<Vec<i16>> {
-    if labels.has_regions() {
-        labels.regions().iter().map(|r| r.labels.iter().map(|&label| signed(label)).collect()).collect()
-    } else {
-        labels.foreground().iter().map(|(_, value)| vec![signed(*value)]).collect()
-    }
-}
-
-fn signed(label: u16) -> i16 {
+/// A label as prepared cases hold it.
+pub(super) fn signed(label: u16) -> i16 {
     i16::try_from(label).unwrap_or(i16::MAX)
 }
 
@@ -399,7 +382,6 @@ fn shows(case: &StoredCase, wanted: &[i16]) -> bool {
 
 /// What the network is trained against.
 fn targets(labels: &Labels, network: &NetworkSpec) -> TargetOptions {
-    let regions = labels.has_regions();
     let mut scale = [1.0; 3];
     let scales = network.encoder.iter().take(network.decoder.len()).map(|stage| {
         for a in 0..3 {
@@ -408,7 +390,9 @@ fn targets(labels: &Labels, network: &NetworkSpec) -> TargetOptions {
         scale
     });
     TargetOptions {
-        regions: regions.then(|| scored(labels)),
+        regions: labels.has_regions().then(|| {
+            labels.regions().iter().map(|r| r.labels.iter().map(|&label| signed(label)).collect()).collect()
+        }),
         ignore_label: labels.ignore_label().map(signed),
         scales: scales.collect(),
     }
@@ -444,6 +428,6 @@ mod tests {
         let made = targets(&dataset.labels, &NetworkSpec::plain(1, 2, &stages));
         assert_eq!(made.scales, [[1.0; 3], [1.0, 0.5, 0.5]]);
         assert_eq!((made.regions, made.ignore_label), (None, Some(2)));
-        assert_eq!(classes(&dataset.labels), ["a"]);
+        assert_eq!(dataset.labels.classes(), [("a".to_owned(), vec![1])]);
     }
 }

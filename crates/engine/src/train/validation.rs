@@ -64,9 +64,8 @@ pub(super) fn validate(
         };
         let reference = read_labels(&raw.labels)?;
         let pair = Pair::new(&reference, &map, ignore);
-        let scores = nnunet::score(&pair, &scheme);
-        let metrics: indexmap::IndexMap<_, _> = scores.into_iter().map(|r| (r.region, r.values)).collect();
-        let dice: Vec<f64> = metrics.values().filter_map(|v| v.get("Dice")).collect();
+        let done = NnUnetCase::of(&path, &raw.labels, nnunet::score(&pair, &scheme));
+        let dice: Vec<f64> = done.metrics.values().filter_map(|v| v.get("Dice")).collect();
         observer(Event::Validated {
             case: case.name(),
             number: i + 1,
@@ -74,11 +73,7 @@ pub(super) fn validate(
             dice: &dice,
             seconds: start.elapsed().as_secs_f64(),
         });
-        scored.push(NnUnetCase {
-            prediction_file: path.display().to_string(),
-            reference_file: raw.labels.display().to_string(),
-            metrics,
-        });
+        scored.push(done);
     }
     let summary = NnUnetSummary::of(scored);
     summary.write(&folder.join("summary.json"))?;
@@ -98,7 +93,7 @@ fn segment(
 ) -> Result<LabelMap, TrainError> {
     let rules = setup.configuration.rules;
     let activated = rules == Rules::V1;
-    let precision = if activated { Accumulation::Single } else { Accumulation::Half };
+    let precision = Accumulation::Half.under(rules);
     let decision = Decision::new(&setup.dataset.description.labels);
     let (data, _) = case.read_all()?;
     let shape = case.shape();
@@ -107,10 +102,8 @@ fn segment(
     observer(Event::Validating { case: case.name(), number, of, passes });
     let mut sum = LogitSum::new(setup.network.num_outputs, shape, &window, precision)?;
     let picture = Image { data: &data, channels: case.channels(), shape };
-    let mut pass = |patch, shape| {
-        let logits = forward(net, patch, shape, device)?;
-        Ok(if activated { decision.activate_pass(&logits) } else { logits })
-    };
+    let activation = activated.then_some(&decision);
+    let mut pass = |patch, shape| forward(net, patch, shape, device, activation);
     sum.add(picture, &mut pass, &mut || observer(Event::Pass))?;
     let values = sum.finish()?;
     drop(data);

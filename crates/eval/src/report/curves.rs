@@ -71,10 +71,7 @@ pub fn read_curves(model: &Path) -> Result<Vec<Curve>, EvalError> {
 fn region_names(model: &Path) -> Vec<String> {
     let mut beside = [Some(model), model.parent()].into_iter().flatten().map(|f| f.join("dataset.json"));
     let Some(dataset) = beside.find_map(|p| Dataset::read(&p).ok()) else { return Vec::new() };
-    if dataset.labels.has_regions() {
-        return dataset.labels.regions().iter().map(|r| r.name.clone()).collect();
-    }
-    dataset.labels.foreground().into_iter().map(|(name, _)| name.to_owned()).collect()
+    dataset.labels.classes().into_iter().map(|(name, _)| name).collect()
 }
 
 fn curve(fold: String, epochs: &BTreeMap<u64, Epoch>, regions: &[String]) -> Curve {
