@@ -81,7 +81,7 @@ part_predict_resenc() {
 }
 part_predict_recipe() {
     needs v1
-    predict "$golden/v1/BL" "$(case_of iso case_03)" submission -m "$golden/v1/BL_L_GN" --recipe brats21
+    predict "$golden/v1/BL" "$(case_of iso case_03)" submission -m "$golden/v1/BL_L_GN" --recipe brats21 --no-mirroring
 }
 
 part_train_default() { training "${tiny[@]}"; }
@@ -123,7 +123,7 @@ part_ensemble() {
     needs pipeline/iso
     needs v1
     glio ensemble -i "$golden"/pipeline/iso/{predicted,predicted_no_mirroring} -o v2 --save-probabilities
-    glio ensemble -i "$golden"/v1/predicted/{BL,BL_L}_no_mirroring --dataset "$golden/v1/BL/plans.json" -o v1 --save-probabilities
+    glio ensemble -i "$golden"/v1/predicted/{BL,BL_L}_no_mirroring --dataset "$golden/v1/dataset.json" -o v1 --save-probabilities
 }
 part_postprocess() {
     needs pipeline/iso

@@ -2,7 +2,7 @@
 
     same_bytes.py OLD_FOLDER NEW_FOLDER
 
-Prints the first difference of every file that differs and exits with 1 if there is one, with 2 if the folders hold nothing to compare.
+Prints the first difference of every file that differs (of the first few) and exits with 1 if there is one, with 2 if the folders hold nothing to compare.
 
 What counts is what was computed: voxels and headers of label maps, arrays in npz files, names and values of tensors, numbers in JSON
 and CSV. What does not count: compression, times, paths, versions, messages, pictures and pages.
@@ -32,6 +32,8 @@ SKIPPED_KEYS = {
 }
 # Of predict.json, what is known of a case; models and settings are given by the caller.
 RECORD_KEYS = {"case", "status", "volume_ml", "postprocessed_voxels", "flags", "uncertainty"}
+# So many files that differ are named.
+SHOWN = 5
 
 
 class Different(Exception):
@@ -143,8 +145,11 @@ def compare_json_lines(old, new):
 def compare_csv(old, new):
     a, b = (list(csv.reader(path.read_text().splitlines())) for path in (old, new))
     for i, (x, y) in enumerate(zip(a, b)):
-        if x != y:
-            raise Different(f"line {i + 1}: {x} and {y}")
+        if len(x) != len(y):
+            raise Different(f"line {i + 1}: {len(x)} and {len(y)} fields")
+        for column, (v, w) in enumerate(zip(x, y)):
+            if v != w:
+                raise Different(f"line {i + 1}, column {a[0][column]}: {v} and {w}")
     if len(a) != len(b):
         raise Different(f"{len(a)} and {len(b)} lines")
 
@@ -181,14 +186,16 @@ def main(old, new):
     if not names:
         print("neither has a file to compare")
         return 2
-    different = 0
+    differences = []
     for name in names:
         try:
             compare_file(old / name, new / name)
         except Different as difference:
-            print(f"{name}: {difference}")
-            different += 1
-    return 1 if different else 0
+            differences.append(f"{name}: {difference}")
+    print("\n".join(differences[:SHOWN]))
+    if len(differences) > SHOWN:
+        print(f"and {len(differences) - SHOWN} more files")
+    return 1 if differences else 0
 
 
 if __name__ == "__main__":
