@@ -88,6 +88,9 @@ part_train_default() { training "${tiny[@]}"; }
 part_train_2d() { training "${flat[@]}"; }
 part_train_resenc() { training "${resenc[@]}"; }
 part_train_adamw() { training "${tiny[@]}" --optimiser adamw --lr 0.001 --augmentation da5; }
+part_train_dropout() {
+    training "${tiny[@]}" --set "$arch.dropout_op=\"torch.nn.modules.dropout.Dropout3d\"" --set "$arch.dropout_op_kwargs={\"p\": 0.2}"
+}
 part_train_demo() { training --preset demo --patch 32,32,32; }
 part_train_bl() { training --preset bl "${narrow[@]}"; }
 part_train_bl_l() { training --preset bl-l "${narrow[@]}"; }
@@ -144,7 +147,7 @@ part_convert() {
 parts=(
     phantom plan prep
     predict-phantom predict-2d predict-resenc predict-iso predict-aniso predict-v1 predict-recipe predict-uncertainty predict-single
-    train-default train-2d train-resenc train-adamw train-demo train-bl train-bl-l train-bl-gn train-bl-l-gn train-bl-aa
+    train-default train-2d train-resenc train-adamw train-dropout train-demo train-bl train-bl-l train-bl-gn train-bl-l-gn train-bl-aa
     train-aa-everywhere train-aa-residual resume-old
     crossval evaluate ensemble postprocess convert
 )
