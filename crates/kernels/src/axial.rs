@@ -103,6 +103,19 @@ pub struct AxialWeights<'a> {
     pub bias: &'a [f32],
 }
 
+/// Operands of an attention along an axis.
+#[derive(Debug, Clone, Copy)]
+pub struct AxialCall<'a> {
+    /// Its sizes.
+    pub shape: &'a AxialShape,
+    /// `[n, c, z, y, x]`; none if it is what the output holds.
+    pub input: Option<&'a [f32]>,
+    /// Added to the input, if there are any.
+    pub positions: Option<Positions<'a>>,
+    /// Its parameters.
+    pub weights: &'a AxialWeights<'a>,
+}
+
 /// Position embeddings that are added to the input: `[channels, z]`, `[channels, y]`, `[channels, x]`.
 pub type Positions<'a> = [&'a [f32]; 3];
 
@@ -119,7 +132,7 @@ pub enum AxialOutput<'a> {
 
 /// Attention along an axis: `out = to_out(softmax(q kᵀ / √dim_heads) v)`, for every line and head.
 ///
-/// `input` is `[n, c, z, y, x]`, `None` if it is what `out` holds now. The same bits for any number of threads.
+/// `out` is `[n, c, z, y, x]`. The same bits for any number of threads.
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
@@ -128,13 +141,11 @@ pub enum AxialOutput<'a> {
 /// axial-attention 0.5, `SelfAttention` within `PermuteToFrom`.
 pub fn axial_attention(
     cpu: Cpu,
-    shape: &AxialShape,
-    input: Option<&[f32]>,
-    positions: Option<Positions<'_>>,
-    weights: &AxialWeights<'_>,
+    call: &AxialCall<'_>,
     output: AxialOutput<'_>,
     out: &mut [f32],
 ) {
+    let AxialCall { shape, input, positions, weights } = *call;
     shape.check(weights);
     assert_eq!(out.len(), shape.len(), "values of the output");
     assert!(input.is_none_or(|i| i.len() == shape.len()), "values of the input");

@@ -92,6 +92,41 @@ impl std::fmt::Debug for Buffer {
     }
 }
 
+/// Memory of prepared weights: their own, or lent by the caller.
+#[derive(Debug)]
+pub(crate) enum Storage<'a> {
+    Own(Buffer),
+    Lent(&'a mut [f32]),
+}
+
+impl Deref for Storage<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Own(buffer) => buffer,
+            Self::Lent(values) => values,
+        }
+    }
+}
+
+/// Values in huge pages where the system offers them, aligned to a cache line: memory that many maps share.
+///
+/// The pages are taken from the system when they are first written.
+#[derive(Debug, Default)]
+pub struct Arena(Vec<f32>);
+
+impl Arena {
+    /// Memory for `len` values, all 0.
+    pub fn new(len: usize) -> Self {
+        Self(zeroed_tensor(len))
+    }
+
+    /// Values of the arena.
+    pub fn values(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
 /// A zeroed vector for a tensor, in huge pages where the system offers them.
 ///
 /// A tensor of hundreds of MiB in 4 KiB pages costs tens of milliseconds of page faults when it is first written, and every

@@ -17,7 +17,7 @@ pub(crate) mod winograd;
 pub use reference::conv3d_reference;
 pub use shape::ConvShape;
 
-use crate::buffer::Buffer;
+use crate::buffer::Storage;
 use crate::isa::Cpu;
 use crate::source::{Source, Window, check_sources};
 use crate::stats::ChannelStats;
@@ -71,23 +71,23 @@ impl Algorithm {
 
 /// Weights prepared for one algorithm; made once, used for every tile and from any thread.
 #[derive(Debug)]
-pub struct PackedConv {
+pub struct PackedConv<'a> {
     cpu: Cpu,
     in_channels: usize,
     out_channels: usize,
     kernel: [usize; 3],
     stride: [usize; 3],
-    form: Form,
+    form: Form<'a>,
 }
 
 #[derive(Debug)]
-enum Form {
-    Direct(Buffer),
-    Winograd(Buffer),
-    Gemm(Buffer),
+enum Form<'a> {
+    Direct(Storage<'a>),
+    Winograd(Storage<'a>),
+    Gemm(Storage<'a>),
 }
 
-impl PackedConv {
+impl PackedConv<'static> {
     /// Prepares `weights`, `[out, in, kd, kh, kw]`, for convolutions like `shape`.
     ///
     /// [`Algorithm::Auto`] chooses by all of `shape`; afterwards other batches and input sizes work too.
@@ -95,13 +95,47 @@ impl PackedConv {
     /// # Panics
     /// If the length of `weights` is not `shape`'s, or `algorithm` cannot compute `shape` ([`Algorithm::supports`]).
     pub fn new(cpu: Cpu, shape: &ConvShape, weights: &[f32], algorithm: Algorithm) -> Self {
+        PackedConv::made(cpu, shape, weights, algorithm, None)
+    }
+}
+
+impl<'a> PackedConv<'a> {
+    /// Values of the weights prepared for convolutions like `shape`.
+    pub fn packed_len(shape: &ConvShape, algorithm: Algorithm) -> usize {
+        match algorithm.choose(shape) {
+            Algorithm::Winograd => transformed::packed_len(shape),
+            _ => direct::packed_len(shape.out_channels, shape.in_channels, shape.taps()),
+        }
+    }
+
+    /// [`PackedConv::new`] in memory of [`Self::packed_len`] values, whose contents do not matter.
+    ///
+    /// # Panics
+    /// As [`PackedConv::new`], and if the memory is shorter.
+    pub fn new_in(
+        cpu: Cpu,
+        shape: &ConvShape,
+        weights: &[f32],
+        algorithm: Algorithm,
+        memory: &'a mut [f32],
+    ) -> Self {
+        Self::made(cpu, shape, weights, algorithm, Some(memory))
+    }
+
+    fn made(
+        cpu: Cpu,
+        shape: &ConvShape,
+        weights: &[f32],
+        algorithm: Algorithm,
+        memory: Option<&'a mut [f32]>,
+    ) -> Self {
         assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
         assert!(algorithm.supports(shape), "{algorithm:?} cannot compute {shape:?}");
         let form = match algorithm.choose(shape) {
-            Algorithm::Winograd => Form::Winograd(transformed::pack_weights(cpu, shape, weights)),
+            Algorithm::Winograd => Form::Winograd(transformed::pack_weights(cpu, shape, weights, memory)),
             chosen => {
-                let taps = shape.taps();
-                let packed = direct::pack_weights(shape.out_channels, shape.in_channels, taps, weights);
+                let sizes = [shape.out_channels, shape.in_channels, shape.taps()];
+                let packed = direct::pack_weights(sizes, weights, memory);
                 if chosen == Algorithm::Gemm { Form::Gemm(packed) } else { Form::Direct(packed) }
             }
         };
@@ -170,7 +204,7 @@ impl PackedConv {
 pub fn conv3d(
     shape: &ConvShape,
     sources: &[Source<'_>],
-    weights: &PackedConv,
+    weights: &PackedConv<'_>,
     bias: Option<&[f32]>,
     out: &mut [f32],
     stats: Option<&mut ChannelStats>,
@@ -219,7 +253,7 @@ pub(crate) fn convolve(
     shape: &ConvShape,
     part: Part,
     sources: &[Window<'_>],
-    weights: &PackedConv,
+    weights: &PackedConv<'_>,
     bias: Option<&[f32]>,
     out: &mut [f32],
     stats: Option<&mut ChannelStats>,

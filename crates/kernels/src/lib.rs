@@ -32,15 +32,15 @@ mod transposed;
 mod upsampled;
 
 pub use axial::{
-    AxialGradients, AxialOutput, AxialShape, AxialWeights, Positions, axial_attention,
+    AxialCall, AxialGradients, AxialOutput, AxialShape, AxialWeights, Positions, axial_attention,
     axial_attention_backward, axial_attention_reference, position_gradients,
 };
 pub use backward::data::{PackedBackwardData, conv3d_backward_data, conv3d_backward_data_reference};
-pub use backward::norm::{NormGradients, norm_backward, norm_backward_reference};
+pub use backward::norm::{NormCall, NormGradients, norm_backward, norm_backward_reference};
 pub use backward::weights::{
     bias_gradient, conv3d_backward_weights, conv3d_backward_weights_by, conv3d_backward_weights_reference,
 };
-pub use buffer::{return_freed_memory, zeroed_tensor};
+pub use buffer::{Arena, return_freed_memory, zeroed_tensor};
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
 pub use isa::{Cpu, ISA_VARIABLE, Level};
@@ -52,4 +52,4 @@ pub use pool::{avg_pool3d, avg_pool3d_backward};
 pub use source::{Prologue, Source};
 pub use stats::ChannelStats;
 pub use transposed::{PackedTransposed, TransposedShape, conv_transpose3d, conv_transpose3d_reference};
-pub use upsampled::{Upsampling, conv3d_upsampled};
+pub use upsampled::{UpsampledCall, Upsampling, conv3d_upsampled};

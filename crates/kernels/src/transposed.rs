@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::buffer::{Buffer, Shared, with_scratch};
+use crate::buffer::{Buffer, Shared, Storage, with_scratch};
 use crate::conv3d::ConvShape;
 use crate::conv3d::pack::pack_row;
 use crate::isa::{Cpu, Isa, Kernel};
@@ -121,13 +121,13 @@ pub fn conv_transpose3d_reference(
 
 /// Weights prepared once, used for every tile and from any thread.
 #[derive(Debug)]
-pub struct PackedTransposed {
+pub struct PackedTransposed<'a> {
     cpu: Cpu,
     in_channels: usize,
     out_channels: usize,
     kernel: [usize; 3],
     /// `[kd, kh][kw or pair of taps][co / block][ci][8]`.
-    panels: Buffer,
+    panels: Storage<'a>,
 }
 
 /// How the 8 lanes of a panel are used.
@@ -149,17 +149,41 @@ impl Lanes {
     }
 }
 
-impl PackedTransposed {
+impl PackedTransposed<'static> {
     /// Prepares `weights`, `[in, out, kd, kh, kw]`; `shape`'s batch and input size do not matter.
     ///
     /// # Panics
     /// If the length of `weights` is not `shape`'s.
     pub fn new(cpu: Cpu, shape: &TransposedShape, weights: &[f32]) -> Self {
-        assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
+        PackedTransposed::made(cpu, shape, weights, None)
+    }
+}
+
+impl<'a> PackedTransposed<'a> {
+    /// Values of the weights prepared for layers like `shape`.
+    pub fn packed_len(shape: &TransposedShape) -> usize {
         let [kd, kh, kw] = shape.kernel;
         let lanes = Lanes::new(kw, shape.out_channels);
+        kd * kh * lanes.panels[0] * lanes.panels[1] * shape.in_channels * BLOCK
+    }
+
+    /// [`PackedTransposed::new`] in memory of [`Self::packed_len`] values, whose contents do not matter.
+    ///
+    /// # Panics
+    /// As [`PackedTransposed::new`], and if the memory is shorter.
+    pub fn new_in(cpu: Cpu, shape: &TransposedShape, weights: &[f32], memory: &'a mut [f32]) -> Self {
+        Self::made(cpu, shape, weights, Some(memory))
+    }
+
+    fn made(cpu: Cpu, shape: &TransposedShape, weights: &[f32], memory: Option<&'a mut [f32]>) -> Self {
+        assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
+        let kw = shape.kernel[2];
+        let lanes = Lanes::new(kw, shape.out_channels);
         let panel = shape.in_channels * BLOCK;
-        let mut panels = Buffer::zeroed(kd * kh * lanes.panels[0] * lanes.panels[1] * panel);
+        let len = Self::packed_len(shape);
+        let mut own = Buffer::zeroed(if memory.is_some() { 0 } else { len });
+        let mut memory = memory.map(|m| &mut m[..len]);
+        let panels = memory.as_deref_mut().unwrap_or(&mut own);
         if panel > 0 {
             panels.par_chunks_mut(panel).enumerate().for_each(|(index, panel)| {
                 let (rest, block) = (index / lanes.panels[1], index % lanes.panels[1]);
@@ -167,11 +191,9 @@ impl PackedTransposed {
                 for lane in 0..BLOCK {
                     let co = block * lanes.channels + lane / lanes.taps;
                     let tap = row_tap * kw + column * lanes.taps + lane % lanes.taps;
-                    if co < shape.out_channels {
-                        for ci in 0..shape.in_channels {
-                            panel[ci * BLOCK + lane] =
-                                weights[(ci * shape.out_channels + co) * shape.taps() + tap];
-                        }
+                    for ci in 0..shape.in_channels {
+                        let at = (ci * shape.out_channels + co) * shape.taps() + tap;
+                        panel[ci * BLOCK + lane] = if co < shape.out_channels { weights[at] } else { 0.0 };
                     }
                 }
             });
@@ -181,7 +203,7 @@ impl PackedTransposed {
             in_channels: shape.in_channels,
             out_channels: shape.out_channels,
             kernel: shape.kernel,
-            panels,
+            panels: memory.map_or(Storage::Own(own), Storage::Lent),
         }
     }
 
@@ -202,7 +224,7 @@ impl PackedTransposed {
 pub fn conv_transpose3d(
     shape: &TransposedShape,
     source: Source<'_>,
-    weights: &PackedTransposed,
+    weights: &PackedTransposed<'_>,
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
@@ -214,7 +236,7 @@ pub fn conv_transpose3d(
 pub(crate) fn upsample(
     shape: &TransposedShape,
     source: Window<'_>,
-    weights: &PackedTransposed,
+    weights: &PackedTransposed<'_>,
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
@@ -296,18 +318,19 @@ impl Kernel for Job<'_> {
                 for column in 0..self.lanes.panels[0] {
                     let index = (row_tap * self.lanes.panels[0] + column) * self.lanes.panels[1] + block;
                     let weights = &self.panels[index * panel..(index + 1) * panel];
+                    let spot = Spot { block, row_tap, column };
                     let mut at = 0;
                     while at < self.len {
                         let left = (self.len - at).div_ceil(I::LANES);
                         if I::REGISTERS >= 32 && left >= 3 {
-                            self.group::<I, 8, 3>(isa, weights, block, row_tap, column, at, 0);
+                            self.group::<I, 8, 3>(isa, weights, spot, at, 0);
                             at += 3 * I::LANES;
                         } else if I::REGISTERS >= 32 {
-                            self.group::<I, 8, 1>(isa, weights, block, row_tap, column, at, 0);
+                            self.group::<I, 8, 1>(isa, weights, spot, at, 0);
                             at += I::LANES;
                         } else {
-                            self.group::<I, 4, 2>(isa, weights, block, row_tap, column, at, 0);
-                            self.group::<I, 4, 2>(isa, weights, block, row_tap, column, at, 4);
+                            self.group::<I, 4, 2>(isa, weights, spot, at, 0);
+                            self.group::<I, 4, 2>(isa, weights, spot, at, 4);
                             at += 2 * I::LANES;
                         }
                     }
@@ -317,6 +340,14 @@ impl Kernel for Job<'_> {
     }
 }
 
+/// A panel: a block of output channels, a row of taps and a column of it.
+#[derive(Clone, Copy)]
+struct Spot {
+    block: usize,
+    row_tap: usize,
+    column: usize,
+}
+
 impl Job<'_> {
     /// `R` vectors from `at` on for lanes `lane..lane + C` of a panel.
     #[inline(always)]
@@ -324,9 +355,7 @@ impl Job<'_> {
         &self,
         isa: I,
         weights: &[f32],
-        block: usize,
-        row_tap: usize,
-        column: usize,
+        Spot { block, row_tap, column }: Spot,
         at: usize,
         lane: usize,
     ) {

@@ -22,7 +22,7 @@ pub struct Upsampling<'a> {
     /// What it reads.
     pub source: Source<'a>,
     /// Its weights.
-    pub weights: &'a PackedTransposed,
+    pub weights: &'a PackedTransposed<'a>,
     /// Its bias, `[out]`.
     pub bias: Option<&'a [f32]>,
 }
@@ -54,6 +54,21 @@ fn slab_len(shape: &TransposedShape, planes: usize, kernel: usize) -> usize {
     shape.out_channels * planes * height * width
 }
 
+/// Operands of [`conv3d_upsampled`].
+#[derive(Debug, Clone, Copy)]
+pub struct UpsampledCall<'a> {
+    /// Sizes of the convolution; its stride is 1.
+    pub shape: &'a ConvShape,
+    /// What makes the first of its channels.
+    pub upsampling: Upsampling<'a>,
+    /// What it reads behind them.
+    pub skip: Source<'a>,
+    /// Its weights.
+    pub weights: &'a PackedConv<'a>,
+    /// Its bias, `[out]`.
+    pub bias: Option<&'a [f32]>,
+}
+
 /// `out = conv([upsampling, prologue(skip)]) + bias` with stride 1, and the sums of `out` per sample and channel.
 ///
 /// The same as [`crate::conv_transpose3d`] and then [`crate::conv3d`] of its result and `skip`, up to the order of sums.
@@ -66,40 +81,23 @@ fn slab_len(shape: &TransposedShape, planes: usize, kernel: usize) -> usize {
 /// # Panics
 /// If a length contradicts `shape`, its stride is not 1, or weights were prepared for another layer.
 pub fn conv3d_upsampled(
-    shape: &ConvShape,
-    upsampling: Upsampling<'_>,
-    skip: Source<'_>,
-    weights: &PackedConv,
-    bias: Option<&[f32]>,
+    call: UpsampledCall<'_>,
     out: &mut [f32],
     stats: Option<&mut ChannelStats>,
     scratch: &mut [f32],
 ) {
-    by_slabs(
-        Upsampling::planes(upsampling.shape),
-        shape,
-        upsampling,
-        skip,
-        weights,
-        bias,
-        out,
-        stats,
-        scratch,
-    );
+    by_slabs(Upsampling::planes(call.upsampling.shape), call, out, stats, scratch);
 }
 
 /// [`conv3d_upsampled`], `step` planes at a time.
 fn by_slabs(
     step: usize,
-    shape: &ConvShape,
-    upsampling: Upsampling<'_>,
-    skip: Source<'_>,
-    weights: &PackedConv,
-    bias: Option<&[f32]>,
+    call: UpsampledCall<'_>,
     out: &mut [f32],
     mut stats: Option<&mut ChannelStats>,
     scratch: &mut [f32],
 ) {
+    let UpsampledCall { shape, upsampling, skip, weights, bias } = call;
     let up = upsampling.shape;
     assert_eq!(shape.stride, [1; 3], "a convolution of an upsampled map");
     assert_eq!((up.batch, up.output()), (shape.batch, shape.input), "{up:?} before {shape:?}");
@@ -225,17 +223,9 @@ mod tests {
             Upsampling { shape: &up, source: sources[0], weights: &up_weights, bias: Some(&up_bias) };
         let (mut out, mut out_stats) = (vec![f32::NAN; shape.out_len()], stats());
         let mut scratch = vec![f32::NAN; slab_len(&up, case.step, case.kernel[0])];
-        by_slabs(
-            case.step,
-            &shape,
-            upsampling,
-            sources[1],
-            &weights,
-            Some(&bias),
-            &mut out,
-            Some(&mut out_stats),
-            &mut scratch,
-        );
+        let bias = Some(bias.as_slice());
+        let call = UpsampledCall { shape: &shape, upsampling, skip: sources[1], weights: &weights, bias };
+        by_slabs(case.step, call, &mut out, Some(&mut out_stats), &mut scratch);
         let size = want.iter().fold(0f32, |m, v| m.max(v.abs()));
         for (i, (a, b)) in out.iter().zip(&want).enumerate() {
             assert!((a - b).abs() <= 1e-5 * size, "{} {case:?}: {a} for {b} at {i}", cpu.name());

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Numbers, assert_close, cpus, magnitudes};
 use glioseg_kernels::{
-    AxialOutput, AxialShape, AxialWeights, Cpu, axial_attention, axial_attention_backward,
+    AxialCall, AxialOutput, AxialShape, AxialWeights, Cpu, axial_attention, axial_attention_backward,
     axial_attention_reference, position_gradients,
 };
 
@@ -41,18 +41,16 @@ impl Case {
         self.positions.each_ref().map(Vec::as_slice)
     }
 
+    fn call<'a>(&'a self, weights: &'a AxialWeights<'a>) -> AxialCall<'a> {
+        AxialCall { shape: &self.shape, input: Some(&self.x), positions: None, weights }
+    }
+
     fn forward(&self, cpu: Cpu, embedded: bool) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.x.len()];
         let positions = embedded.then(|| self.positions());
-        axial_attention(
-            cpu,
-            &self.shape,
-            Some(&self.x),
-            positions,
-            &self.weights(),
-            AxialOutput::Store,
-            &mut out,
-        );
+        let weights = self.weights();
+        let call = AxialCall { positions, ..self.call(&weights) };
+        axial_attention(cpu, &call, AxialOutput::Store, &mut out);
         out
     }
 }
@@ -91,7 +89,9 @@ fn results_are_stored_added_or_joined_and_the_input_may_be_the_output() {
         for case in cases() {
             let plain = case.forward(cpu, false);
             let run = |input: Option<&[f32]>, output: AxialOutput<'_>, mut out: Vec<f32>| {
-                axial_attention(cpu, &case.shape, input, None, &case.weights(), output, &mut out);
+                let weights = case.weights();
+                let call = AxialCall { input, ..case.call(&weights) };
+                axial_attention(cpu, &call, output, &mut out);
                 out
             };
             assert_eq!(run(None, AxialOutput::Store, case.x.clone()), plain, "{:?}", case.shape);
@@ -149,8 +149,8 @@ fn the_gradient_is_that_of_the_definition() {
             let mut dx = vec![f32::NAN; case.x.len()];
             let (positions, weights) = (Some(case.positions()), case.weights());
             let output = AxialOutput::Store;
-            let found =
-                axial_attention_backward(cpu, &case.shape, &case.x, positions, &weights, &g, output, &mut dx);
+            let call = AxialCall { positions, ..case.call(&weights) };
+            let found = axial_attention_backward(cpu, &call, &g, output, &mut dx);
             let [z, y, x] = position_gradients(&dx, channels, size);
             let gradients = [dx, found.q, found.kv, found.out, found.bias, z, y, x];
             for (((name, _), gradient), want) in fields.iter().zip(&gradients).zip(&differences) {
@@ -167,16 +167,8 @@ fn every_instruction_set_has_the_same_gradient() {
         let g = Numbers::new(5).many(case.x.len());
         let gradient = |cpu: Cpu| {
             let mut dx = case.x.clone();
-            let found = axial_attention_backward(
-                cpu,
-                &case.shape,
-                &case.x,
-                None,
-                &case.weights(),
-                &g,
-                AxialOutput::Add,
-                &mut dx,
-            );
+            let weights = case.weights();
+            let found = axial_attention_backward(cpu, &case.call(&weights), &g, AxialOutput::Add, &mut dx);
             [dx, found.q, found.kv, found.out, found.bias]
         };
         let mut all = cpus().into_iter().map(|cpu| (cpu, gradient(cpu)));

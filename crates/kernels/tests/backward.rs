@@ -4,7 +4,7 @@ mod common;
 
 use common::{Numbers, assert_close, cpus};
 use glioseg_kernels::{
-    Algorithm, ConvShape, Cpu, Moments, NormKind, PackedBackwardData, Prologue, Source, TransposedShape,
+    Algorithm, ConvShape, Cpu, Moments, NormCall, NormKind, PackedBackwardData, Prologue, Source, TransposedShape,
     bias_gradient, channel_stats, conv_transpose3d_reference, conv3d_backward_data,
     conv3d_backward_data_reference, conv3d_backward_weights, conv3d_backward_weights_by,
     conv3d_backward_weights_reference, norm_backward, norm_backward_reference,
@@ -42,7 +42,13 @@ fn check(shape: &ConvShape, split: usize, prologue: bool, cpus: &[Cpu]) {
         for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
             let packed = PackedBackwardData::new(cpu, shape, &weights, algorithm);
             let mut got = vec![f32::NAN; shape.in_len()];
-            conv3d_backward_data(shape, &grad, &packed, &mut got);
+            let mut scratch = vec![f32::NAN; PackedBackwardData::scratch_len(shape)];
+            conv3d_backward_data(shape, &grad, &packed, &mut scratch, &mut got);
+            let mut memory = vec![f32::NAN; PackedBackwardData::packed_len(shape, algorithm)];
+            let lent = PackedBackwardData::new_in(cpu, shape, &weights, algorithm, &mut memory);
+            let mut again = vec![f32::NAN; shape.in_len()];
+            conv3d_backward_data(shape, &grad, &lent, &mut scratch, &mut again);
+            assert_eq!(got, again, "weights prepared in lent memory, {shape:?}");
             let tolerance = if algorithm == Algorithm::Direct { 1e-6 } else { 1e-5 };
             assert_close(
                 &format!("{} {algorithm:?} data {shape:?}", cpu.name()),
@@ -141,13 +147,20 @@ fn norm_gradients_match_the_reference_for_every_kind() {
                     numbers.many(batch * channels * voxels).iter().map(|x| 3.0 * x + 1.0).collect();
                 let (gamma, beta) = (numbers.many(channels), numbers.many(channels));
                 let grad = numbers.many(x.len());
-                let (want, gradients) =
-                    norm_backward_reference(&x, &grad, batch, kind, &gamma, &beta, 1e-5, 0.01);
                 let moments = Moments::new(&channel_stats(cpu, &x, channels, voxels), kind);
+                let call = NormCall {
+                    x: &x,
+                    voxels,
+                    kind,
+                    moments: &moments,
+                    gamma: &gamma,
+                    beta: &beta,
+                    eps: 1e-5,
+                    slope: 0.01,
+                };
+                let (want, gradients) = norm_backward_reference(&call, &grad);
                 let mut got = vec![f32::NAN; x.len()];
-                let found = norm_backward(
-                    cpu, &x, &grad, voxels, kind, &moments, &gamma, &beta, 1e-5, 0.01, &mut got,
-                );
+                let found = norm_backward(cpu, &call, &grad, &mut got);
                 let what = format!("{} {kind:?} {voxels}", cpu.name());
                 assert_close(&what, &got, &want, &want, 2e-6);
                 assert_close(&what, &found.gamma, &gradients.gamma, &gradients.gamma, 1e-5);

@@ -44,6 +44,21 @@ pub enum NetError {
         /// The size asked for.
         size: [usize; 3],
     },
+    /// A device that this build does not know.
+    #[error("unknown device `{device}`; this build runs on: {}", crate::Device::ALL.map(crate::Device::word).join(", "))]
+    UnknownDevice {
+        /// What was asked for.
+        device: String,
+    },
+    /// A precision that this build does not know.
+    #[error(
+        "unknown precision `{precision}`; this build computes in: {}",
+        crate::Precision::ALL.map(crate::Precision::word).join(", ")
+    )]
+    UnknownPrecision {
+        /// What was asked for.
+        precision: String,
+    },
     /// What a network should have answered does not fit its answer.
     #[error("the targets do not fit the network: {what}")]
     Target {
@@ -189,6 +204,10 @@ impl NetError {
             NetError::Positions { trained: [z, y, x], .. } => format!(
                 "use patches of {z} x {y} x {x} voxels, or interpolate the embeddings with --interpolate-positions"
             ),
+            NetError::UnknownDevice { .. } => {
+                "this version has no GPU support yet: leave the option out to run on the CPU".into()
+            }
+            NetError::UnknownPrecision { .. } => "leave the option out to compute in single precision".into(),
             NetError::Target { .. } => "the labels of the cases must be those of dataset.json: `glioseg dataset check`".into(),
             NetError::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => "check the path; nnU-Net calls it fold_K/checkpoint_final.pth".into(),

@@ -1,14 +1,16 @@
 //! Optimisers whose state is plain numbers: PyTorch's SGD with momentum, and `AdamW`.
 //!
-//! Own code rather than Burn's, because the state must come back bit for bit from a checkpoint under the parameters'
-//! names, and because weights are changed in place, in one pass over weight, gradient and state.
+//! The state comes back bit for bit from a checkpoint under the parameters' names, and weights are changed in place, in one pass
+//! over weight, gradient and state.
 
-use burn::tensor::Gradients;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::NetError;
 use crate::checkpoint::Checkpoint;
-use crate::{NetError, Unet};
+use crate::engine::Update;
+use crate::parameters::{ParameterShape, Parameters};
+use crate::program::ParameterId;
 
 /// Values of one unit of parallel work.
 const CHUNK: usize = 1 << 14;
@@ -72,39 +74,24 @@ pub struct Optimiser {
     parameters: Vec<(String, Kept)>,
 }
 
-/// Gradients of a network's parameters, in the order of its tensors.
-#[derive(Debug, Clone)]
-pub struct ParameterGradients(Vec<Option<Vec<f32>>>);
-
-impl ParameterGradients {
-    /// Takes the gradients of a network's parameters out of those of a backward pass.
-    pub fn take(net: &Unet, gradients: &mut Gradients) -> Self {
-        let mut net = net.clone();
-        let slots = net.slots();
-        Self(slots.iter().filter(|s| !s.is_buffer()).map(|s| s.take_gradient(gradients)).collect())
-    }
-
-    /// Euclidean norm of all gradients together.
-    ///
-    /// # Source
-    /// `torch.nn.utils.clip_grad_norm_`; sums here have a fixed order and are in f64.
-    pub fn norm(&self) -> f64 {
-        let squares = |values: &Vec<f32>| -> f64 {
-            let of = |chunk: &[f32]| chunk.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
-            let parts: Vec<f64> = values.par_chunks(CHUNK).map(of).collect();
-            parts.iter().sum()
-        };
-        self.0.iter().flatten().map(squares).sum::<f64>().sqrt()
-    }
+/// Euclidean norm of all gradients together.
+///
+/// # Source
+/// `torch.nn.utils.clip_grad_norm_`; sums here have a fixed order and are in f64.
+pub(crate) fn norm<'a>(gradients: impl Iterator<Item = &'a [f32]>) -> f64 {
+    let squares = |values: &[f32]| -> f64 {
+        let of = |chunk: &[f32]| chunk.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+        let parts: Vec<f64> = values.par_chunks(CHUNK).map(of).collect();
+        parts.iter().sum()
+    };
+    gradients.map(squares).sum::<f64>().sqrt()
 }
 
 impl Optimiser {
     /// An optimiser before its first step.
-    pub fn new(options: OptimiserOptions, net: &Unet) -> Self {
-        let mut net = net.clone();
-        let slots = net.slots();
-        let names = slots.iter().filter(|s| !s.is_buffer()).map(|s| (s.name.clone(), Kept::default()));
-        Self { options, parameters: names.collect() }
+    pub fn new(options: OptimiserOptions, shapes: &[ParameterShape]) -> Self {
+        let trained = shapes.iter().filter(|s| s.trained);
+        Self { options, parameters: trained.map(|s| (s.name.clone(), Kept::default())).collect() }
     }
 
     /// Its constants.
@@ -112,43 +99,43 @@ impl Optimiser {
         self.options
     }
 
-    /// Changes the weights of the network that it was made for. `factor` multiplies the gradients first.
-    ///
-    /// A parameter without gradient stays as it is.
-    ///
-    /// # Panics
-    /// If the network has other parameters.
+    /// Bytes of what is kept per value of a parameter.
+    pub fn bytes_per_value(options: OptimiserOptions) -> usize {
+        options.kept().len() * size_of::<f32>()
+    }
+
+    /// Panics if the parameters are not those that it was made for.
+    pub(crate) fn check(&self, shapes: &[ParameterShape]) {
+        let names = shapes.iter().filter(|s| s.trained).map(|s| &s.name);
+        assert!(names.eq(self.parameters.iter().map(|(name, _)| name)), "an optimiser of another network");
+    }
+
+    /// Changes the `at`-th of the trained parameters. `factor` multiplies the gradient first.
     ///
     /// # Source
     /// PyTorch's `SGD` (dampening 0) and `AdamW`.
-    pub fn step(&mut self, net: &mut Unet, gradients: ParameterGradients, factor: f32, lr: f64) {
-        let slots: Vec<_> = net.slots().into_iter().filter(|s| !s.is_buffer()).collect();
-        assert_eq!(slots.len(), self.parameters.len(), "parameters of the network and of the optimiser");
-        for ((mut slot, gradient), (_, kept)) in slots.into_iter().zip(gradients.0).zip(&mut self.parameters)
-        {
-            let Some(gradient) = gradient else { continue };
-            let first = kept.values.is_empty();
-            if first {
-                kept.values = vec![vec![0.0; gradient.len()]; self.options.kept().len()];
+    pub(crate) fn step(&mut self, at: usize, weights: &mut [f32], gradient: &[f32], factor: f32, lr: f64) {
+        let kept = &mut self.parameters[at].1;
+        let first = kept.values.is_empty();
+        if first {
+            kept.values = vec![vec![0.0; gradient.len()]; self.options.kept().len()];
+        }
+        kept.steps += 1;
+        let values = &mut kept.values;
+        match self.options {
+            OptimiserOptions::Sgd { momentum, nesterov, weight_decay } => {
+                let constants = [momentum as f32, weight_decay as f32, lr as f32];
+                sgd(weights, gradient, &mut values[0], constants, nesterov, first, factor);
             }
-            kept.steps += 1;
-            let (options, steps) = (self.options, kept.steps);
-            let values = &mut kept.values;
-            slot.change(|weights| match options {
-                OptimiserOptions::Sgd { momentum, nesterov, weight_decay } => {
-                    let constants = [momentum as f32, weight_decay as f32, lr as f32];
-                    sgd(weights, &gradient, &mut values[0], constants, nesterov, first, factor);
-                }
-                OptimiserOptions::AdamW { beta1, beta2, eps, weight_decay } => {
-                    let [mean, square] = &mut values[..] else { unreachable!("two numbers per weight") };
-                    let correction = [beta1, beta2].map(|b| 1.0 - b.powf(steps as f64));
-                    let size = (lr / correction[0]) as f32;
-                    let root = correction[1].sqrt() as f32;
-                    let shrink = (1.0 - lr * weight_decay) as f32;
-                    let constants = [beta1 as f32, beta2 as f32, eps as f32, size, root, shrink];
-                    adamw(weights, &gradient, mean, square, constants, factor);
-                }
-            });
+            OptimiserOptions::AdamW { beta1, beta2, eps, weight_decay } => {
+                let [mean, square] = &mut values[..] else { unreachable!("two numbers per weight") };
+                let correction = [beta1, beta2].map(|b| 1.0 - b.powf(kept.steps as f64));
+                let size = (lr / correction[0]) as f32;
+                let root = correction[1].sqrt() as f32;
+                let shrink = (1.0 - lr * weight_decay) as f32;
+                let constants = [beta1 as f32, beta2 as f32, eps as f32, size, root, shrink];
+                adamw(weights, gradient, mean, square, constants, factor);
+            }
         }
     }
 
@@ -184,6 +171,24 @@ impl Optimiser {
             }
         }
         Ok(())
+    }
+}
+
+/// Changes every trained parameter that has a gradient; the others stay as they are. `factor` multiplies the gradients first.
+pub(crate) fn update<'a>(
+    parameters: &mut Parameters,
+    update: &Update<'_>,
+    factor: f32,
+    gradient: impl Fn(ParameterId) -> Option<&'a [f32]>,
+) {
+    let (shapes, values, optimiser) = parameters.parts_mut();
+    let optimiser = optimiser.get_or_insert_with(|| Optimiser::new(update.optimiser, shapes));
+    assert_eq!(optimiser.options, update.optimiser, "constants of the optimiser");
+    let trained = shapes.iter().zip(values).enumerate().filter(|(_, (shape, _))| shape.trained);
+    for (at, (id, (_, values))) in trained.enumerate() {
+        if let Some(gradient) = gradient(ParameterId(id)) {
+            optimiser.step(at, values, gradient, factor, update.lr);
+        }
     }
 }
 

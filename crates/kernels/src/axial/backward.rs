@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::block::{Block, Heads, softmax_rows};
 use super::matrix::{Factor, Lines, multiply, multiply_lines, multiply_transposed};
-use super::{AxialOutput, AxialShape, AxialWeights, Positions, ROWS};
+use super::{AxialCall, AxialOutput, AxialShape, AxialWeights, Positions, ROWS};
 use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
 
@@ -53,17 +53,16 @@ const MOST_JOBS: usize = 32;
 /// input; [`position_gradients`] sums it up for the embeddings. The same bits for any number of threads.
 ///
 /// # Panics
-/// If a slice has another length than the shape says.
+/// If there is no input, or a slice has another length than the shape says.
 pub fn axial_attention_backward(
     cpu: Cpu,
-    shape: &AxialShape,
-    input: &[f32],
-    positions: Option<Positions<'_>>,
-    weights: &AxialWeights<'_>,
+    call: &AxialCall<'_>,
     grad: &[f32],
     output: AxialOutput<'_>,
     grad_input: &mut [f32],
 ) -> AxialGradients {
+    let AxialCall { shape, input, positions, weights } = *call;
+    let input = input.expect("the gradient of attention needs its input");
     shape.check(weights);
     let lengths = [input.len(), grad.len(), grad_input.len()];
     assert_eq!(lengths, [shape.len(); 3], "values of input, gradient and result");

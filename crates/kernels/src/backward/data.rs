@@ -6,36 +6,36 @@
 
 use rayon::prelude::*;
 
-use crate::buffer::{Buffer, Shared, zeroed_tensor};
-use crate::conv3d::direct::{Direct, pack_weights};
+use crate::buffer::{Shared, Storage};
+use crate::conv3d::direct::{self, Direct, pack_weights};
 use crate::conv3d::{Algorithm, ConvShape, PackedConv, Part, conv3d};
 use crate::isa::Cpu;
 use crate::source::{Source, Window};
 
 /// Weights prepared for [`conv3d_backward_data`].
 #[derive(Debug)]
-pub struct PackedBackwardData {
+pub struct PackedBackwardData<'a> {
     cpu: Cpu,
     channels: [usize; 2],
     kernel: [usize; 3],
     stride: [usize; 3],
-    form: Form,
+    form: Form<'a>,
 }
 
 #[derive(Debug)]
-enum Form {
+enum Form<'a> {
     /// Stride 1.
-    Flipped(PackedConv),
+    Flipped(PackedConv<'a>),
     /// Any other stride; phases without taps are left out.
-    Phases(Vec<Phase>),
+    Phases(Vec<Phase<'a>>),
 }
 
 /// Inputs whose position plus padding leaves `remainder` modulo the stride.
 #[derive(Debug)]
-struct Phase {
+struct Phase<'a> {
     remainder: [usize; 3],
     taps: [usize; 3],
-    weights: Buffer,
+    weights: Storage<'a>,
 }
 
 /// The stride-1 convolution that [`conv3d_backward_data`] of `shape` is.
@@ -54,7 +54,29 @@ fn flipped_shape(shape: &ConvShape) -> ConvShape {
     }
 }
 
-impl PackedBackwardData {
+/// Remainders of all phases that have taps, and how many.
+fn phases(shape: &ConvShape) -> Vec<([usize; 3], [usize; 3])> {
+    let [sd, sh, sw] = shape.stride;
+    let all = (0..sd * sh * sw).map(|index| {
+        let remainder = [index / (sh * sw), index / sw % sh, index % sw];
+        let taps: [usize; 3] = std::array::from_fn(|a| {
+            shape.kernel[a].saturating_sub(remainder[a]).div_ceil(shape.stride[a])
+        });
+        (remainder, taps)
+    });
+    all.filter(|(_, taps)| !taps.contains(&0)).collect()
+}
+
+/// First quotient, first input and number of inputs of a phase along an axis: input i belongs to it if
+/// i + padding = stride * q + remainder.
+fn phase_axis(shape: &ConvShape, remainder: [usize; 3], a: usize) -> (usize, usize, usize) {
+    let (s, r, p) = (shape.stride[a], remainder[a], shape.padding[a]);
+    let first = p.saturating_sub(r).div_ceil(s);
+    let from = s * first + r - p;
+    (first, from, shape.input[a].saturating_sub(from).div_ceil(s))
+}
+
+impl PackedBackwardData<'static> {
     /// Prepares the forward weights, `[out, in, kd, kh, kw]`, for gradients of convolutions like `shape`.
     ///
     /// An `algorithm` that cannot compute the gradient, such as Winograd with a stride, stands for [`Algorithm::Auto`].
@@ -62,6 +84,56 @@ impl PackedBackwardData {
     /// # Panics
     /// If the length of `weights` is not `shape`'s, or the padding reaches the kernel's size.
     pub fn new(cpu: Cpu, shape: &ConvShape, weights: &[f32], algorithm: Algorithm) -> Self {
+        PackedBackwardData::made(cpu, shape, weights, algorithm, None)
+    }
+}
+
+impl<'a> PackedBackwardData<'a> {
+    /// Values of the weights prepared for gradients of convolutions like `shape`.
+    pub fn packed_len(shape: &ConvShape, algorithm: Algorithm) -> usize {
+        if shape.stride == [1; 3] {
+            let flipped = flipped_shape(shape);
+            return PackedConv::packed_len(&flipped, supported(algorithm, &flipped));
+        }
+        let of = |taps: [usize; 3]| {
+            direct::packed_len(shape.in_channels, shape.out_channels, taps.iter().product())
+        };
+        phases(shape).into_iter().map(|(_, taps)| of(taps)).sum()
+    }
+
+    /// Values of the scratch that [`conv3d_backward_data`] wants: none with stride 1, else the largest phase.
+    pub fn scratch_len(shape: &ConvShape) -> usize {
+        if shape.stride == [1; 3] {
+            return 0;
+        }
+        let voxels = |remainder: [usize; 3]| -> usize {
+            (0..3).map(|a| phase_axis(shape, remainder, a).2).product()
+        };
+        let most = phases(shape).into_iter().map(|(remainder, _)| voxels(remainder)).max();
+        shape.batch * shape.in_channels * most.unwrap_or(0)
+    }
+
+    /// [`PackedBackwardData::new`] in memory of [`Self::packed_len`] values, whose contents do not matter.
+    ///
+    /// # Panics
+    /// As [`PackedBackwardData::new`], and if the memory is shorter.
+    pub fn new_in(
+        cpu: Cpu,
+        shape: &ConvShape,
+        weights: &[f32],
+        algorithm: Algorithm,
+        memory: &'a mut [f32],
+    ) -> Self {
+        Self::made(cpu, shape, weights, algorithm, Some(memory))
+    }
+
+    fn made(
+        cpu: Cpu,
+        shape: &ConvShape,
+        weights: &[f32],
+        algorithm: Algorithm,
+        mut memory: Option<&'a mut [f32]>,
+    ) -> Self {
         assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
         let (ins, outs) = (shape.in_channels, shape.out_channels);
         let [kd, kh, kw] = shape.kernel;
@@ -85,28 +157,28 @@ impl PackedBackwardData {
         let form = if shape.stride == [1; 3] {
             let flipped = gather(shape.kernel, &|t| std::array::from_fn(|a| shape.kernel[a] - 1 - t[a]));
             let shape = flipped_shape(shape);
-            let algorithm = if algorithm.supports(&shape) { algorithm } else { Algorithm::Auto };
-            Form::Flipped(PackedConv::new(cpu, &shape, &flipped, algorithm))
+            let algorithm = supported(algorithm, &shape);
+            Form::Flipped(match memory {
+                Some(memory) => PackedConv::new_in(cpu, &shape, &flipped, algorithm, memory),
+                None => PackedConv::new(cpu, &shape, &flipped, algorithm),
+            })
         } else {
-            let mut phases = Vec::new();
-            let [sd, sh, sw] = shape.stride;
-            for index in 0..sd * sh * sw {
-                let remainder = [index / (sh * sw), index / sw % sh, index % sw];
-                let taps: [usize; 3] = std::array::from_fn(|a| {
-                    shape.kernel[a].saturating_sub(remainder[a]).div_ceil(shape.stride[a])
-                });
-                if taps.contains(&0) {
-                    continue;
-                }
+            let mut packed = Vec::new();
+            for (remainder, taps) in phases(shape) {
                 // Flipped, so that the small convolution reads forwards.
                 let tap = |t: [usize; 3]| -> [usize; 3] {
                     std::array::from_fn(|a| remainder[a] + shape.stride[a] * (taps[a] - 1 - t[a]))
                 };
                 let small = gather(taps, &tap);
-                let weights = pack_weights(ins, outs, taps.iter().product(), &small);
-                phases.push(Phase { remainder, taps, weights });
+                let sizes = [ins, outs, taps.iter().product()];
+                let mut part = None;
+                if let Some(all) = memory.take() {
+                    let (first, rest) = all.split_at_mut(direct::packed_len(sizes[0], sizes[1], sizes[2]));
+                    (part, memory) = (Some(first), Some(rest));
+                }
+                packed.push(Phase { remainder, taps, weights: pack_weights(sizes, &small, part) });
             }
-            Form::Phases(phases)
+            Form::Phases(packed)
         };
         Self { cpu, channels: [ins, outs], kernel: shape.kernel, stride: shape.stride, form }
     }
@@ -120,18 +192,24 @@ impl PackedBackwardData {
     }
 }
 
+/// The algorithm, or [`Algorithm::Auto`] where it cannot compute `shape`.
+fn supported(algorithm: Algorithm, shape: &ConvShape) -> Algorithm {
+    if algorithm.supports(shape) { algorithm } else { Algorithm::Auto }
+}
+
 /// Gradient of the loss with respect to the input of `shape`'s convolution, after its prologue.
 ///
 /// # Shapes
-/// `grad` is the gradient of the output, `[n, out, d, h, w]`; `result` is `[n, in, d, h, w]` and is overwritten. It does not
-/// depend on the number of threads.
+/// `grad` is the gradient of the output, `[n, out, d, h, w]`; `result` is `[n, in, d, h, w]` and is overwritten. `scratch` has
+/// [`PackedBackwardData::scratch_len`] values, whose contents do not matter. The result does not depend on the number of threads.
 ///
 /// # Panics
 /// If a length contradicts `shape`, or `weights` were prepared for another.
 pub fn conv3d_backward_data(
     shape: &ConvShape,
     grad: &[f32],
-    weights: &PackedBackwardData,
+    weights: &PackedBackwardData<'_>,
+    scratch: &mut [f32],
     result: &mut [f32],
 ) {
     assert_eq!(
@@ -156,15 +234,8 @@ pub fn conv3d_backward_data(
         result.par_chunks_mut(crate::norm::CHUNK).for_each(|chunk| chunk.fill(0.0));
     }
     let windows = sources.map(|s| Window::whole(s, shape.out_voxels()));
-    let mut buffer = Vec::new();
     for phase in phases {
-        // Input i belongs to the phase if i + padding = stride * q + remainder; q starts at the first such i.
-        let axis = |a: usize| {
-            let (s, r, p) = (shape.stride[a], phase.remainder[a], shape.padding[a]);
-            let first = p.saturating_sub(r).div_ceil(s);
-            let from = s * first + r - p;
-            (first, from, shape.input[a].saturating_sub(from).div_ceil(s))
-        };
+        let axis = |a: usize| phase_axis(shape, phase.remainder, a);
         let axes = [axis(0), axis(1), axis(2)];
         let count = axes.map(|(_, _, count)| count);
         if count.contains(&0) {
@@ -181,10 +252,7 @@ pub fn conv3d_backward_data(
         };
         let rows = shape.batch * shape.in_channels;
         let voxels: usize = count.iter().product();
-        if buffer.len() < rows * voxels {
-            buffer = zeroed_tensor(rows * voxels);
-        }
-        let values = &mut buffer[..rows * voxels];
+        let values = &mut scratch[..rows * voxels];
         let call = Direct {
             cpu: weights.cpu,
             shape: &small,

@@ -87,27 +87,36 @@ impl Kernel for Apply<'_> {
     }
 }
 
+/// A normalisation and the activation behind it, as the backward pass needs them.
+#[derive(Debug, Clone, Copy)]
+pub struct NormCall<'a> {
+    /// What was normalised, `[n, c, voxels]`.
+    pub x: &'a [f32],
+    /// Voxels of a channel.
+    pub voxels: usize,
+    /// Which values share mean and variance.
+    pub kind: NormKind,
+    /// Mean and variance of `x`.
+    pub moments: &'a Moments,
+    /// Factors, `[c]`.
+    pub gamma: &'a [f32],
+    /// Offsets, `[c]`.
+    pub beta: &'a [f32],
+    /// Added to the variance.
+    pub eps: f64,
+    /// Slope of the leaky ReLU below zero; 1 for no activation.
+    pub slope: f32,
+}
+
 /// Gradient of `y = leaky((x - mean) / sqrt(var + eps) * gamma + beta)` where mean and variance depend on `x`.
 ///
 /// # Shapes
-/// `x`, `grad` (of `y`) and `result` (of `x`, overwritten) are `[n, c, voxels]`; `moments` are those of `x` as `kind` has them;
-/// `gamma` and `beta` are `[c]`. Nothing depends on the number of threads.
+/// `grad` (of `y`) and `result` (of `x`, overwritten) are as `x`. Nothing depends on the number of threads.
 ///
 /// # Panics
 /// If a length contradicts another.
-pub fn norm_backward(
-    cpu: Cpu,
-    x: &[f32],
-    grad: &[f32],
-    voxels: usize,
-    kind: NormKind,
-    moments: &Moments,
-    gamma: &[f32],
-    beta: &[f32],
-    eps: f64,
-    slope: f32,
-    result: &mut [f32],
-) -> NormGradients {
+pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &[f32], result: &mut [f32]) -> NormGradients {
+    let NormCall { x, voxels, kind, moments, gamma, beta, eps, slope } = *call;
     let channels = gamma.len();
     assert_eq!((x.len(), x.len()), (grad.len(), result.len()), "lengths of input, gradient and result");
     assert!(x.len().is_multiple_of(channels * voxels), "{} values of {channels} x {voxels}", x.len());
@@ -162,18 +171,12 @@ pub fn norm_backward(
 }
 
 /// What [`norm_backward`] computes, written as the derivative reads: gradients of x, gamma and beta.
-pub fn norm_backward_reference(
-    x: &[f32],
-    grad: &[f32],
-    batch: usize,
-    kind: NormKind,
-    gamma: &[f32],
-    beta: &[f32],
-    eps: f64,
-    slope: f32,
-) -> (Vec<f32>, NormGradients) {
+///
+/// The call's moments are not read.
+pub fn norm_backward_reference(call: &NormCall<'_>, grad: &[f32]) -> (Vec<f32>, NormGradients) {
+    let NormCall { x, voxels, kind, gamma, beta, eps, slope, .. } = *call;
     let channels = gamma.len();
-    let voxels = x.len() / (batch * channels);
+    let batch = x.len() / (channels * voxels);
     let channel = |i: usize| i / voxels % channels;
     let set = |i: usize| kind.set_of(i / (channels * voxels), channel(i), channels);
     let sets = kind.sets(batch, channels);

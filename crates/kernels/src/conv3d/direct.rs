@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::pack::{pack_row, split_phases, zero_range};
 use super::{ConvShape, Part};
-use crate::buffer::{Buffer, Shared, with_scratch};
+use crate::buffer::{Buffer, Shared, Storage, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::source::{Plane, Window, window_plane};
 use crate::stats::{ChannelStats, Partial};
@@ -22,12 +22,27 @@ const PACKED_LEN: usize = 256 * 1024;
 /// Products summed one after the other before the sum joins the total: keeps the rounding error below 1e-6.
 const MAX_PRODUCTS: usize = 1728;
 
-/// Weights as `[co / 8][ci][taps][8]`, missing output channels zero.
-pub(crate) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize, weights: &[f32]) -> Buffer {
+/// Length of packed weights.
+pub(crate) fn packed_len(out_channels: usize, in_channels: usize, taps: usize) -> usize {
+    out_channels.div_ceil(CO_BLOCK) * in_channels * taps * CO_BLOCK
+}
+
+/// Weights as `[co / 8][ci][taps][8]`, missing output channels zero, in memory of [`packed_len`].
+pub(crate) fn pack_weights<'a>(
+    [out_channels, in_channels, taps]: [usize; 3],
+    weights: &[f32],
+    memory: Option<&'a mut [f32]>,
+) -> Storage<'a> {
     let panel = in_channels * taps * CO_BLOCK;
-    let mut packed = Buffer::zeroed(out_channels.div_ceil(CO_BLOCK) * panel);
+    let len = packed_len(out_channels, in_channels, taps);
+    let mut own = Buffer::zeroed(if memory.is_some() { 0 } else { len });
+    let mut memory = memory.map(|m| &mut m[..len]);
+    let packed = memory.as_deref_mut().unwrap_or(&mut own);
     if panel > 0 {
         packed.par_chunks_mut(panel).enumerate().for_each(|(block, panel)| {
+            if out_channels < (block + 1) * CO_BLOCK {
+                panel.fill(0.0);
+            }
             for c in 0..CO_BLOCK.min(out_channels - block * CO_BLOCK) {
                 let row = &weights[(block * CO_BLOCK + c) * in_channels * taps..][..in_channels * taps];
                 for (i, &w) in row.iter().enumerate() {
@@ -36,7 +51,7 @@ pub(crate) fn pack_weights(out_channels: usize, in_channels: usize, taps: usize,
             }
         });
     }
-    packed
+    memory.map_or(Storage::Own(own), Storage::Lent)
 }
 
 /// How a call is cut into jobs; a function of the shape alone.

@@ -10,24 +10,40 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::frequencies::{FREQ, weight_frequencies};
 use super::winograd::{CO_BLOCK, GROUPS, deep};
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::{Buffer, Shared, Storage};
 use crate::isa::{Cpu, Isa, Kernel};
 
 /// One value of every output channel of a block.
 type Lanes = [f64; CO_BLOCK];
 
-/// Transformed weights, `[height and width][co / 16][depth][ci][16]`, missing output channels zero.
-pub(crate) fn pack_weights(cpu: Cpu, shape: &ConvShape, weights: &[f32]) -> Buffer {
+/// Length of transformed weights.
+pub(crate) fn packed_len(shape: &ConvShape) -> usize {
+    GROUPS * shape.out_channels.div_ceil(CO_BLOCK) * deep(shape.kernel) * shape.in_channels * CO_BLOCK
+}
+
+/// Transformed weights, `[height and width][co / 16][depth][ci][16]`, missing output channels zero, in memory of [`packed_len`].
+pub(crate) fn pack_weights<'a>(
+    cpu: Cpu,
+    shape: &ConvShape,
+    weights: &[f32],
+    memory: Option<&'a mut [f32]>,
+) -> Storage<'a> {
     let blocks = shape.out_channels.div_ceil(CO_BLOCK);
-    let len = GROUPS * blocks * deep(shape.kernel) * shape.in_channels * CO_BLOCK;
-    // SAFETY: every block of output channels and input channel has a job, which writes all frequencies of both.
-    unsafe {
-        Buffer::written_by(len, |out| {
-            (0..blocks * shape.in_channels).into_par_iter().for_each(|job| {
-                let (block, ci) = (job / shape.in_channels, job % shape.in_channels);
-                cpu.dispatch(Job { shape, weights, block, ci, out });
-            });
-        })
+    let fill = |out: Shared<'_, f32>| {
+        (0..blocks * shape.in_channels).into_par_iter().for_each(|job| {
+            let (block, ci) = (job / shape.in_channels, job % shape.in_channels);
+            cpu.dispatch(Job { shape, weights, block, ci, out });
+        });
+    };
+    let len = packed_len(shape);
+    match memory {
+        Some(memory) => {
+            let memory = &mut memory[..len];
+            fill(Shared::new(memory));
+            Storage::Lent(memory)
+        }
+        // SAFETY: every block of output channels and input channel has a job, which writes all frequencies of both.
+        None => Storage::Own(unsafe { Buffer::written_by(len, fill) }),
     }
 }
 

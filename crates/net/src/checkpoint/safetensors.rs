@@ -12,8 +12,7 @@ use sha2::{Digest, Sha256};
 use super::value::TensorType;
 use super::{Metadata, Place, hexadecimal, read_values};
 use crate::optimiser::Optimiser;
-use crate::weights::Slot;
-use crate::{NetError, Unet};
+use crate::{NetError, Parameters};
 
 /// Entry of the header's metadata.
 const ENTRY: &str = "glioseg";
@@ -113,47 +112,41 @@ fn tensor_type(dtype: Dtype) -> Option<TensorType> {
     })
 }
 
-/// Writes the weights and running statistics of `net`, with the metadata in the header.
+/// Writes the weights and running statistics of a network, with the metadata in the header.
 ///
 /// The header also holds a hash of all values ([`Checkpoint::verify`](super::Checkpoint::verify)).
 ///
-/// The file appears under its name complete or not at all: it is written beside it, synced and renamed. At most one
+/// The file appears under its name complete or not at all: it is written next to it, synced and renamed. At most one
 /// tensor is copied at a time.
 ///
 /// # Errors
 /// [`NetError::Io`] if the file cannot be written; then an older file of that name is untouched.
-pub fn write_safetensors(path: &Path, net: &Unet, metadata: &Metadata) -> Result<(), NetError> {
-    write(path, net, None, metadata)
+pub fn write_safetensors(path: &Path, parameters: &Parameters, metadata: &Metadata) -> Result<(), NetError> {
+    write(path, parameters, None, metadata)
 }
 
 /// As [`write_safetensors`], with the optimiser's state in the same file, so that neither is ever without the other.
 ///
 /// # Errors
 /// As [`write_safetensors`].
-pub fn write_training(
-    path: &Path,
-    net: &Unet,
-    optimiser: &Optimiser,
-    metadata: &Metadata,
-) -> Result<(), NetError> {
-    write(path, net, Some(optimiser), metadata)
+pub fn write_training(path: &Path, parameters: &Parameters, metadata: &Metadata) -> Result<(), NetError> {
+    write(path, parameters, parameters.optimiser(), metadata)
 }
 
 fn write(
     path: &Path,
-    net: &Unet,
+    parameters: &Parameters,
     optimiser: Option<&Optimiser>,
     metadata: &Metadata,
 ) -> Result<(), NetError> {
     let io = |source| NetError::Io { path: path.to_owned(), source };
     let temporary = temporary_name(path);
-    let mut net = net.clone();
-    let slots = net.slots();
-    let weights =
-        slots.iter().map(|slot| (slot.name.clone(), TensorView::Slot { shape: slot.shape(), slot }));
+    let weights = parameters.iter().map(|(parameter, values)| {
+        (parameter.name.clone(), TensorView { shape: parameter.shape.clone(), values })
+    });
     let state = optimiser.into_iter().flat_map(Optimiser::state);
-    let state = state.map(|(name, values)| (name, TensorView::State { shape: [values.len()], values }));
-    let mut tensors: Vec<(String, TensorView<'_, '_>)> = weights.chain(state).collect();
+    let state = state.map(|(name, values)| (name, TensorView { shape: vec![values.len()], values }));
+    let mut tensors: Vec<(String, TensorView<'_>)> = weights.chain(state).collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let mut hasher = Sha256::new();
     for (name, view) in &tensors {
@@ -192,33 +185,26 @@ fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A tensor as the safetensors writer wants it; values of slots are fetched when they are written.
-enum TensorView<'a, 'b> {
-    Slot { shape: Vec<usize>, slot: &'a Slot<'b> },
-    State { shape: [usize; 1], values: &'a [f32] },
+/// A tensor as the safetensors writer wants it.
+struct TensorView<'a> {
+    shape: Vec<usize>,
+    values: &'a [f32],
 }
 
-impl View for &TensorView<'_, '_> {
+impl View for &TensorView<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        match self {
-            TensorView::Slot { shape, .. } => shape,
-            TensorView::State { shape, .. } => shape,
-        }
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        match self {
-            TensorView::State { values, .. } => Cow::Owned(bytes(values)),
-            TensorView::Slot { slot, .. } => Cow::Owned(bytes(&slot.values())),
-        }
+        Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     fn data_len(&self) -> usize {
-        4 * self.shape().iter().product::<usize>()
+        size_of_val(self.values)
     }
 }

@@ -2,20 +2,22 @@
 //!
 //! The decision that shaped it: a chain of tensor operations would walk over every head's logits some thirty times and
 //! keep most of what it makes for the backward pass. Here the first pass computes probabilities and all sums, the second
-//! the gradient with respect to the logits, in place; that gradient is entered into Burn's graph as it is. Sums are
+//! the gradient with respect to the logits, in place, from which an engine's backward pass starts. Sums are
 //! added in blocks of a fixed size and order, so the result does not depend on the number of threads.
 //!
 //! Left out: the distributed Dice of several workers.
 
 mod labels;
 mod math;
+mod overlap;
 mod regions;
 
-use burn::tensor::{Gradients, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::NetError;
-use crate::bridge;
+
+pub use overlap::Overlap;
+pub(crate) use overlap::overlap_of_batch;
 
 /// How the Dice of sums that may be 0 is kept from dividing by 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -90,7 +92,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    fn add(&mut self, other: Self, weight: f64) {
+    pub(crate) fn add(&mut self, other: Self, weight: f64) {
         self.total += weight * other.total;
         self.dice += weight * other.dice;
         self.voxel += weight * other.voxel;
@@ -106,12 +108,7 @@ pub(crate) struct HeadShape {
 }
 
 impl HeadShape {
-    fn of(logits: &Tensor<5>) -> Self {
-        let [batch, channels, z, y, x] = logits.dims();
-        Self { batch, channels, voxels: z * y * x }
-    }
-
-    fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.batch * self.channels * self.voxels
     }
 }
@@ -129,109 +126,62 @@ pub fn deep_supervision_weights(heads: usize) -> Vec<f64> {
     weights.iter().map(|w| w / sum).collect()
 }
 
-/// The loss of all heads and the gradients of everything that led to them.
-///
-/// A head of weight 0 is left out, so its own parameters get no gradient, as in nnU-Net. The graph behind `heads` is
-/// used up. A loss that is not finite comes without gradients: there is nothing to learn from them.
+/// Checks that there is a target and a weight for every head.
 ///
 /// # Errors
-/// [`NetError::Target`] if a target has another size than its head, or a label that the head has no channel for.
-pub fn backward(
-    heads: Vec<Tensor<5>>,
-    targets: &[Targets<'_>],
-    weights: &[f64],
-    options: &LossOptions,
-) -> Result<(Loss, Option<Gradients>), NetError> {
-    let mut sum = Loss::default();
-    let mut root = None;
-    for (head, target, weight) in weighted(heads, targets, weights)? {
-        let shape = HeadShape::of(&head);
-        let (loss, gradient) =
-            bridge::with_values(&head, |logits| head_gradient(logits, target, shape, options, weight))?;
-        sum.add(loss, weight);
-        root = Some(bridge::supervise(head, gradient, root));
+/// [`NetError::Target`] if not.
+pub(crate) fn check_heads(heads: usize, targets: usize, weights: usize) -> Result<(), NetError> {
+    if heads != targets || heads != weights {
+        let what = format!("{targets} targets and {weights} weights for {heads} heads");
+        return Err(NetError::Target { what });
     }
-    let gradients = root.filter(|_| sum.total.is_finite()).map(|root| root.backward());
-    Ok((sum, gradients))
+    Ok(())
 }
 
-/// The loss of all heads.
+/// Loss of one head; `gradient` is overwritten with that of `weight` times the loss with respect to the logits.
 ///
 /// # Errors
-/// As [`backward`].
-pub fn value(
-    heads: Vec<Tensor<5>>,
-    targets: &[Targets<'_>],
-    weights: &[f64],
-    options: &LossOptions,
-) -> Result<Loss, NetError> {
-    let mut sum = Loss::default();
-    for (head, target, weight) in weighted(heads, targets, weights)? {
-        let shape = HeadShape::of(&head);
-        let (loss, probs) =
-            bridge::with_values(&head, |logits| head_value(logits, target, shape, options, weight))?;
-        bridge::memory::give(probs);
-        sum.add(loss, weight);
-    }
-    Ok(sum)
-}
-
-/// The heads that count, with their targets and weights.
-fn weighted<'a>(
-    heads: Vec<Tensor<5>>,
-    targets: &'a [Targets<'a>],
-    weights: &'a [f64],
-) -> Result<impl Iterator<Item = (Tensor<5>, Targets<'a>, f64)>, NetError> {
-    if heads.len() != targets.len() || heads.len() != weights.len() {
-        let (heads, targets, weights) = (heads.len(), targets.len(), weights.len());
-        return Err(NetError::Target {
-            what: format!("{targets} targets and {weights} weights for {heads} heads"),
-        });
-    }
-    let all = heads.into_iter().zip(targets.iter().copied()).zip(weights.iter().copied());
-    Ok(all.filter(|&(_, weight)| weight != 0.0).map(|((head, target), weight)| (head, target, weight)))
-}
-
-/// Loss of one head and the gradient of `weight` times it with respect to the logits.
-fn head_gradient(
+/// [`NetError::Target`] if the target has another size than the head, or a label that the head has no channel for.
+pub(crate) fn head_gradient(
     logits: &[f32],
     target: Targets<'_>,
     shape: HeadShape,
     options: &LossOptions,
     weight: f64,
-) -> Result<(Loss, Vec<f32>), NetError> {
-    let mut gradient = bridge::memory::take(shape.len());
-    let loss = match target {
+    gradient: &mut [f32],
+) -> Result<Loss, NetError> {
+    match target {
         Targets::Labels(labels) => {
-            let sums = labels::probabilities(logits, labels, shape, options, &mut gradient)?;
+            let sums = labels::probabilities(logits, labels, shape, options, gradient)?;
             let terms = Terms::new(&sums, shape, options, weight);
-            labels::gradient(labels, shape, options, &terms, &mut gradient);
-            terms.loss
+            labels::gradient(labels, shape, options, &terms, gradient);
+            Ok(terms.loss)
         }
         Targets::Regions(regions) => {
-            let sums = regions::probabilities(logits, regions, shape, options, &mut gradient)?;
+            let sums = regions::probabilities(logits, regions, shape, options, gradient)?;
             let terms = Terms::new(&sums, shape, options, weight);
-            regions::gradient(regions, shape, options, &terms, &mut gradient);
-            terms.loss
+            regions::gradient(regions, shape, options, &terms, gradient);
+            Ok(terms.loss)
         }
-    };
-    Ok((loss, gradient))
+    }
 }
 
-/// Loss of one head, and the memory that its probabilities took.
-fn head_value(
+/// Loss of one head; `scratch` holds as many values as the logits.
+///
+/// # Errors
+/// As of [`head_gradient`].
+pub(crate) fn head_value(
     logits: &[f32],
     target: Targets<'_>,
     shape: HeadShape,
     options: &LossOptions,
-    weight: f64,
-) -> Result<(Loss, Vec<f32>), NetError> {
-    let mut probs = bridge::memory::take(shape.len());
+    scratch: &mut [f32],
+) -> Result<Loss, NetError> {
     let sums = match target {
-        Targets::Labels(labels) => labels::probabilities(logits, labels, shape, options, &mut probs)?,
-        Targets::Regions(regions) => regions::probabilities(logits, regions, shape, options, &mut probs)?,
+        Targets::Labels(labels) => labels::probabilities(logits, labels, shape, options, scratch)?,
+        Targets::Regions(regions) => regions::probabilities(logits, regions, shape, options, scratch)?,
     };
-    Ok((Terms::new(&sums, shape, options, weight).loss, probs))
+    Ok(Terms::new(&sums, shape, options, 1.0).loss)
 }
 
 /// What the first pass adds up, per sample and channel: `[n * channels + c]`.
@@ -305,37 +255,5 @@ impl Terms {
         }
         terms.loss.total = options.dice_weight * terms.loss.dice + options.voxel_weight * terms.loss.voxel;
         terms
-    }
-}
-
-/// A gradient for a head as a tensor on its device, for devices without a path of their own.
-pub(crate) fn surrogate(head: Tensor<5>, gradient: Vec<f32>) -> Tensor<1> {
-    let gradient = Tensor::from_data(TensorData::new(gradient, head.dims()), &head.device()).detach();
-    head.mul(gradient).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-
-    #[test]
-    fn a_device_without_a_path_of_its_own_gets_the_same_gradient() {
-        let device = Device::flex().autodiff();
-        let head = Tensor::<5>::full([1, 2, 1, 1, 2], 3.0, &device).require_grad();
-        let gradient = vec![0.5f32, -1.0, 0.0, 2.0];
-        let ours =
-            supervised(&head, &bridge::supervise(head.clone().mul_scalar(2.0), gradient.clone(), None));
-        let theirs = supervised(&head, &surrogate(head.clone().mul_scalar(2.0), gradient.clone()));
-        assert_eq!(ours, [1.0, -2.0, 0.0, 4.0]);
-        assert_eq!(theirs, ours);
-        // A factor that something puts on the loss reaches the gradient.
-        let root = bridge::supervise(head.clone(), gradient, None).mul_scalar(3.0);
-        assert_eq!(supervised(&head, &root), [1.5, -3.0, 0.0, 6.0]);
-    }
-
-    fn supervised(head: &Tensor<5>, root: &Tensor<1>) -> Vec<f32> {
-        let gradient = head.grad(&root.backward()).expect("a gradient");
-        gradient.into_data().try_into_vec().expect("f32")
     }
 }

@@ -1,0 +1,240 @@
+//! The backward pass.
+//!
+//! A layer is a function of what the layer before *wrote*, of that layer's factor and offset, and of its own parameters: so one
+//! map per layer is kept, and next to it only means and variances. A map that several layers read gets its normalisation's
+//! gradient in parts, which is linear.
+
+use std::ops::Range;
+
+use glioseg_kernels::{
+    Algorithm, ConvShape, NormCall, NormGradients, PackedBackwardData, PackedConv, Source, avg_pool3d_backward,
+    bias_gradient, conv3d, conv3d_backward_data, conv3d_backward_weights, norm_backward,
+};
+use rayon::prelude::*;
+
+use super::attention::{add, copy_to};
+use super::forward::{CHUNK, scale_channels};
+use super::lower::{conv_shape, transposed_shape};
+use super::norm::{Deferred, source};
+use super::{Pass, views};
+use crate::program::{
+    AddActivate, BackwardStep, Block, Conv, MapId, Meeting, ParameterId, Pool, Program, Step, Up,
+};
+
+impl Pass<'_> {
+    pub(super) fn backward(&mut self) {
+        for (back, of) in self.program.backward.iter().enumerate() {
+            match &self.program.forward[of.step] {
+                Step::Block(step) => {
+                    self.before_convolution(step);
+                    self.convolution(back, of, &step.conv, &step.inputs, step.out);
+                }
+                Step::Head(step) => self.convolution(back, of, &step.conv, &[step.input], step.out),
+                Step::Up(step) => self.up_backward(back, of, step),
+                Step::AddActivate(step) => self.add_backward(back, of, step),
+                Step::Pool(step) => self.pool_backward(back, of, step),
+                Step::Attention(step) => self.attention_backward(back, of, step),
+                Step::UpBlock(_) => unreachable!("a step outside training"),
+            }
+        }
+    }
+
+    /// Adds to the gradient of a parameter, or begins it.
+    pub(super) fn add_gradient(&mut self, id: ParameterId, part: &[f32]) {
+        let gradient = &mut self.state.gradients[id.0];
+        if std::mem::replace(&mut self.state.written[id.0], true) {
+            add(part, gradient);
+        } else {
+            gradient.copy_from_slice(part);
+        }
+    }
+
+    /// What an activation before the normalisation, and dropout, do to the gradient of what a convolution wrote.
+    fn before_convolution(&mut self, step: &Block) {
+        if let (true, Some(slope), Some(_)) =
+            (step.epilogue.nonlin_first, step.epilogue.slope, step.epilogue.norm)
+        {
+            let [values, grad] = views(self.arena, [self.range(step.out), self.gradient(step.out)]);
+            through_activation(values, slope, grad);
+        }
+        let range = self.gradient(step.out);
+        if let Some(mask) = self.state.masks[step.out.0].take() {
+            scale_channels(&mut self.arena[range], &mask);
+        }
+    }
+
+    fn convolution(&mut self, back: usize, of: &BackwardStep, conv: &Conv, inputs: &[MapId], out: MapId) {
+        let program = self.program;
+        let channels: Vec<usize> = inputs.iter().map(|&i| program.map(i).channels).collect();
+        let shape = conv_shape(program, conv, channels.iter().sum(), inputs[0], out);
+        self.parameter_gradients(conv, &shape, inputs, &channels, out);
+        let mut first = 0;
+        for (i, (&input, &count)) in inputs.iter().zip(&channels).enumerate() {
+            if of.meetings[i] != Meeting::Unused {
+                let part = ConvShape { in_channels: count, ..shape };
+                let own = &self.lowered.backward[back];
+                let ranges = [
+                    self.gradient(out),
+                    self.buffer(own.packed[i]),
+                    self.buffer(own.scratch[i]),
+                    self.buffer(own.results[i]),
+                ];
+                let [grad, memory, scratch, result] = views(self.arena, ranges);
+                let weights = self.parameters.values(conv.weight);
+                let algorithm = self.kernels.algorithm();
+                let packed = if count == shape.in_channels {
+                    PackedBackwardData::new_in(self.cpu, &part, weights, algorithm, memory)
+                } else {
+                    let weights = input_channels(weights, &shape, first, count);
+                    PackedBackwardData::new_in(self.cpu, &part, &weights, algorithm, memory)
+                };
+                conv3d_backward_data(&part, grad, &packed, scratch, result);
+                self.deliver(back, i, input, of.meetings[i]);
+            }
+            first += count;
+        }
+    }
+
+    /// Gradients of the bias and the weights.
+    fn parameter_gradients(
+        &mut self,
+        conv: &Conv,
+        shape: &ConvShape,
+        inputs: &[MapId],
+        channels: &[usize],
+        out: MapId,
+    ) {
+        let second = inputs.get(1).copied();
+        let ranges =
+            [self.gradient(out), self.range(inputs[0]), second.map_or(0..0, |map| self.range(map))];
+        let [grad, a, b] = views(self.arena, ranges);
+        let a: &[f32] = if inputs[0] == Program::INPUT { self.patch } else { a };
+        let deferred = |map: MapId| self.state.deferred[map.0].as_ref();
+        let mut sources = vec![source(a, channels[0], deferred(inputs[0]))];
+        if let Some(map) = second {
+            sources.push(source(b, channels[1], deferred(map)));
+        }
+        let bias =
+            conv.bias.map(|id| (id, bias_gradient(self.cpu, grad, shape.out_channels, shape.out_voxels())));
+        let result = &mut self.state.gradients[conv.weight.0];
+        conv3d_backward_weights(self.cpu, shape, &sources, Source::plain(grad, shape.out_channels), result);
+        self.state.written[conv.weight.0] = true;
+        if let Some((id, bias)) = bias {
+            self.add_gradient(id, &bias);
+        }
+    }
+
+    /// The data gradient of a transposed convolution is the convolution with the same weights and kernel = stride; its weight
+    /// gradient is that convolution's, with the roles of input and output gradient exchanged.
+    fn up_backward(&mut self, back: usize, of: &BackwardStep, step: &Up) {
+        let forward =
+            transposed_shape(self.program, &step.conv, step.input, self.program.map(step.out).channels);
+        let shape = forward.gradient_shape();
+        let own = &self.lowered.backward[back];
+        let ranges = [
+            self.gradient(step.out),
+            self.range(step.input),
+            self.buffer(own.packed[0]),
+            self.buffer(own.results[0]),
+        ];
+        let [grad, input, memory, result] = views(self.arena, ranges);
+        let bias = step.conv.bias;
+        let bias = bias
+            .map(|id| (id, bias_gradient(self.cpu, grad, forward.out_channels, forward.out_voxels())));
+        let plain = [Source::plain(grad, forward.out_channels)];
+        let read = source(input, forward.in_channels, self.state.deferred[step.input.0].as_ref());
+        let of_weights = &mut self.state.gradients[step.conv.weight.0];
+        conv3d_backward_weights(self.cpu, &shape, &plain, read, of_weights);
+        self.state.written[step.conv.weight.0] = true;
+        let weights = self.parameters.values(step.conv.weight);
+        let packed = PackedConv::new_in(self.cpu, &shape, weights, Algorithm::Direct, memory);
+        conv3d(&shape, &plain, &packed, None, result, None);
+        if let Some((id, bias)) = bias {
+            self.add_gradient(id, &bias);
+        }
+        self.deliver(back, 0, step.input, of.meetings[0]);
+    }
+
+    fn add_backward(&mut self, back: usize, of: &BackwardStep, step: &AddActivate) {
+        let [values, grad] = views(self.arena, [self.range(step.out), self.gradient(step.out)]);
+        through_activation(values, step.slope, grad);
+        self.deliver(back, 0, step.main, of.meetings[0]);
+        self.deliver(back, 1, step.skip, of.meetings[1]);
+    }
+
+    fn pool_backward(&mut self, back: usize, of: &BackwardStep, step: &Pool) {
+        if of.meetings[0] != Meeting::Unused {
+            let result = self.buffer(self.lowered.backward[back].results[0]);
+            let [grad, result] = views(self.arena, [self.gradient(step.out), result]);
+            avg_pool3d_backward(grad, self.program.map(step.input).size, step.kernel, result);
+            self.deliver(back, 0, step.input, of.meetings[0]);
+        }
+    }
+
+    /// Leads the gradient of input `i`, as the step read it, back to what was written, and joins it with those of other steps.
+    pub(super) fn deliver(&mut self, back: usize, i: usize, input: MapId, meeting: Meeting) {
+        if meeting == Meeting::Unused {
+            return;
+        }
+        let own = &self.lowered.backward[back];
+        let (result, raw) = (self.buffer(own.results[i]), self.buffer(own.raw[i]));
+        let target = self.gradient(input);
+        let Some(deferred) = self.state.deferred[input.0].take() else {
+            match meeting {
+                Meeting::Add => {
+                    let [result, target] = views(self.arena, [result, target]);
+                    add(result, target);
+                }
+                _ => copy_to(self.arena, result, target),
+            }
+            return;
+        };
+        let voxels = self.program.map(input).voxels();
+        let to = if meeting == Meeting::Add { raw } else { target.clone() };
+        self.norm_gradient(&deferred, [self.range(input), result, to.clone()], voxels);
+        if meeting == Meeting::Add {
+            let [raw, target] = views(self.arena, [to, target]);
+            add(raw, target);
+        }
+        self.state.deferred[input.0] = Some(deferred);
+    }
+
+    /// The gradient of what was written from that behind normalisation and activation; adds to those of the parameters.
+    pub(super) fn norm_gradient(&mut self, deferred: &Deferred, ranges: [Range<usize>; 3], voxels: usize) {
+        let [x, grad, result] = views(self.arena, ranges);
+        let Some(source) = &deferred.source else {
+            super::forward::copy(grad, result);
+            through_activation(x, deferred.slope, result);
+            return;
+        };
+        let call = NormCall {
+            x,
+            voxels,
+            kind: source.kind,
+            moments: &source.moments,
+            gamma: &source.gamma,
+            beta: &source.beta,
+            eps: source.norm.spec.eps,
+            slope: deferred.slope,
+        };
+        let NormGradients { gamma, beta } = norm_backward(self.cpu, &call, grad, result);
+        if let Some(affine) = source.norm.affine {
+            self.add_gradient(affine[0], &gamma);
+            self.add_gradient(affine[1], &beta);
+        }
+    }
+}
+
+/// Multiplies the gradient with the slope where the value, before or after the activation, is not positive.
+fn through_activation(values: &[f32], slope: f32, grad: &mut [f32]) {
+    grad.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(grad, values)| {
+        grad.iter_mut().zip(values).for_each(|(g, &v)| *g *= if v > 0.0 { 1.0 } else { slope });
+    });
+}
+
+/// The weights of some input channels.
+fn input_channels(weights: &[f32], shape: &ConvShape, first: usize, count: usize) -> Vec<f32> {
+    let taps = shape.taps();
+    let rows = weights.chunks_exact(shape.in_channels * taps);
+    rows.flat_map(|row| &row[first * taps..(first + count) * taps]).copied().collect()
+}

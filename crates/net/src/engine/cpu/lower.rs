@@ -1,0 +1,353 @@
+//! Where everything of a program lies in memory, decided before its first step.
+//!
+//! Normalisation and activation make no pass over memory of their own here: a map holds what its convolution wrote, and whoever
+//! reads it applies what is *deferred*. So a reader that cannot (attention, pooling, an addition behind an activation) needs a
+//! finished copy for a moment, and the backward pass reads maps as they were written.
+
+use glioseg_kernels::{
+    Algorithm, ConvShape, PackedBackwardData, PackedConv, PackedTransposed, TransposedShape, Upsampling,
+};
+
+use crate::program::{
+    Attention, BackwardStep, BufferId, Conv, Epilogue, Lifetimes, MapId, Meeting, Placement, Program, Step,
+};
+
+/// Buffers of a step of the forward pass.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ForwardBuffers {
+    /// Inputs with what is deferred done, where the step cannot do it as it reads.
+    pub(super) finished: [Option<BufferId>; 2],
+    /// Prepared weights that are made in every pass: of the transposed convolution, of the convolution.
+    pub(super) packed: [Option<BufferId>; 2],
+    /// A slab of the upsampled map, or all of it.
+    pub(super) scratch: Option<BufferId>,
+    /// Maps between the axes of attention, and its result before a normalisation.
+    pub(super) kept: Vec<BufferId>,
+}
+
+/// Buffers of a step of the backward pass.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BackwardBuffers {
+    /// Gradient of every input, finished as the step read it.
+    pub(super) results: [Option<BufferId>; 2],
+    /// The same before what was deferred, where it is added to others.
+    pub(super) raw: [Option<BufferId>; 2],
+    /// Prepared weights for every input.
+    pub(super) packed: [Option<BufferId>; 2],
+    /// What a strided convolution spreads, or attention passes from axis to axis.
+    pub(super) scratch: [Option<BufferId>; 2],
+}
+
+/// A program's memory.
+#[derive(Debug)]
+pub(super) struct Lowered {
+    pub(super) placement: Placement,
+    /// Values of every map as they were written; none for the input, which the caller holds.
+    pub(super) maps: Vec<Option<BufferId>>,
+    /// Gradients of every map as it was written.
+    pub(super) gradients: Vec<Option<BufferId>>,
+    pub(super) forward: Vec<ForwardBuffers>,
+    pub(super) backward: Vec<BackwardBuffers>,
+    /// For the probabilities of a head, outside training.
+    pub(super) probabilities: Option<BufferId>,
+    /// Whether prepared weights stay between passes, as [`ForwardBuffers::packed`].
+    pub(super) keeps: Vec<[bool; 2]>,
+    /// Values of all that stay.
+    pub(super) kept_len: usize,
+}
+
+/// The slope of the activation that is deferred with a map, 1 for a normalisation alone; `None` if nothing is deferred.
+pub(super) fn deferred_slope(step: &Step) -> Option<f32> {
+    match step {
+        Step::Block(crate::program::Block { epilogue, .. })
+        | Step::UpBlock(crate::program::UpBlock { epilogue, .. }) => of_epilogue(epilogue),
+        Step::Attention(Attention { norm: Some((_, slope)), residual: false, .. }) => Some(*slope),
+        _ => None,
+    }
+}
+
+fn of_epilogue(epilogue: &Epilogue) -> Option<f32> {
+    match (epilogue.norm, epilogue.slope) {
+        (Some(_), Some(_)) if epilogue.nonlin_first => Some(1.0),
+        (Some(_), slope) => Some(slope.unwrap_or(1.0)),
+        (None, slope) => slope,
+    }
+}
+
+/// Sizes of a convolution of maps with `channels` channels together.
+pub(super) fn conv_shape(program: &Program, conv: &Conv, channels: usize, from: MapId, out: MapId) -> ConvShape {
+    ConvShape {
+        batch: program.batch,
+        in_channels: channels,
+        out_channels: program.map(out).channels,
+        input: program.map(from).size,
+        kernel: conv.kernel,
+        stride: conv.stride,
+        padding: conv.padding,
+    }
+}
+
+/// Sizes of a transposed convolution to `channels` channels.
+pub(super) fn transposed_shape(program: &Program, conv: &Conv, from: MapId, channels: usize) -> TransposedShape {
+    let below = program.map(from);
+    TransposedShape {
+        batch: program.batch,
+        in_channels: below.channels,
+        out_channels: channels,
+        input: below.size,
+        kernel: conv.kernel,
+    }
+}
+
+struct Lowering<'a> {
+    program: &'a Program,
+    algorithm: Algorithm,
+    /// Values of prepared weights that may still be kept.
+    budget: usize,
+    lives: Lifetimes,
+    deferred: Vec<Option<f32>>,
+    readers: Vec<usize>,
+    maps: Vec<Option<BufferId>>,
+    gradients: Vec<Option<BufferId>>,
+    keeps: Vec<[bool; 2]>,
+    kept_len: usize,
+}
+
+impl Lowered {
+    /// Gives everything its place; at most `budget` bytes of prepared weights stay between passes.
+    pub(super) fn new(program: &Program, algorithm: Algorithm, budget: usize) -> Self {
+        let mut deferred = vec![None; program.maps.len()];
+        for step in &program.forward {
+            deferred[step.out().0] = deferred_slope(step);
+        }
+        let mut lowering = Lowering {
+            program,
+            algorithm,
+            budget: if program.mode.is_training() { 0 } else { budget / size_of::<f32>() },
+            lives: Lifetimes::default(),
+            deferred,
+            readers: program.readers(),
+            maps: vec![None; program.maps.len()],
+            gradients: vec![None; program.maps.len()],
+            keeps: vec![],
+            kept_len: 0,
+        };
+        let mut forward: Vec<ForwardBuffers> =
+            program.forward.iter().enumerate().map(|(at, step)| lowering.forward(at, step)).collect();
+        let end = program.forward.len();
+        let mut probabilities = None;
+        for &head in &program.heads {
+            lowering.touch_map(head, end);
+            if program.mode.is_training() {
+                let id = lowering.gradient(head);
+                lowering.lives.touch(id, end);
+            }
+        }
+        if let (false, Some(&largest)) = (program.mode.is_training(), program.heads.first()) {
+            // Full resolution comes first.
+            probabilities = Some(lowering.moment(program.values(largest), end));
+        }
+        let backward = program
+            .backward
+            .iter()
+            .enumerate()
+            .map(|(at, step)| lowering.backward(end + 1 + at, step, &mut forward))
+            .collect();
+        let Lowering { lives, maps, gradients, keeps, kept_len, .. } = lowering;
+        Self { placement: lives.place(), maps, gradients, forward, backward, probabilities, keeps, kept_len }
+    }
+}
+
+impl Lowering<'_> {
+    /// A buffer that holds something at one step only.
+    fn moment(&mut self, len: usize, at: usize) -> BufferId {
+        let id = self.lives.add(len);
+        self.lives.touch(id, at);
+        id
+    }
+
+    fn touch_map(&mut self, map: MapId, at: usize) {
+        if let Some(id) = self.maps[map.0] {
+            self.lives.touch(id, at);
+        }
+    }
+
+    fn gradient(&mut self, map: MapId) -> BufferId {
+        if let Some(id) = self.gradients[map.0] {
+            return id;
+        }
+        let id = self.lives.add(self.program.values(map));
+        self.gradients[map.0] = Some(id);
+        id
+    }
+
+    /// Prepared weights of `len` values: kept while there is room, else made in every pass.
+    fn packed(&mut self, len: usize, at: usize) -> (Option<BufferId>, bool) {
+        if len <= self.budget {
+            self.budget -= len;
+            self.kept_len += len;
+            return (None, true);
+        }
+        (Some(self.moment(len, at)), false)
+    }
+
+    fn forward(&mut self, at: usize, step: &Step) -> ForwardBuffers {
+        let program = self.program;
+        let mut buffers = ForwardBuffers::default();
+        let mut keeps = [false; 2];
+        for input in step.inputs() {
+            self.touch_map(input, at);
+        }
+        let out = step.out();
+        match step {
+            Step::AddActivate(add) if self.in_place(add.main) => self.maps[out.0] = self.maps[add.main.0],
+            _ => self.maps[out.0] = Some(self.lives.add(program.values(out))),
+        }
+        self.touch_map(out, at);
+        match step {
+            Step::Block(crate::program::Block { inputs, conv, .. }) => {
+                let channels = inputs.iter().map(|&i| program.map(i).channels).sum();
+                let shape = conv_shape(program, conv, channels, inputs[0], out);
+                let len = PackedConv::packed_len(&shape, self.algorithm);
+                (buffers.packed[1], keeps[1]) = self.packed(len, at);
+            }
+            Step::Head(head) => {
+                let channels = program.map(head.input).channels;
+                let shape = conv_shape(program, &head.conv, channels, head.input, out);
+                let len = PackedConv::packed_len(&shape, self.algorithm);
+                (buffers.packed[1], keeps[1]) = self.packed(len, at);
+            }
+            Step::Up(up) => {
+                let shape = transposed_shape(program, &up.conv, up.input, program.map(out).channels);
+                (buffers.packed[0], keeps[0]) = self.packed(PackedTransposed::packed_len(&shape), at);
+            }
+            Step::UpBlock(block) => {
+                let up = transposed_shape(program, &block.up, block.below, block.between.channels);
+                (buffers.packed[0], keeps[0]) = self.packed(PackedTransposed::packed_len(&up), at);
+                let channels = block.between.channels + program.map(block.skip).channels;
+                let shape = conv_shape(program, &block.conv, channels, block.skip, out);
+                let len = PackedConv::packed_len(&shape, self.algorithm);
+                (buffers.packed[1], keeps[1]) = self.packed(len, at);
+                let slabs = Upsampling::slabs(&up);
+                let len = if slabs == 1 { up.out_len() } else { Upsampling::scratch_len(&up, shape.kernel[0]) };
+                buffers.scratch = Some(self.moment(len, at));
+            }
+            Step::AddActivate(_) | Step::Pool(_) | Step::Attention(_) => {
+                self.finished(at, step, &mut buffers);
+            }
+        }
+        self.keeps.push(keeps);
+        buffers
+    }
+
+    /// Whether a step may write over the map: nobody else reads it, now or in a backward pass.
+    fn in_place(&self, map: MapId) -> bool {
+        !self.program.mode.is_training() && self.readers[map.0] == 1 && map != Program::INPUT
+    }
+
+    /// Finished inputs, and what attention keeps.
+    fn finished(&mut self, at: usize, step: &Step, buffers: &mut ForwardBuffers) {
+        for (i, input) in step.inputs().into_iter().enumerate() {
+            let Some(slope) = self.deferred[input.0] else { continue };
+            #[expect(clippy::float_cmp, reason = "1 means exactly: no activation")]
+            let needed = match step {
+                // An addition takes normalised values, but none whose activation is deferred.
+                Step::AddActivate(_) => slope != 1.0,
+                // Attention can write over what nobody else reads.
+                Step::Attention(_) => !self.in_place(input),
+                _ => true,
+            };
+            if needed {
+                buffers.finished[i] = Some(self.moment(self.program.values(input), at));
+            }
+        }
+        if let Step::Attention(attention) = step
+            && self.program.mode.is_training()
+        {
+            let len = self.program.values(attention.out);
+            let between = if attention.sum { 0 } else { 2 };
+            let before_norm = usize::from(attention.norm.is_some() && attention.residual);
+            buffers.kept = (0..between + before_norm).map(|_| self.moment(len, at)).collect();
+        }
+    }
+
+    fn backward(&mut self, at: usize, step: &BackwardStep, forward: &mut [ForwardBuffers]) -> BackwardBuffers {
+        let program = self.program;
+        let BackwardStep { step: index, meetings } = step;
+        let step = &program.forward[*index];
+        let mut buffers = BackwardBuffers::default();
+        let of_out = self.gradient(step.out());
+        self.lives.touch(of_out, at);
+        let reads = matches!(step, Step::Block(_) | Step::Up(_) | Step::Head(_));
+        for (i, (input, &meeting)) in step.inputs().into_iter().zip(meetings).enumerate() {
+            let deferred = self.deferred[input.0].is_some();
+            if reads || deferred {
+                self.touch_map(input, at);
+            }
+            if meeting == Meeting::Unused {
+                continue;
+            }
+            let id = self.gradient(input);
+            self.lives.touch(id, at);
+            let len = program.values(input);
+            buffers.results[i] = match step {
+                Step::AddActivate(_) => Some(of_out),
+                _ if !deferred && meeting == Meeting::Write => Some(id),
+                _ => Some(self.moment(len, at)),
+            };
+            if deferred && meeting == Meeting::Add {
+                buffers.raw[i] = Some(self.moment(len, at));
+            }
+        }
+        match step {
+            Step::Block(block) => {
+                if block.epilogue.nonlin_first && block.epilogue.norm.is_some() {
+                    self.touch_map(block.out, at);
+                }
+                self.conv_backward(at, &block.conv, (&block.inputs, block.out), meetings, &mut buffers);
+            }
+            Step::Head(head) => {
+                self.conv_backward(at, &head.conv, (&[head.input], head.out), meetings, &mut buffers);
+            }
+            Step::Up(up) => {
+                let shape = transposed_shape(program, &up.conv, up.input, program.map(up.out).channels);
+                let len = PackedConv::packed_len(&shape.gradient_shape(), Algorithm::Direct);
+                buffers.packed[0] = Some(self.moment(len, at));
+            }
+            // Its sign is that of the sum.
+            Step::AddActivate(add) => self.touch_map(add.out, at),
+            Step::Attention(attention) => {
+                let own = &forward[*index];
+                for &id in own.kept.iter().chain(own.finished.iter().flatten()) {
+                    self.lives.touch(id, at);
+                }
+                self.touch_map(attention.input, at);
+                let len = program.values(attention.input);
+                buffers.scratch = [Some(self.moment(len, at)), Some(self.moment(len, at))];
+            }
+            Step::Pool(_) | Step::UpBlock(_) => {}
+        }
+        buffers
+    }
+
+    fn conv_backward(
+        &mut self,
+        at: usize,
+        conv: &Conv,
+        (inputs, out): (&[MapId], MapId),
+        meetings: &[Meeting],
+        buffers: &mut BackwardBuffers,
+    ) {
+        let wanted = inputs.iter().enumerate().filter(|(i, _)| meetings[*i] != Meeting::Unused);
+        let parts: Vec<ConvShape> = wanted
+            .map(|(_, &input)| conv_shape(self.program, conv, self.program.map(input).channels, input, out))
+            .collect();
+        // One input after the other.
+        let packed = parts.iter().map(|p| PackedBackwardData::packed_len(p, self.algorithm)).max();
+        let scratch = parts.iter().map(PackedBackwardData::scratch_len).max();
+        if let (Some(packed), Some(scratch)) = (packed, scratch) {
+            buffers.packed = [Some(self.moment(packed, at)); 2];
+            buffers.scratch = [Some(self.moment(scratch, at)); 2];
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The processor: single precision on our own kernels.
+//!
+//! The one decision here: a program's memory is one arena, laid out before the first step ([`lower`]), so that a step allocates
+//! next to nothing and what it takes is known exactly. Results are the same bytes for any number of threads.
+
+mod attention;
+mod backward;
+mod forward;
+mod lower;
+mod norm;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use glioseg_kernels::{Arena, Cpu, PackedConv, PackedTransposed};
+
+use super::{Engine, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, StepReport, Update};
+use crate::NetError;
+use crate::loss::{self, HeadShape, Loss, LossOptions, Targets};
+use crate::optimiser;
+use crate::parameters::Parameters;
+use crate::program::{BufferId, MapId, ParameterId, Program};
+use lower::Lowered;
+use norm::Deferred;
+
+/// Single precision on the kernels of this machine's best instruction set.
+#[derive(Debug)]
+pub struct CpuEngine {
+    cpu: Cpu,
+    kernels: Kernels,
+    /// Bytes of prepared weights that may stay between passes.
+    packed_budget: usize,
+    parameters: Option<Arc<Parameters>>,
+    present: Option<Present>,
+    arena: Arena,
+    times: Option<Vec<LayerTime>>,
+}
+
+/// The present program.
+#[derive(Debug)]
+struct Present {
+    program: Program,
+    lowered: Lowered,
+    plan: MemoryPlan,
+    /// Prepared weights that stay: of a step's transposed convolution and of its convolution.
+    packed: Vec<Packed>,
+    state: State,
+}
+
+/// What stays prepared of a step's weights.
+#[derive(Debug, Default)]
+struct Packed {
+    transposed: Option<PackedTransposed<'static>>,
+    conv: Option<PackedConv<'static>>,
+}
+
+/// What a pass leaves for whoever reads its maps.
+#[derive(Debug, Default)]
+struct State {
+    /// Normalisation and activation that readers of a map apply.
+    deferred: Vec<Option<Deferred>>,
+    /// Factors of dropout per sample and channel, per map.
+    masks: Vec<Option<Vec<f32>>>,
+    /// The normalisation inside an attention whose input is added behind it, per map.
+    inner: Vec<Option<Deferred>>,
+    /// Running statistics of this pass.
+    running: Vec<(ParameterId, Vec<f32>)>,
+    /// Gradients of the parameters, and which of them the last step wrote.
+    gradients: Vec<Vec<f32>>,
+    written: Vec<bool>,
+}
+
+impl CpuEngine {
+    /// An engine with these kernels that keeps at most `packed_budget` bytes of prepared weights between passes.
+    ///
+    /// # Errors
+    /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here.
+    pub fn new(kernels: Kernels, packed_budget: usize) -> Result<Self, NetError> {
+        glioseg_kernels::return_freed_memory();
+        Ok(Self {
+            cpu: Cpu::detect()?,
+            kernels,
+            packed_budget,
+            parameters: None,
+            present: None,
+            arena: Arena::default(),
+            times: None,
+        })
+    }
+
+    fn lowered(&self, program: &Program) -> (Lowered, MemoryPlan) {
+        let lowered = Lowered::new(program, self.kernels.algorithm(), self.packed_budget);
+        let bytes = |values: usize| (values * size_of::<f32>()) as u64;
+        let trained = program.num_parameters();
+        let plan = MemoryPlan {
+            parameters: bytes(program.parameters.iter().map(crate::ParameterShape::len).sum()),
+            gradients: if program.mode.is_training() { bytes(trained) } else { 0 },
+            maps: bytes(lowered.placement.len),
+            packed: bytes(lowered.kept_len),
+        };
+        (lowered, plan)
+    }
+
+    /// Runs the forward pass of the present program.
+    fn run_forward(&mut self, patch: &[f32], seed: u64) {
+        let parameters = self.parameters.as_mut().expect("parameters were loaded");
+        let Present { program, lowered, packed, state, .. } =
+            self.present.as_mut().expect("a program was prepared");
+        assert_eq!(patch.len(), program.values(Program::INPUT), "values of the input");
+        let mut pass = Pass {
+            cpu: self.cpu,
+            kernels: self.kernels,
+            program,
+            lowered,
+            parameters,
+            patch,
+            arena: self.arena.values(),
+            packed,
+            state,
+            times: self.times.as_mut(),
+        };
+        pass.forward(seed);
+        let running = std::mem::take(&mut state.running);
+        if !running.is_empty() {
+            let parameters = Arc::make_mut(parameters);
+            running.into_iter().for_each(|(id, values)| parameters.set(id, values));
+        }
+    }
+}
+
+/// One pass over the program.
+struct Pass<'a> {
+    cpu: Cpu,
+    kernels: Kernels,
+    program: &'a Program,
+    lowered: &'a Lowered,
+    parameters: &'a Parameters,
+    patch: &'a [f32],
+    arena: &'a mut [f32],
+    packed: &'a mut [Packed],
+    state: &'a mut State,
+    times: Option<&'a mut Vec<LayerTime>>,
+}
+
+impl Pass<'_> {
+    /// Where the values of a map lie; nowhere for the input.
+    fn range(&self, map: MapId) -> Range<usize> {
+        self.lowered.maps[map.0].map_or(0..0, |id| self.lowered.placement.range(id))
+    }
+
+    /// Where a buffer lies; nowhere if there is none.
+    fn buffer(&self, id: Option<BufferId>) -> Range<usize> {
+        id.map_or(0..0, |id| self.lowered.placement.range(id))
+    }
+
+    /// Where the gradient of a map lies.
+    fn gradient(&self, map: MapId) -> Range<usize> {
+        self.buffer(self.lowered.gradients[map.0])
+    }
+}
+
+/// Parts of the arena that do not overlap.
+fn views<const N: usize>(arena: &mut [f32], ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
+    arena.get_disjoint_mut(ranges.clone()).unwrap_or_else(|e| panic!("{ranges:?} of the arena: {e}"))
+}
+
+/// Measures one layer from its making to [`Timer::stop`], if times are wanted.
+struct Timer {
+    start: Option<Instant>,
+    packing: f64,
+}
+
+impl Timer {
+    fn start(wanted: bool) -> Self {
+        Self { start: wanted.then(Instant::now), packing: 0.0 }
+    }
+
+    /// The weights are ready.
+    fn packed(&mut self) {
+        if let Some(start) = self.start {
+            self.packing = start.elapsed().as_secs_f64();
+        }
+    }
+
+    fn stop(
+        self,
+        times: &mut Option<&mut Vec<LayerTime>>,
+        flops: f64,
+        packed_bytes: usize,
+        name: impl FnOnce() -> String,
+    ) {
+        if let (Some(start), Some(times)) = (self.start, times) {
+            let seconds = start.elapsed().as_secs_f64();
+            times.push(LayerTime { name: name(), seconds, packing: self.packing, flops, packed_bytes });
+        }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn kernels(&self) -> &'static str {
+        self.kernels.word()
+    }
+
+    fn plan(&self, program: &Program) -> MemoryPlan {
+        self.lowered(program).1
+    }
+
+    fn prepare(&mut self, program: &Program) -> Result<MemoryPlan, NetError> {
+        if let Some(present) = &self.present
+            && present.program == *program
+        {
+            return Ok(present.plan);
+        }
+        self.present = None;
+        let (lowered, plan) = self.lowered(program);
+        if self.arena.values().len() < lowered.placement.len {
+            self.arena = Arena::default();
+            self.arena = Arena::new(lowered.placement.len);
+        }
+        let maps = program.maps.len();
+        let none = || std::iter::repeat_with(|| None).take(maps).collect();
+        let training = program.mode.is_training();
+        let gradients = program.parameters.iter();
+        let state = State {
+            deferred: none(),
+            masks: std::iter::repeat_with(|| None).take(maps).collect(),
+            inner: none(),
+            running: vec![],
+            gradients: gradients
+                .map(|p| if training && p.trained { vec![0.0; p.len()] } else { vec![] })
+                .collect(),
+            written: vec![false; program.parameters.len()],
+        };
+        let packed = program.forward.iter().map(|_| Packed::default()).collect();
+        self.present = Some(Present { program: program.clone(), lowered, plan, packed, state });
+        Ok(plan)
+    }
+
+    fn load(&mut self, parameters: Arc<Parameters>) -> Result<(), NetError> {
+        if let Some(present) = &mut self.present {
+            present.packed.iter_mut().for_each(|p| *p = Packed::default());
+        }
+        self.parameters = Some(parameters);
+        Ok(())
+    }
+
+    fn parameters(&mut self) -> Result<Arc<Parameters>, NetError> {
+        Ok(self.parameters.clone().expect("parameters were loaded"))
+    }
+
+    fn forward(&mut self, patch: &[f32]) -> Result<Logits<'_>, NetError> {
+        self.run_forward(patch, 0);
+        let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
+        let arena = &*self.arena.values();
+        let heads = program.heads.iter().map(|head| {
+            let id = lowered.maps[head.0].expect("a head's map is no input");
+            &arena[lowered.placement.range(id)]
+        });
+        Ok(Logits { heads: heads.collect() })
+    }
+
+    fn evaluate(
+        &mut self,
+        patch: &[f32],
+        targets: &[Targets<'_>],
+        options: &LossOptions,
+        weights: &[f64],
+    ) -> Result<Evaluation, NetError> {
+        self.run_forward(patch, 0);
+        let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
+        loss::check_heads(program.heads.len(), targets.len(), weights.len())?;
+        let arena = self.arena.values();
+        let mut sum = Loss::default();
+        let mut overlaps = vec![];
+        for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
+            let shape = head_shape(program, head);
+            let id = lowered.maps[head.0].expect("a head's map is no input");
+            let probabilities = lowered.probabilities.map_or(0..0, |id| lowered.placement.range(id));
+            let [logits, probabilities] = views(arena, [lowered.placement.range(id), probabilities]);
+            if overlaps.is_empty() {
+                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label)?;
+            }
+            if weight != 0.0 {
+                let scratch = &mut probabilities[..shape.len()];
+                sum.add(loss::head_value(logits, target, shape, options, scratch)?, weight);
+            }
+        }
+        Ok(Evaluation { loss: sum, overlaps })
+    }
+
+    fn step(
+        &mut self,
+        patch: &[f32],
+        targets: &[Targets<'_>],
+        update: &Update<'_>,
+    ) -> Result<StepReport, NetError> {
+        self.run_forward(patch, update.seed);
+        let parameters = self.parameters.as_mut().expect("parameters were loaded");
+        let Present { program, lowered, packed, state, .. } =
+            self.present.as_mut().expect("a program was prepared");
+        assert!(program.mode.is_training(), "a step of a program of mode {:?}", program.mode);
+        state.written.iter_mut().for_each(|w| *w = false);
+        let arena = self.arena.values();
+        let loss = head_gradients(program, lowered, arena, targets, update)?;
+        if !loss.total.is_finite() {
+            return Ok(StepReport { loss, norm: f64::NAN, done: false });
+        }
+        let mut pass = Pass {
+            cpu: self.cpu,
+            kernels: self.kernels,
+            program,
+            lowered,
+            parameters,
+            patch,
+            arena,
+            packed,
+            state,
+            times: self.times.as_mut(),
+        };
+        pass.backward();
+        let written = state.gradients.iter().zip(&state.written).filter(|(_, w)| **w);
+        let norm = optimiser::norm(written.map(|(g, _)| g.as_slice()));
+        let done = norm.is_finite();
+        if done {
+            let factor = update.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
+            let (gradients, written) = (&state.gradients, &state.written);
+            let parameters = Arc::make_mut(parameters);
+            optimiser::update(parameters, update, factor as f32, |id| {
+                written[id.0].then(|| gradients[id.0].as_slice())
+            });
+        }
+        Ok(StepReport { loss, norm, done })
+    }
+
+    fn gradients(&mut self) -> Result<Vec<Option<Vec<f32>>>, NetError> {
+        let Some(Present { state, .. }) = &self.present else { return Ok(vec![]) };
+        let all = state.gradients.iter().zip(&state.written);
+        Ok(all.map(|(gradient, written)| written.then(|| gradient.clone())).collect())
+    }
+
+    fn profile(&mut self, on: bool) {
+        self.times = on.then(Vec::new);
+    }
+
+    fn take_layer_times(&mut self) -> Vec<LayerTime> {
+        self.times.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn release(&mut self) {
+        self.present = None;
+        self.arena = Arena::default();
+    }
+}
+
+fn head_shape(program: &Program, head: MapId) -> HeadShape {
+    let map = program.map(head);
+    HeadShape { batch: program.batch, channels: map.channels, voxels: map.voxels() }
+}
+
+/// The loss of all heads, whose gradients are written to the arena.
+fn head_gradients(
+    program: &Program,
+    lowered: &Lowered,
+    arena: &mut [f32],
+    targets: &[Targets<'_>],
+    update: &Update<'_>,
+) -> Result<Loss, NetError> {
+    let crate::program::Mode::Train { heads } = &program.mode else { return Ok(Loss::default()) };
+    loss::check_heads(heads.len(), targets.len(), update.weights.len())?;
+    let mut sum = Loss::default();
+    for (&head, &level) in program.heads.iter().zip(&program.levels) {
+        let (Some(logits), Some(gradient)) = (lowered.maps[head.0], lowered.gradients[head.0]) else {
+            unreachable!("a head has logits and a gradient")
+        };
+        let ranges = [logits, gradient].map(|id| lowered.placement.range(id));
+        let [logits, gradient] = views(arena, ranges);
+        let (shape, weight) = (head_shape(program, head), update.weights[level]);
+        sum.add(loss::head_gradient(logits, targets[level], shape, update.loss, weight, gradient)?, weight);
+    }
+    Ok(sum)
+}

@@ -1,0 +1,317 @@
+//! What computes a network: one trait, an engine per device and precision.
+//!
+//! An engine owns its memory, its prepared weights and its times; nothing here belongs to the process, so two engines with
+//! different settings work side by side. What a program needs is known before its first step ([`MemoryPlan`]).
+//!
+//! The trait as later engines see it: [`Engine::prepare`] is where a device makes its plans, captures its launches and takes its
+//! arena; [`Engine::load`] and [`Engine::parameters`] move the truth on disk to and from it; [`Engine::step`] and
+//! [`Engine::evaluate`] keep logits, loss and overlap on the device and bring back numbers.
+
+mod cpu;
+mod memory;
+mod reference;
+mod shared;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use glioseg_kernels::Algorithm;
+
+use crate::NetError;
+use crate::loss::{Loss, LossOptions, Overlap, Targets};
+use crate::optimiser::OptimiserOptions;
+use crate::parameters::Parameters;
+use crate::program::Program;
+
+pub use cpu::CpuEngine;
+pub use memory::MemoryPlan;
+pub use reference::{ReferenceEngine, Rounding};
+
+/// Where a network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+}
+
+impl Device {
+    /// What this build can run on.
+    pub const ALL: [Self; 1] = [Self::Cpu];
+
+    /// The word of the command line and of records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = NetError;
+
+    fn from_str(word: &str) -> Result<Self, NetError> {
+        let known = Self::ALL.into_iter().find(|d| d.word() == word);
+        known.ok_or_else(|| NetError::UnknownDevice { device: word.to_owned() })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// How exact a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Single precision throughout.
+    #[default]
+    F32,
+}
+
+impl Precision {
+    /// What this build can compute in.
+    pub const ALL: [Self; 1] = [Self::F32];
+
+    /// The word of the command line and of records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = NetError;
+
+    fn from_str(word: &str) -> Result<Self, NetError> {
+        let known = Self::ALL.into_iter().find(|p| p.word() == word);
+        known.ok_or_else(|| NetError::UnknownPrecision { precision: word.to_owned() })
+    }
+}
+
+/// Which code computes the layers on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kernels {
+    /// The fastest algorithm for each shape.
+    #[default]
+    Auto,
+    /// Every convolution tap by tap.
+    Direct,
+    /// Plain loops, the specification of the others: slow.
+    Reference,
+}
+
+impl Kernels {
+    /// All choices.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Direct, Self::Reference];
+
+    /// The word of the command line and of records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Reference => "reference",
+        }
+    }
+
+    /// The choice called `word`.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.word() == word)
+    }
+
+    fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Auto | Self::Reference => Algorithm::Auto,
+            Self::Direct => Algorithm::Direct,
+        }
+    }
+}
+
+/// What decides which engine is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineChoice {
+    /// Where it runs.
+    pub device: Device,
+    /// How exact it computes.
+    pub precision: Precision,
+    /// Which code computes the layers on the CPU.
+    pub kernels: Kernels,
+    /// Bytes of prepared weights that stay between passes, on the CPU. Transformed weights are up to eight times the parameter;
+    /// layers beyond the limit prepare theirs in every pass.
+    pub packed_budget: usize,
+}
+
+impl Default for EngineChoice {
+    /// Single precision on the CPU, which keeps 64 MiB of prepared weights.
+    fn default() -> Self {
+        Self {
+            device: Device::default(),
+            precision: Precision::default(),
+            kernels: Kernels::default(),
+            packed_budget: 64 << 20,
+        }
+    }
+}
+
+impl EngineChoice {
+    /// Makes the engine.
+    ///
+    /// # Errors
+    /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here.
+    pub fn start(self) -> Result<Box<dyn Engine>, NetError> {
+        Ok(match (self.device, self.precision, self.kernels) {
+            (Device::Cpu, Precision::F32, Kernels::Reference) => Box::new(ReferenceEngine::new(Rounding::None)),
+            (Device::Cpu, Precision::F32, kernels) => Box::new(CpuEngine::new(kernels, self.packed_budget)?),
+        })
+    }
+}
+
+/// How a training step is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// The loss of one head.
+    pub loss: &'a LossOptions,
+    /// Weight of every head, full resolution first; those of weight 0 are not part of the program.
+    pub weights: &'a [f64],
+    /// Which optimiser; its state is the parameters'.
+    pub optimiser: OptimiserOptions,
+    /// Learning rate.
+    pub lr: f64,
+    /// Gradients together are made no longer than this.
+    pub clip: Option<f64>,
+    /// From which dropout draws, with the number of the layer.
+    pub seed: u64,
+}
+
+/// What a training step saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// The loss before the step.
+    pub loss: Loss,
+    /// Length of all gradients together before clipping; NaN if the loss was.
+    pub norm: f64,
+    /// Whether the weights were changed: not if loss or gradients were infinite or NaN.
+    pub done: bool,
+}
+
+/// What a batch of the validation showed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// The loss of all heads.
+    pub loss: Loss,
+    /// At full resolution, per region or per label but background.
+    pub overlaps: Vec<Overlap>,
+}
+
+/// Logits of a forward pass, in the engine's memory.
+#[derive(Debug, Clone)]
+pub struct Logits<'a> {
+    /// Of every head of the program, `[n, outputs, z, y, x]`, full resolution first.
+    pub heads: Vec<&'a [f32]>,
+}
+
+/// Time of one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerTime {
+    /// Operation, channels, output size, kernel, stride and algorithm.
+    pub name: String,
+    /// Seconds, preparation of weights included.
+    pub seconds: f64,
+    /// Seconds of the preparation of weights.
+    pub packing: f64,
+    /// Floating point operations of the direct algorithm.
+    pub flops: f64,
+    /// Bytes of the prepared weights.
+    pub packed_bytes: usize,
+}
+
+/// Runs one program at a time with one set of parameters.
+///
+/// `patch` is `[n, c, z, y, x]` of the prepared program everywhere.
+pub trait Engine: Send + fmt::Debug {
+    /// What a record calls it: the kernels' word on the CPU.
+    fn kernels(&self) -> &'static str;
+
+    /// What a program would take, before anything is allocated.
+    fn plan(&self, program: &Program) -> MemoryPlan;
+
+    /// Makes a program the present one; at once if it is already.
+    ///
+    /// # Errors
+    /// [`NetError::Memory`] if there is not enough for it.
+    fn prepare(&mut self, program: &Program) -> Result<MemoryPlan, NetError>;
+
+    /// Takes the parameters of the network.
+    ///
+    /// # Errors
+    /// What a device says that cannot take them.
+    fn load(&mut self, parameters: Arc<Parameters>) -> Result<(), NetError>;
+
+    /// The parameters as they are now. Whoever keeps them while the training goes on pays for a copy.
+    ///
+    /// # Errors
+    /// What a device says that cannot give them.
+    ///
+    /// # Panics
+    /// If none were loaded.
+    fn parameters(&mut self) -> Result<Arc<Parameters>, NetError>;
+
+    /// Forward pass. A training program draws its dropout from seed 0 here and updates running statistics.
+    ///
+    /// # Errors
+    /// What a device says that fails.
+    ///
+    /// # Panics
+    /// If nothing was prepared or loaded, or the patch has another length.
+    fn forward(&mut self, patch: &[f32]) -> Result<Logits<'_>, NetError>;
+
+    /// Forward pass of an evaluation program, and what it has right.
+    ///
+    /// # Errors
+    /// [`NetError::Target`] if the targets, one per head, do not fit.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    fn evaluate(
+        &mut self,
+        patch: &[f32],
+        targets: &[Targets<'_>],
+        loss: &LossOptions,
+        weights: &[f64],
+    ) -> Result<Evaluation, NetError>;
+
+    /// Forward pass, loss, backward pass, clipping and one step of the optimiser, of a training program.
+    ///
+    /// # Errors
+    /// [`NetError::Target`] if the targets, one per head of the network, do not fit.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    ///
+    /// # Source
+    /// nnU-Net v2, `nnUNetTrainer.train_step`.
+    fn step(
+        &mut self,
+        patch: &[f32],
+        targets: &[Targets<'_>],
+        update: &Update<'_>,
+    ) -> Result<StepReport, NetError>;
+
+    /// The gradient of every parameter in the last step, before clipping; `None` where it had no influence on the loss.
+    ///
+    /// # Errors
+    /// What a device says that cannot give them.
+    fn gradients(&mut self) -> Result<Vec<Option<Vec<f32>>>, NetError>;
+
+    /// Whether layers note their times from now on.
+    fn profile(&mut self, on: bool);
+
+    /// The times noted since the last call, in order.
+    fn take_layer_times(&mut self) -> Vec<LayerTime>;
+
+    /// Frees everything but the parameters; the next program has to be prepared again.
+    fn release(&mut self);
+}

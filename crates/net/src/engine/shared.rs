@@ -1,0 +1,51 @@
+//! Numbers that every engine makes alike.
+
+use glioseg_kernels::Moments;
+
+use crate::init::mix;
+
+/// Weight of the newest batch in running statistics (PyTorch's default).
+const BATCH_NORM_MOMENTUM: f64 = 0.1;
+
+/// Mean and biased variance of a batch blended into the running ones, of which the variance is unbiased.
+pub(super) fn blend_running(old: [&[f32]; 2], moments: &Moments) -> [Vec<f32>; 2] {
+    let count = moments.count as f64;
+    let unbiased = (count / (count - 1.0).max(1.0)) as f32;
+    let (kept, new) = ((1.0 - BATCH_NORM_MOMENTUM) as f32, BATCH_NORM_MOMENTUM as f32);
+    let blend = |old: &[f32], values: &[f64], factor: f32| {
+        old.iter().zip(values).map(|(old, &v)| old * kept + (v as f32 * factor) * new).collect()
+    };
+    [blend(old[0], &moments.mean, 1.0), blend(old[1], &moments.var, unbiased)]
+}
+
+/// The seed of a step's dropout.
+pub(super) fn layer_seed(seed: u64, step: usize) -> u64 {
+    mix(seed ^ mix(step as u64))
+}
+
+/// A factor per sample and channel: 0 with probability `p`, else what keeps the mean.
+pub(super) fn dropout_factors(p: f64, rows: usize, seed: u64) -> Vec<f32> {
+    let factor = |row: usize| {
+        let bits = mix(seed.wrapping_add((row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        // 53 random bits as a fraction of 1.
+        let uniform = (bits >> 11) as f64 / (1u64 << 53) as f64;
+        if uniform < p { 0.0 } else { (1.0 / (1.0 - p)) as f32 }
+    };
+    (0..rows).map(factor).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_keeps_the_mean_and_depends_on_the_layer() {
+        let factors = dropout_factors(0.25, 4000, layer_seed(7, 3));
+        let dropped = factors.iter().filter(|&&f| f == 0.0).count();
+        assert!((900..1100).contains(&dropped), "{dropped} of 4000 channels were dropped");
+        assert!(factors.iter().all(|&f| f == 0.0 || (f - 4.0 / 3.0).abs() < 1e-6));
+        assert_eq!(factors, dropout_factors(0.25, 4000, layer_seed(7, 3)));
+        assert_ne!(factors, dropout_factors(0.25, 4000, layer_seed(7, 4)));
+        assert_ne!(factors, dropout_factors(0.25, 4000, layer_seed(8, 3)));
+    }
+}
