@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use glioseg_net::{EngineChoice, NetError};
 use glioseg_engine::infer::Part;
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::Folds;
@@ -110,9 +111,8 @@ pub(crate) struct Predict {
     /// Which checkpoint of a fold
     #[arg(long, value_enum, default_value = "final")]
     pub(crate) checkpoint: Checkpoint,
-    /// What computes
-    #[arg(long, value_enum, default_value = "cpu", help_heading = "Computation")]
-    pub(crate) device: Device,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
     /// Distance of neighbouring tiles, as a fraction of the patch
     #[arg(long, value_name = "FRACTION", default_value_t = 0.5, value_parser = fraction, help_heading = "Computation")]
     pub(crate) step: f64,
@@ -122,9 +122,6 @@ pub(crate) struct Predict {
     /// Precision of the sums over tiles and folds: half gives nnU-Net's own numbers, single does not round
     #[arg(long, value_enum, default_value = "half", help_heading = "Computation")]
     pub(crate) accumulation: Accumulation,
-    /// How convolutions are computed
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
-    pub(crate) kernels: Kernels,
     /// For models with axial attention whose position embeddings are for another patch size: interpolate them
     #[arg(long, help_heading = "Computation")]
     pub(crate) interpolate_positions: bool,
@@ -206,31 +203,44 @@ pub(crate) enum Accumulation {
     Single,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kernels {
-    /// glioseg's own kernels, the fastest algorithm for each layer
-    Auto,
-    /// glioseg's own kernels, every convolution tap by tap: slower, a little more exact
-    Direct,
-    /// The operations of the tensor library: slow, to compare with
-    Burn,
+/// What computes, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Compute {
+    /// What computes: cpu
+    #[arg(long, default_value = "cpu", help_heading = "Computation")]
+    pub(crate) device: String,
+    /// How exact it computes: f32
+    #[arg(long, default_value = "f32", help_heading = "Computation")]
+    pub(crate) precision: String,
+    /// Which code computes the layers on the CPU
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
+    pub(crate) kernels: Kernels,
 }
 
-impl Kernels {
-    /// Makes it the choice of the whole process.
-    pub(crate) fn choose(self) -> Result<(), glioseg_net::NetError> {
-        glioseg_net::set_kernels(match self {
-            Self::Auto => glioseg_net::Kernels::Auto,
-            Self::Direct => glioseg_net::Kernels::Direct,
-            Self::Burn => glioseg_net::Kernels::Fallback,
+impl Compute {
+    /// The engine that is asked for.
+    pub(crate) fn engine(&self) -> Result<EngineChoice, NetError> {
+        Ok(EngineChoice {
+            device: self.device.parse()?,
+            precision: self.precision.parse()?,
+            kernels: match self.kernels {
+                Kernels::Auto => glioseg_net::Kernels::Auto,
+                Kernels::Direct => glioseg_net::Kernels::Direct,
+                Kernels::Reference => glioseg_net::Kernels::Reference,
+            },
+            ..EngineChoice::default()
         })
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// The processor, on all its cores
-    Cpu,
+pub(crate) enum Kernels {
+    /// The fastest algorithm for each layer
+    Auto,
+    /// Every convolution tap by tap: slower, a little more exact
+    Direct,
+    /// Plain loops, to compare with: very slow
+    Reference,
 }
 
 /// Says in words what a path holds: an image, a dataset, plans, a model folder or a checkpoint.
@@ -351,9 +361,8 @@ pub(crate) enum KernelAlgorithm {
 pub(crate) struct BenchNetwork {
     #[command(flatten)]
     pub(crate) net: BenchNet,
-    /// How convolutions are computed
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) kernels: Kernels,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
     /// Samples
     #[arg(long, default_value_t = 1)]
     pub(crate) batch: usize,
@@ -371,9 +380,8 @@ pub(crate) struct BenchNetwork {
 pub(crate) struct BenchStep {
     #[command(flatten)]
     pub(crate) net: BenchNet,
-    /// How convolutions are computed
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) kernels: Kernels,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
     /// Samples
     #[arg(long, default_value_t = 2)]
     pub(crate) batch: usize,
@@ -386,9 +394,8 @@ pub(crate) struct BenchStep {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg bench case --runs 3")]
 pub(crate) struct BenchCase {
-    /// How convolutions are computed
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) kernels: Kernels,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
     /// Average over mirrored tiles: eight times the work
     #[arg(long)]
     pub(crate) mirroring: bool,

@@ -5,10 +5,10 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
-use glioseg_net::{Checkpoint, Unet};
+use glioseg_net::{Checkpoint, EngineChoice, Mode, NetError, NetworkSpec, Parameters, Program};
 use glioseg_plan::{KeyOrder, python_json};
 use glioseg_volume::atomic;
 use serde_json::Value;
@@ -78,9 +78,8 @@ fn convert_fold(
     let folder = target.join(format!("fold_{}", fold.name));
     std::fs::create_dir_all(&folder).map_err(|source| InferError::Output { path: folder.clone(), source })?;
     let checkpoint = Checkpoint::open(&fold.checkpoint)?;
-    let device = Device::flex();
-    let mut network = Unet::new(&model.network, &device)?;
-    network.load_weights(&checkpoint)?;
+    let mut weights = Parameters::zeros(&model.network)?;
+    weights.load_checkpoint(&checkpoint)?;
     let slices = usize::from(model.configuration.dim() == 2);
     let old = checkpoint.metadata();
     let metadata = Metadata {
@@ -93,11 +92,13 @@ fn convert_fold(
         ..Metadata::default()
     };
     let file = folder.join(format!("{}.safetensors", choice.stem()));
-    write_safetensors(&file, &network, &metadata)?;
+    write_safetensors(&file, &weights, &metadata)?;
 
-    let mut again = Unet::new(&model.network, &device)?;
-    again.load_weights(&Checkpoint::open(&file)?)?;
-    let [before, after] = [&network, &again].map(|net| answer(net, &device));
+    let mut again = Parameters::zeros(&model.network)?;
+    again.load_checkpoint(&Checkpoint::open(&file)?)?;
+    let parameters = weights.num_trained();
+    let before = answer(&model.network, weights)?;
+    let after = answer(&model.network, again)?;
     let different = before.iter().zip(&after).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
     if different > 0 || before.len() != after.len() {
         return Err(InferError::ConversionDiffers {
@@ -111,17 +112,19 @@ fn convert_fold(
         fold: fold.name.clone(),
         source: fold.checkpoint.clone(),
         file,
-        parameters: network.num_parameters(),
+        parameters,
     })
 }
 
 /// The logits for an input of the least size at which every layer has something to do.
-fn answer(network: &Unet, device: &Device) -> Vec<f32> {
-    let spec = network.spec();
+fn answer(spec: &NetworkSpec, weights: Parameters) -> Result<Vec<f32>, NetError> {
     let size = spec.fixed_input().unwrap_or_else(|| spec.divisor().map(|d| if d == 1 { 1 } else { 2 * d }));
-    let shape = [1, spec.in_channels, size[0], size[1], size[2]];
-    let values =
-        (0..shape.iter().product::<usize>()).map(|i| ((i * 2_654_435_761) % 1009) as f32 / 504.5 - 1.0);
-    let input = Tensor::<5>::from_data(TensorData::new(values.collect(), shape), device);
-    network.forward(input).into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+    let count = spec.in_channels * size.iter().product::<usize>();
+    let values: Vec<f32> =
+        (0..count).map(|i| ((i * 2_654_435_761) % 1009) as f32 / 504.5 - 1.0).collect();
+    let mut engine = EngineChoice::default().start()?;
+    engine.prepare(&Program::new(spec, 1, size, Mode::Predict)?)?;
+    engine.load(Arc::new(weights))?;
+    let logits = engine.forward(&values)?;
+    Ok(logits.heads[0].to_vec())
 }

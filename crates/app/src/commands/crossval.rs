@@ -10,9 +10,11 @@ use clap::Args;
 use glioseg_engine::crossval::{Candidate, CrossvalError, best, collect, combine, decide_postprocessing};
 use glioseg_engine::postprocess::{FILE_NAME, Postprocessing};
 use glioseg_engine::train::{
-    FoldChoice, Outcome as End, Places, Settings, Setup, TrainOptions, VALIDATION_FOLDER, begun_settings,
+    FoldChoice, Outcome as End, Places, Settings, Setup, TrainError, TrainOptions, VALIDATION_FOLDER,
+    begun_settings,
 };
 use glioseg_eval::NnUnetSummary;
+use glioseg_net::EngineChoice;
 use glioseg_plan::{RawDataset, Splits};
 use glioseg_volume::atomic;
 use serde_json::{Value, json};
@@ -44,6 +46,7 @@ pub(crate) struct Crossval {
 }
 
 pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
+    let engine = options.how.compute.engine().map_err(TrainError::from)?;
     let dataset = open(&options.dataset)?;
     let configurations: Vec<&str> = options.how.configuration.split(',').map(str::trim).collect();
     let settings = options.how.settings(None)?;
@@ -63,7 +66,7 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
         for &fold in &folds {
             let setup = Setup::new(&places, FoldChoice::Number(fold), &settings)?;
             model.clone_from(&setup.model_folder);
-            if !is_done(&setup, several) && !run_fold(&setup, &settings, several, ui)? {
+            if !is_done(&setup, several) && !run_fold(&setup, &settings, (several, engine), ui)? {
                 return Ok(Outcome::SomeFailed);
             }
         }
@@ -103,12 +106,18 @@ fn is_done(setup: &Setup, probabilities: bool) -> bool {
 }
 
 /// Trains a fold, or goes on with it; false if it was stopped.
-fn run_fold(setup: &Setup, settings: &Settings, probabilities: bool, ui: &Ui) -> anyhow::Result<bool> {
+fn run_fold(
+    setup: &Setup,
+    settings: &Settings,
+    (probabilities, engine): (bool, EngineChoice),
+    ui: &Ui,
+) -> anyhow::Result<bool> {
     let begun = begun_settings(&setup.folder).is_some();
     let finished = setup.folder.join("checkpoint_final.safetensors").is_file();
     let options = TrainOptions {
         resume: begun || finished,
         save_probabilities: probabilities,
+        engine,
         ..TrainOptions::default()
     };
     ui.say(&format!("fold {} | {}", setup.choice, settings.trainer));

@@ -315,7 +315,7 @@ fn model(path: &Path) -> anyhow::Result<Facts> {
         .add("normalization", model.configuration.architecture.norm.kind.to_string())
         .add("attention", attention)
         .add("features", json!(model.configuration.architecture.features_per_stage))
-        .add("parameters", model.network.num_parameters())
+        .add("parameters", model.network.num_parameters().unwrap_or(0))
         .add("patch", json!(model.configuration.patch_size))
         .add("spacing_mm", json!(model.configuration.spacing))
         .add("trainer", json!(model.trainer))

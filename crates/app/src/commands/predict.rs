@@ -13,11 +13,11 @@ use glioseg_engine::recipe::Recipe;
 
 use super::report::{self, Report};
 use super::{Outcome, peak_memory, print};
-use crate::cli::{self, Checkpoint, Device, Predict};
+use crate::cli::{self, Checkpoint, Predict};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
-    options.kernels.choose()?;
+    let engine = options.compute.engine().map_err(InferError::from)?;
     let recipe = options.recipe.as_deref().map(Recipe::find).transpose().map_err(InferError::from)?;
     let labels = match (options.labels, &recipe) {
         (Some(labels), _) => labels.into(),
@@ -50,10 +50,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         save_probabilities: options.save_probabilities,
         uncertainty: options.uncertainty,
         strict: options.strict,
-        device: match options.device {
-            Device::Cpu => burn::tensor::Device::flex(),
-        },
-        device_name: "cpu".into(),
+        engine,
     };
     let summary = predict_and_show(options, &predict, ui)?;
     if options.report {
@@ -107,8 +104,8 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
                 ui.say(&format!(
                     "{cases} cases{} | device {} | kernels {} | {threads} threads | step {} | mirroring {mirroring}",
                     if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
-                    predict.device_name,
-                    glioseg_net::kernels().word(),
+                    predict.engine.device,
+                    predict.engine.kernels.word(),
                     predict.step,
                 ));
                 seen.of = cases;

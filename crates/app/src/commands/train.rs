@@ -24,7 +24,7 @@ use signal_hook::flag::{register, register_conditional_shutdown};
 use super::dataset::{by, open, problem};
 use super::report::{self, Report};
 use super::{Outcome, Problem, plan, prep, print};
-use crate::cli::Device;
+use crate::cli::Compute;
 use crate::ui::{Ui, duration};
 
 /// Trains one fold of a dataset and validates it.
@@ -133,9 +133,8 @@ pub(crate) struct How {
     /// Threads that make batches [default: one per core, at most 6]; changes nothing but the speed
     #[arg(long, value_name = "N", help_heading = "Computation")]
     pub(crate) batch_threads: Option<usize>,
-    /// What computes
-    #[arg(long, value_enum, default_value = "cpu", help_heading = "Computation")]
-    pub(crate) device: Device,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
 }
 
 /// Optimisers by name.
@@ -237,7 +236,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         budget: options.budget,
         save_probabilities: options.save_probabilities,
         save_every: options.save_every,
-        ..TrainOptions::default()
+        engine: options.how.compute.engine().map_err(TrainError::from)?,
     };
     let trained = train(&setup, &train_options, ui)?;
     let outcome = finish(&setup, &trained, ui)?;
@@ -443,7 +442,7 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
                 .and_then(|g| g.attention.as_ref())
                 .map(|a| format!(", {a}"))
                 .unwrap_or_default(),
-            setup.network.num_parameters() as f64 / 1e6,
+            setup.network.num_parameters().unwrap_or(0) as f64 / 1e6,
             features.join(" "),
             by(&configuration.patch_size),
             configuration.batch_size

@@ -1,7 +1,8 @@
 //! The networks of all models and folds, as far as they fit into memory.
 
-use burn::tensor::{Device, Tensor, TensorData};
-use glioseg_net::{Checkpoint, Unet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use glioseg_net::{Checkpoint, Engine, Mode, Parameters, Program};
 
 use super::{Decision, InferError, PredictOptions};
 use crate::model::Model;
@@ -9,24 +10,22 @@ use crate::model::Model;
 /// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
 const RESIDENT_WEIGHTS: usize = 1 << 30;
 
-/// The folds' networks, all in memory or one at a time.
+/// The folds' networks, all in memory or one at a time, and what computes them.
 pub(super) struct Networks {
     /// SHA-256 of every fold's checkpoint, model by model.
     pub(super) hashes: Vec<Vec<String>>,
-    /// The networks, where all of them fit.
-    resident: Option<Vec<Vec<Unet>>>,
-    pub(super) device: Device,
+    /// For tiles of every model's size.
+    programs: Vec<Program>,
+    /// The weights, where all of them fit.
+    resident: Option<Vec<Vec<Arc<Parameters>>>>,
+    engine: Mutex<Box<dyn Engine>>,
     interpolate_positions: bool,
 }
 
 impl Networks {
     pub(super) fn load(models: &[Model], options: &PredictOptions) -> Result<Self, InferError> {
-        let empty = Self {
-            hashes: Vec::new(),
-            resident: None,
-            device: options.device.clone(),
-            interpolate_positions: options.interpolate_positions,
-        };
+        let interpolate = options.interpolate_positions;
+        let engine = options.engine.start()?;
         let mut hashes = Vec::new();
         let (mut resident, mut bytes) = (Some(Vec::new()), 0);
         for model in models {
@@ -36,13 +35,13 @@ impl Networks {
                 // Every fold is loaded once at the start, so that a damaged one is an error before hours of work.
                 let checkpoint = Checkpoint::open(&fold.checkpoint)?;
                 of_model.push(checkpoint.sha256()?);
-                let network = empty.network(model, &checkpoint)?;
-                bytes += network.num_parameters() * size_of::<f32>();
+                let weights = Arc::new(weights(model, &checkpoint, interpolate)?);
+                bytes += weights.num_trained() * size_of::<f32>();
                 if bytes > RESIDENT_WEIGHTS {
                     resident = None;
                 }
                 if resident.is_some() {
-                    networks.push(network);
+                    networks.push(weights);
                 } else {
                     networks.clear();
                 }
@@ -52,23 +51,8 @@ impl Networks {
                 resident.push(networks);
             }
         }
-        Ok(Self { hashes, resident, ..empty })
-    }
-
-    /// The network of a fold, for tiles of the model's size.
-    fn network(&self, model: &Model, checkpoint: &Checkpoint) -> Result<Unet, InferError> {
-        let mut spec = model.network.clone();
-        if self.interpolate_positions && spec.fixed_input().is_some() {
-            spec = spec.with_positions_for(model.tile());
-        }
-        spec.check_input(spec.in_channels, model.tile())?;
-        let mut network = Unet::new(&spec, &self.device)?;
-        if self.interpolate_positions {
-            network.load_weights_interpolating_positions(checkpoint)?;
-        } else {
-            network.load_weights(checkpoint)?;
-        }
-        Ok(network)
+        let programs = models.iter().map(|m| program(m, interpolate)).collect::<Result<_, _>>()?;
+        Ok(Self { hashes, programs, resident, engine: Mutex::new(engine), interpolate_positions: interpolate })
     }
 
     /// Calls `work` with the network of every fold of a model in turn.
@@ -76,33 +60,64 @@ impl Networks {
         &self,
         at: usize,
         model: &Model,
-        mut work: impl FnMut(&Unet) -> Result<(), InferError>,
+        mut work: impl FnMut(&mut dyn Engine) -> Result<(), InferError>,
     ) -> Result<(), InferError> {
-        if let Some(resident) = &self.resident {
-            return resident[at].iter().try_for_each(work);
-        }
-        for fold in &model.folds {
-            work(&self.network(model, &Checkpoint::open(&fold.checkpoint)?)?)?;
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        engine.prepare(&self.programs[at])?;
+        for (i, fold) in model.folds.iter().enumerate() {
+            let weights = match &self.resident {
+                Some(resident) => Arc::clone(&resident[at][i]),
+                None => {
+                    let checkpoint = Checkpoint::open(&fold.checkpoint)?;
+                    Arc::new(weights(model, &checkpoint, self.interpolate_positions)?)
+                }
+            };
+            engine.load(weights)?;
+            work(engine.as_mut())?;
         }
         Ok(())
     }
 }
 
-/// One network pass: logits, or probabilities where version 1's rules want every pass activated; on the CPU nothing is copied on the way in or out.
+/// What a model computes for one tile.
+fn program(model: &Model, interpolate_positions: bool) -> Result<Program, InferError> {
+    let mut spec = model.network.clone();
+    if interpolate_positions && spec.fixed_input().is_some() {
+        spec = spec.with_positions_for(model.tile());
+    }
+    Ok(Program::new(&spec, 1, model.tile(), Mode::Predict)?)
+}
+
+/// The weights of a fold, for tiles of the model's size.
+fn weights(
+    model: &Model,
+    checkpoint: &Checkpoint,
+    interpolate_positions: bool,
+) -> Result<Parameters, InferError> {
+    let mut spec = model.network.clone();
+    if interpolate_positions && spec.fixed_input().is_some() {
+        spec = spec.with_positions_for(model.tile());
+    }
+    spec.check_input(spec.in_channels, model.tile())?;
+    let mut weights = Parameters::zeros(&spec)?;
+    if interpolate_positions {
+        weights.load_interpolating_positions(checkpoint)?;
+    } else {
+        weights.load_checkpoint(checkpoint)?;
+    }
+    Ok(weights)
+}
+
+/// One network pass: logits, or probabilities where version 1's rules want every pass activated.
 pub(crate) fn forward(
-    network: &Unet,
-    patch: Vec<f32>,
-    shape: [usize; 5],
-    device: &Device,
+    engine: &mut dyn Engine,
+    patch: &[f32],
     activation: Option<&Decision>,
 ) -> Result<Vec<f32>, InferError> {
-    let input = Tensor::<5>::from_data(TensorData::new(patch, shape), device);
-    let logits = network.forward(input).into_data();
-    let found = logits.num_elements();
-    let logits =
-        logits.try_into_vec::<f32>().map_err(|_| InferError::LogitsShape { expected: found, found: 0 })?;
+    let logits = engine.forward(patch)?;
+    let logits = logits.heads[0];
     Ok(match activation {
-        Some(decision) => decision.activate_pass(&logits),
-        None => logits,
+        Some(decision) => decision.activate_pass(logits),
+        None => logits.to_vec(),
     })
 }

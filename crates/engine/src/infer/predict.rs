@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
+use glioseg_net::EngineChoice;
 use glioseg_plan::{Labels, Rules};
 use glioseg_prep::PreparedCase;
 use glioseg_prep::guard::ChannelCheck;
@@ -82,9 +82,7 @@ pub struct PredictOptions {
     /// Refuse a case whose channels do not look like their names; else it is a warning.
     pub strict: bool,
     /// What computes.
-    pub device: Device,
-    /// Its name, for the record.
-    pub device_name: String,
+    pub engine: EngineChoice,
 }
 
 impl Default for PredictOptions {
@@ -104,8 +102,7 @@ impl Default for PredictOptions {
             uncertainty: false,
             strict: false,
             interpolate_positions: false,
-            device: Device::flex(),
-            device_name: "cpu".into(),
+            engine: EngineChoice::default(),
         }
     }
 }
@@ -294,8 +291,8 @@ fn new_record(
         step: options.step,
         mirroring: options.mirroring,
         accumulation: options.accumulation.name().into(),
-        device: options.device_name.clone(),
-        kernels: glioseg_net::kernels().word().into(),
+        device: options.engine.device.word().into(),
+        kernels: options.engine.kernels.word().into(),
         threads: rayon::current_num_threads(),
         postprocessing: finish.postprocessing.steps.clone(),
         labels: options.labels,
@@ -477,8 +474,8 @@ fn predict_logits(
     if options.uncertainty {
         sum.watch(Moments::new(&model.dataset.labels, activation.is_some(), prepared.shape));
     }
-    networks.for_each_fold(at, model, |network| {
-        let mut pass = |patch, shape| forward(network, patch, shape, &networks.device, activation.as_ref());
+    networks.for_each_fold(at, model, |engine| {
+        let mut pass = |patch: Vec<f32>, _| forward(engine, &patch, activation.as_ref());
         sum.add(image, &mut pass, &mut || observer(Event::Pass))
     })?;
     let moments = sum.take_moments();

@@ -1,11 +1,11 @@
-//! What a training will take: memory from the network's description, time from one step on this machine.
+//! What a training will take: memory from the engine's plan, time from one step on this machine.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_net::loss::Targets;
-use glioseg_net::optimiser::{Optimiser, OptimiserOptions};
-use glioseg_net::{NetworkSpec, StepOptions, Unet, training_step};
+use glioseg_net::optimiser::Optimiser;
+use glioseg_net::{Engine, MemoryPlan, Mode, NetworkSpec, Parameters, Program, Update};
 
 use super::{Setup, TrainError};
 use crate::infer::{Grid, mirror_combinations};
@@ -42,12 +42,11 @@ impl Estimate {
     ///
     /// # Errors
     /// [`TrainError::Memory`] if more is needed than is free.
-    pub(super) fn memory(setup: &Setup, free: Option<u64>) -> Result<Self, TrainError> {
+    pub(super) fn memory(setup: &Setup, plan: MemoryPlan, free: Option<u64>) -> Result<Self, TrainError> {
         let batch = setup.configuration.batch_size as u64;
-        let per_weight = match setup.settings.optimiser {
-            OptimiserOptions::Sgd { .. } => 12,
-            OptimiserOptions::AdamW { .. } => 16,
-        };
+        let kept = Optimiser::bytes_per_value(setup.settings.optimiser) as u64;
+        // As many values are trained as have gradients.
+        let optimiser = plan.gradients / size_of::<f32>() as u64 * kept;
         let voxels = |size: [usize; 3]| size.iter().product::<usize>() as u64;
         let channels = setup.network.in_channels as u64;
         let pipeline = setup.pipeline(setup.settings.augmentation);
@@ -59,8 +58,8 @@ impl Estimate {
         // Every thread works on one batch and has one ready; validation has one thread of its own.
         let batches = threads * (2 * batch * patch + source + patch) + 2 * batch * patch;
         let estimate = Self {
-            network: per_weight * setup.network.num_parameters() as u64,
-            maps: batch * setup.network.training_bytes(setup.patch()),
+            network: plan.parameters + plan.gradients + optimiser,
+            maps: plan.maps + plan.packed,
             batches,
             iteration_seconds: 0.0,
             epoch_seconds: 0.0,
@@ -84,15 +83,15 @@ impl Estimate {
     ///
     /// # Errors
     /// [`TrainError::Net`] if the network cannot be made.
-    pub(super) fn timed(mut self, setup: &Setup, device: &Device) -> Result<Self, TrainError> {
+    pub(super) fn timed(mut self, setup: &Setup, engine: &mut dyn Engine) -> Result<Self, TrainError> {
         let (patch, divisor) = (setup.patch(), setup.network.divisor());
         let probe: [usize; 3] = std::array::from_fn(|a| {
             let half = patch[a] / 2;
             if patch[a] >= 64 && half.is_multiple_of(divisor[a]) { half } else { patch[a] }
         });
         let network = setup.network.clone().with_positions_for(probe);
-        let seconds = step_seconds(setup, &network, probe, device)?;
-        let per_sample = seconds * setup.network.flops(patch) as f64 / network.flops(probe) as f64;
+        let seconds = step_seconds(setup, &network, probe, engine)?;
+        let per_sample = seconds * setup.network.flops(patch)? as f64 / network.flops(probe)? as f64;
         let batch = setup.configuration.batch_size as f64;
         let settings = &setup.settings;
         self.iteration_seconds = per_sample * batch;
@@ -111,10 +110,8 @@ fn step_seconds(
     setup: &Setup,
     spec: &NetworkSpec,
     size: [usize; 3],
-    device: &Device,
+    engine: &mut dyn Engine,
 ) -> Result<f64, TrainError> {
-    let mut net = Unet::new(spec, device)?;
-    let mut optimiser = Optimiser::new(setup.settings.optimiser, &net);
     let mut loss = setup.loss();
     loss.ignore_label = None;
     let weights = setup.head_weights();
@@ -129,15 +126,22 @@ fn step_seconds(
                 if regions { Targets::Regions(&masks[..channels * n]) } else { Targets::Labels(&labels[..n]) }
             })
             .collect();
-    let options = StepOptions { loss: &loss, weights: &weights, lr: 0.0, clip: setup.settings.clip };
+    let update = Update {
+        loss: &loss,
+        weights: &weights,
+        optimiser: setup.settings.optimiser,
+        lr: 0.0,
+        clip: setup.settings.clip,
+        seed: 0,
+    };
+    engine.prepare(&Program::new(spec, 1, size, Mode::train(&weights))?)?;
+    engine.load(Arc::new(Parameters::random(spec, 0)?))?;
+    let values = (0..spec.in_channels * voxels[0]).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0);
+    let patch: Vec<f32> = values.collect();
     let mut seconds = f64::INFINITY;
     for _ in 0..2 {
-        let values =
-            (0..spec.in_channels * voxels[0]).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0).collect();
-        let [z, y, x] = size;
-        let data = TensorData::new::<f32, _>(values, [1, spec.in_channels, z, y, x]);
         let start = Instant::now();
-        training_step(&mut net, &mut optimiser, Tensor::from_data(data, device), &targets, &options)?;
+        engine.step(&patch, &targets, &update)?;
         seconds = seconds.min(start.elapsed().as_secs_f64());
         if seconds > 10.0 {
             break;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_net::{Checkpoint, Unet};
+use glioseg_net::{Checkpoint, Parameters};
 
 use super::TrainError;
 use crate::infer::InferError;
@@ -36,9 +36,9 @@ pub(super) fn checkpoint_of(path: &Path) -> Result<PathBuf, TrainError> {
 }
 
 /// Takes the weights of a checkpoint but for its heads; position embeddings for another patch are interpolated where that is asked for.
-pub(super) fn load(net: &mut Unet, path: &Path, interpolate: bool) -> Result<Taken, TrainError> {
+pub(super) fn load(parameters: &mut Parameters, path: &Path, interpolate: bool) -> Result<Taken, TrainError> {
     let path = checkpoint_of(path)?;
-    let kept = net.load_pretrained(&Checkpoint::open(&path)?, interpolate)?;
-    let tensors = net.tensor_names().len() - kept.len();
+    let kept = parameters.load_pretrained(&Checkpoint::open(&path)?, interpolate)?;
+    let tensors = parameters.shapes().len() - kept.len();
     Ok(Taken { path, tensors, kept })
 }

@@ -2,19 +2,19 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_eval::NnUnetSummary;
-use glioseg_net::loss::LossOptions;
+use glioseg_net::loss::{LossOptions, Overlap};
 use glioseg_net::optimiser::{Optimiser, poly_lr};
-use glioseg_net::{Checkpoint, Module as _, StepOptions, Unet, training_step};
+use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update};
 use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 use glioseg_volume::atomic;
 
 use super::estimate::free_memory;
-use super::online::{Counts, dices, targets, validate as validate_batch};
+use super::online::{dices, targets};
 use super::setup::Setup;
 use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun};
 use super::tensorboard::{self, Events};
@@ -38,8 +38,8 @@ pub struct TrainOptions {
     pub save_probabilities: bool,
     /// A checkpoint is written this often within an epoch; after an epoch, more often.
     pub save_every: Duration,
-    /// What computes; it must not record gradients.
-    pub device: Device,
+    /// What computes.
+    pub engine: EngineChoice,
 }
 
 impl Default for TrainOptions {
@@ -52,7 +52,7 @@ impl Default for TrainOptions {
             budget: None,
             save_probabilities: false,
             save_every: Duration::from_mins(5),
-            device: Device::flex(),
+            engine: EngineChoice::default(),
         }
     }
 }
@@ -187,11 +187,13 @@ pub fn train(
     for warning in &setup.warnings {
         observer(Event::Warning(warning.clone()));
     }
-    let (net, checkpoint, history) = if let Some(path) = finished {
+    let (mut engine, checkpoint, history) = if let Some(path) = finished {
         observer(Event::Note(format!("{} is there: only the validation is done", path.display())));
-        let mut net = Unet::new(&setup.network, &options.device)?;
-        net.load_weights(&Checkpoint::open(&path)?)?;
-        (net, path, vec![])
+        let mut weights = Parameters::zeros(&setup.network)?;
+        weights.load_checkpoint(&Checkpoint::open(&path)?)?;
+        let mut engine = options.engine.start()?;
+        engine.load(Arc::new(weights))?;
+        (engine, path, vec![])
     } else {
         let mut training = Training::begin(setup, options, store, observer)?;
         if training.run(stop, observer)? == Outcome::Stopped {
@@ -202,12 +204,13 @@ pub fn train(
                 history: training.progress.history,
             });
         }
-        let path = training.store.save_final(&training.net, &training.progress)?;
-        (training.net.valid(), path, training.progress.history)
+        let weights = training.engine.parameters()?;
+        let path = training.store.save_final(&weights, &training.progress)?;
+        (training.engine, path, training.progress.history)
     };
-    glioseg_net::release_memory();
+    engine.release();
     let summary =
-        validation::validate(setup, &net, &options.device, options.save_probabilities, stop, observer)?;
+        validation::validate(setup, engine.as_mut(), options.save_probabilities, stop, observer)?;
     let outcome = if summary.is_some() { Outcome::Finished } else { Outcome::Stopped };
     Ok(Trained { outcome, checkpoint: Some(checkpoint), summary, history })
 }
@@ -217,13 +220,12 @@ struct Training<'a> {
     setup: &'a Setup,
     options: &'a TrainOptions,
     store: Store,
-    net: Unet,
-    optimiser: Optimiser,
+    engine: Box<dyn Engine>,
+    /// A training step, and the validation of a batch.
+    programs: [Program; 2],
     progress: Progress,
     loss: LossOptions,
     weights: Vec<f64>,
-    /// Records gradients.
-    device: Device,
     /// What the end will take beside the epochs.
     reserve: f64,
     saved: Instant,
@@ -238,24 +240,29 @@ impl<'a> Training<'a> {
         observer: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let free = free_memory();
-        let estimate = Estimate::memory(setup, free)?;
-        let device = options.device.clone().autodiff();
-        let estimate = estimate.timed(setup, &device)?;
-        glioseg_net::release_memory();
-        let mut net = Unet::seeded(&setup.network, setup.settings.seed, &device)?;
+        let mut engine = options.engine.start()?;
+        let weights = setup.head_weights();
+        let batch = setup.configuration.batch_size;
+        let program = |mode| Program::new(&setup.network, batch, setup.patch(), mode);
+        let programs = [program(Mode::train(&weights))?, program(Mode::Evaluate)?];
+        let estimate = Estimate::memory(setup, engine.plan(&programs[0]), free)?;
+        let estimate = estimate.timed(setup, engine.as_mut())?;
+        engine.release();
+        let mut parameters = Parameters::random(&setup.network, setup.settings.seed)?;
         let begun_with = BegunWith::new(setup, options.weights.as_deref());
         let mut progress = Progress::new(begun_with.clone());
-        let mut optimiser = Optimiser::new(setup.settings.optimiser, &net);
+        let optimiser = Optimiser::new(setup.settings.optimiser, parameters.shapes());
+        parameters.set_optimiser(Some(optimiser));
         let mut resumed = None;
         if options.resume && store.newest().is_some() {
-            let restored = store.restore(net, optimiser, &begun_with)?;
+            let restored = store.restore(parameters, &begun_with)?;
             for damaged in restored.damaged {
                 observer(Event::Warning(format!(
                     "{damaged}; the training goes on from {}",
                     restored.path.display()
                 )));
             }
-            (net, optimiser, progress) = (restored.net, restored.optimiser, restored.progress);
+            (parameters, progress) = (restored.parameters, restored.progress);
             resumed = Some((progress.epoch, progress.iteration, restored.path));
         } else {
             if options.resume {
@@ -264,7 +271,7 @@ impl<'a> Training<'a> {
                 ));
             }
             if let Some(path) = &options.weights {
-                let taken = pretrained::load(&mut net, path, options.interpolate_positions)?;
+                let taken = pretrained::load(&mut parameters, path, options.interpolate_positions)?;
                 observer(Event::Note(format!(
                     "first weights from {}: {} tensors, {} keep random values",
                     taken.path.display(),
@@ -273,17 +280,17 @@ impl<'a> Training<'a> {
                 )));
             }
         }
+        engine.load(Arc::new(parameters))?;
         observer(Event::Start { setup, estimate: &estimate, free_memory: free, resumed });
         Ok(Self {
             setup,
             options,
             store,
-            net,
-            optimiser,
+            engine,
+            programs,
             progress,
             loss: setup.loss(),
-            weights: setup.head_weights(),
-            device,
+            weights,
             reserve: estimate.validation_seconds,
             saved: Instant::now(),
             booked: Instant::now(),
@@ -317,10 +324,10 @@ impl<'a> Training<'a> {
             if self.train_epoch(&mut batches, stop, observer)? == Outcome::Stopped {
                 return self.stop();
             }
-            let Some((val_loss, counts)) = self.validate_epoch(&mut val_batches, stop)? else {
+            let Some((val_loss, overlaps)) = self.validate_epoch(&mut val_batches, stop)? else {
                 return self.stop();
             };
-            self.end_epoch(val_loss, &counts)?;
+            self.end_epoch(val_loss, &overlaps)?;
             if let Some(record) = self.progress.history.last() {
                 let left = self.left();
                 let epochs = setup.settings.epochs;
@@ -396,9 +403,9 @@ impl<'a> Training<'a> {
             let (epoch, iteration) = (self.progress.epoch, self.progress.iteration);
             let batch = next(batches)?;
             assert_eq!((batch.epoch, batch.iteration), (epoch as u64, iteration as u64), "batches in order");
-            // Dropout draws from the device's numbers; they too follow from the position alone.
-            self.device.seed(mix(self.setup.settings.seed, epoch as u64, iteration as u64));
-            let loss = self.step(batch, lr)?;
+            // Dropout's numbers too follow from the position alone.
+            let seed = mix(self.setup.settings.seed, epoch as u64, iteration as u64);
+            let loss = self.step(batch, lr, seed)?;
             self.progress.iteration += 1;
             observer(Event::Iteration { epoch, iteration, of, loss });
             if self.saved.elapsed() >= self.options.save_every && self.progress.iteration < of {
@@ -408,13 +415,19 @@ impl<'a> Training<'a> {
         Ok(Outcome::Finished)
     }
 
-    fn step(&mut self, batch: Batch, lr: f64) -> Result<f64, TrainError> {
-        let options =
-            StepOptions { loss: &self.loss, weights: &self.weights, lr, clip: self.setup.settings.clip };
-        let Batch { cases, channels, shape: [z, y, x], data, targets: of_heads, .. } = batch;
-        let data = TensorData::new(data, [cases.len(), channels, z, y, x]);
-        let input = Tensor::<5>::from_data(data, &self.device);
-        let report = training_step(&mut self.net, &mut self.optimiser, input, &targets(&of_heads), &options)?;
+    fn step(&mut self, batch: Batch, lr: f64, seed: u64) -> Result<f64, TrainError> {
+        let settings = &self.setup.settings;
+        let update = Update {
+            loss: &self.loss,
+            weights: &self.weights,
+            optimiser: settings.optimiser,
+            lr,
+            clip: settings.clip,
+            seed,
+        };
+        let Batch { cases, data, targets: of_heads, .. } = batch;
+        self.engine.prepare(&self.programs[0])?;
+        let report = self.engine.step(&data, &targets(&of_heads), &update)?;
         if !report.done {
             let (what, value) = if report.loss.total.is_finite() {
                 ("the length of the gradients", report.norm)
@@ -437,33 +450,32 @@ impl<'a> Training<'a> {
 
     /// Mean loss and what was right; `None` if `stop` was set.
     fn validate_epoch(
-        &self,
+        &mut self,
         batches: &mut AugmentedBatches,
         stop: &AtomicBool,
-    ) -> Result<Option<(f64, Vec<Counts>)>, TrainError> {
-        let net = self.net.valid();
-        let mut counts = vec![Counts::default(); self.setup.classes.len()];
+    ) -> Result<Option<(f64, Vec<Overlap>)>, TrainError> {
+        let mut overlaps = vec![Overlap::default(); self.setup.classes.len()];
         let of = self.setup.settings.val_iterations;
         let mut sum = 0.0;
         for _ in 0..of {
             if stop.load(Ordering::SeqCst) {
                 return Ok(None);
             }
-            let mut batch = next(batches)?;
-            let [z, y, x] = batch.shape;
-            let data = std::mem::take(&mut batch.data);
-            let data = TensorData::new(data, [batch.cases.len(), batch.channels, z, y, x]);
-            let input = Tensor::<5>::from_data(data, &self.options.device);
-            sum += validate_batch(&net, input, &batch, &self.loss, &self.weights, &mut counts)?;
+            let batch = next(batches)?;
+            self.engine.prepare(&self.programs[1])?;
+            let targets = targets(&batch.targets);
+            let found = self.engine.evaluate(&batch.data, &targets, &self.loss, &self.weights)?;
+            overlaps.iter_mut().zip(found.overlaps).for_each(|(all, one)| all.add(one));
+            sum += found.loss.total;
         }
-        Ok(Some((sum / of as f64, counts)))
+        Ok(Some((sum / of as f64, overlaps)))
     }
 
     /// Books the epoch, and saves what is due.
-    fn end_epoch(&mut self, val_loss: f64, counts: &[Counts]) -> Result<(), TrainError> {
+    fn end_epoch(&mut self, val_loss: f64, overlaps: &[Overlap]) -> Result<(), TrainError> {
         let progress = &mut self.progress;
         let iterations = self.setup.settings.iterations as f64;
-        let (dice, mean_dice) = dices(counts);
+        let (dice, mean_dice) = dices(overlaps);
         let before = progress.history.last().and_then(|r| r.ema_dice);
         let ema_dice = match (before, mean_dice) {
             (Some(ema), Some(mean)) => Some(0.9 * ema + 0.1 * mean),
@@ -491,7 +503,8 @@ impl<'a> Training<'a> {
             ended: 0.0,
         };
         if best {
-            self.store.save_best(&self.net, &self.progress)?;
+            let parameters = self.engine.parameters()?;
+            self.store.save_best(&parameters, &self.progress)?;
         }
         self.book();
         let progress = &mut self.progress;
@@ -509,7 +522,8 @@ impl<'a> Training<'a> {
 
     fn save_latest(&mut self) -> Result<(), TrainError> {
         self.book();
-        self.store.save_latest(&self.net, &self.optimiser, &mut self.progress)?;
+        let parameters = self.engine.parameters()?;
+        self.store.save_latest(&parameters, &mut self.progress)?;
         self.saved = Instant::now();
         Ok(())
     }

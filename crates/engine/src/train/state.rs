@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use glioseg_net::checkpoint::{Metadata, write_safetensors, write_training};
 use glioseg_net::optimiser::Optimiser;
-use glioseg_net::{Checkpoint, NetError, Unet};
+use glioseg_net::{Checkpoint, NetError, Parameters};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -136,8 +136,7 @@ pub(super) struct Store {
 
 /// A state that was read back.
 pub(super) struct Restored {
-    pub(super) net: Unet,
-    pub(super) optimiser: Optimiser,
+    pub(super) parameters: Parameters,
     pub(super) progress: Progress,
     /// Where it came from.
     pub(super) path: PathBuf,
@@ -231,14 +230,13 @@ impl Store {
     /// Saves the whole state as the latest checkpoint; the one before is kept.
     pub(super) fn save_latest(
         &self,
-        net: &Unet,
-        optimiser: &Optimiser,
+        parameters: &Parameters,
         progress: &mut Progress,
     ) -> Result<(), TrainError> {
-        progress.steps = optimiser.steps();
+        progress.steps = parameters.optimiser().map(Optimiser::steps).unwrap_or_default();
         let (next, latest) = (self.path(NEXT), self.path(LATEST));
         let metadata = self.metadata(progress, true)?;
-        write_training(&next, net, optimiser, &metadata).map_err(|e| self.failed(e))?;
+        write_training(&next, parameters, &metadata).map_err(|e| self.failed(e))?;
         // Whatever moment the machine stops at, one whole checkpoint has one of the three names.
         if latest.exists() {
             let previous = self.path(PREVIOUS);
@@ -248,32 +246,31 @@ impl Store {
     }
 
     /// Saves the weights as the best so far.
-    pub(super) fn save_best(&self, net: &Unet, progress: &Progress) -> Result<(), TrainError> {
+    pub(super) fn save_best(&self, parameters: &Parameters, progress: &Progress) -> Result<(), TrainError> {
         let metadata = self.metadata(progress, false)?;
-        write_safetensors(&self.path(BEST), net, &metadata).map_err(|e| self.failed(e))
+        write_safetensors(&self.path(BEST), parameters, &metadata).map_err(|e| self.failed(e))
     }
 
     /// Saves the weights as the result; nothing is left to go on from.
     ///
     /// # Source
     /// nnU-Net v2, `nnUNetTrainer.on_train_end`.
-    pub(super) fn save_final(&self, net: &Unet, progress: &Progress) -> Result<PathBuf, TrainError> {
+    pub(super) fn save_final(&self, parameters: &Parameters, progress: &Progress) -> Result<PathBuf, TrainError> {
         let path = self.path(FINAL);
         let metadata = self.metadata(progress, false)?;
-        write_safetensors(&path, net, &metadata).map_err(|e| self.failed(e))?;
+        write_safetensors(&path, parameters, &metadata).map_err(|e| self.failed(e))?;
         self.remove(&[LATEST, PREVIOUS, NEXT])?;
         Ok(path)
     }
 
-    /// Reads the newest checkpoint that is whole into `net` and `optimiser`.
+    /// Reads the newest checkpoint that is whole into `parameters` and their optimiser.
     ///
     /// # Errors
     /// [`TrainError::OtherTraining`] if it was begun with something else; [`TrainError::NoCheckpoint`] if none is
     /// whole.
     pub(super) fn restore(
         &self,
-        mut net: Unet,
-        mut optimiser: Optimiser,
+        mut parameters: Parameters,
         begun_with: &BegunWith,
     ) -> Result<Restored, TrainError> {
         let mut damaged = vec![];
@@ -290,10 +287,15 @@ impl Store {
             if progress.begun_with != *begun_with {
                 return Err(other_training(path, &progress.begun_with, begun_with));
             }
-            let read =
-                net.load_weights(&checkpoint).and_then(|()| optimiser.restore(&checkpoint, &progress.steps));
+            let mut optimiser = parameters.optimiser().cloned();
+            let read = parameters.load_checkpoint(&checkpoint).and_then(|()| {
+                optimiser.as_mut().map_or(Ok(()), |o| o.restore(&checkpoint, &progress.steps))
+            });
             match read {
-                Ok(()) => return Ok(Restored { net, optimiser, progress, path, damaged }),
+                Ok(()) => {
+                    parameters.set_optimiser(optimiser);
+                    return Ok(Restored { parameters, progress, path, damaged });
+                }
                 Err(error) => damaged.push(error.to_string()),
             }
         }

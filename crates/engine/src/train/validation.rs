@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::tensor::Device;
 use glioseg_eval::rules::nnunet;
 use glioseg_eval::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
-use glioseg_net::Unet;
+use glioseg_net::{Engine, Mode, Program};
 use glioseg_plan::Rules;
 use glioseg_prep::store::StoredCase;
 use glioseg_volume::LabelMap;
@@ -30,8 +29,7 @@ pub const FOLDER: &str = "validation";
 /// nnU-Net v2, `nnUNetTrainer.perform_actual_validation`: the prepared cases, mirroring, steps of half a tile; by the plan's rules.
 pub(super) fn validate(
     setup: &Setup,
-    net: &Unet,
-    device: &Device,
+    engine: &mut dyn Engine,
     save_probabilities: bool,
     stop: &AtomicBool,
     observer: &mut dyn FnMut(Event<'_>),
@@ -41,6 +39,7 @@ pub(super) fn validate(
     let scheme = LabelScheme::dataset(&setup.dataset.description.labels);
     let ignore = setup.dataset.description.labels.ignore_label();
     let of = setup.val_cases.0.len();
+    engine.prepare(&Program::new(&setup.network, 1, setup.patch(), Mode::Predict)?)?;
     let mut scored = vec![];
     for (i, case) in setup.val_cases.0.iter().enumerate() {
         if stop.load(Ordering::SeqCst) {
@@ -56,7 +55,7 @@ pub(super) fn validate(
         let map = if there {
             read_labels(&path)?
         } else {
-            let map = segment(setup, net, device, case, (i + 1, of), &raw.images[0], observer, |p| {
+            let map = segment(setup, engine, case, (i + 1, of), &raw.images[0], observer, |p| {
                 if save_probabilities { write_probabilities(&probabilities, p) } else { Ok(()) }
             })?;
             write_labels(&path, &map)?;
@@ -83,8 +82,7 @@ pub(super) fn validate(
 /// The segmentation of one case on the grid of its image.
 fn segment(
     setup: &Setup,
-    net: &Unet,
-    device: &Device,
+    engine: &mut dyn Engine,
     case: &StoredCase,
     (number, of): (usize, usize),
     image: &Path,
@@ -103,7 +101,7 @@ fn segment(
     let mut sum = LogitSum::new(setup.network.num_outputs, shape, &window, precision)?;
     let picture = Image { data: &data, channels: case.channels(), shape };
     let activation = activated.then_some(&decision);
-    let mut pass = |patch, shape| forward(net, patch, shape, device, activation);
+    let mut pass = |patch: Vec<f32>, _| forward(engine, &patch, activation);
     sum.add(picture, &mut pass, &mut || observer(Event::Pass))?;
     let values = sum.finish()?;
     drop(data);

@@ -5,10 +5,9 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use burn::tensor::Device;
 use glioseg_engine::infer::{self, CaseRecord, Event, PredictOptions};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
-use glioseg_net::{NetworkSpec, Unet};
+use glioseg_net::{NetworkSpec, Parameters};
 use glioseg_plan::{Fingerprint, ForegroundIntensities, PlanOptions, Plans, RawDataset};
 use glioseg_volume::phantom::{PhantomOptions, phantom};
 use serde_json::json;
@@ -37,14 +36,14 @@ const UNUSED: ForegroundIntensities = ForegroundIntensities {
 
 pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    options.kernels.choose()?;
+    let engine = options.compute.engine()?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let (raw, model) = (folder.path().join("raw"), folder.path().join("model"));
     ui.say("making a phantom of 240 x 240 x 155 voxels and a network with random weights");
     let made = phantom(&PhantomOptions { shape: SHAPE, spacing_mm: [1.0; 3], ..PhantomOptions::default() })?;
     write_raw(&raw, &[made])?;
     let parameters = write_model(&raw, &model)?;
-    let predict = PredictOptions { mirroring: options.mirroring, ..PredictOptions::default() };
+    let predict = PredictOptions { mirroring: options.mirroring, engine, ..PredictOptions::default() };
     let mut seconds = Vec::with_capacity(options.runs);
     let mut last: Option<CaseRecord> = None;
     for run in 0..options.runs {
@@ -75,7 +74,7 @@ pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
         "mirroring": options.mirroring,
         "last_run": parts,
     });
-    print(&report("case", &seconds, more))?;
+    print(&report("case", engine, &seconds, more))?;
     Ok(Outcome::Done)
 }
 
@@ -98,13 +97,13 @@ fn write_model(raw: &Path, model: &Path) -> anyhow::Result<usize> {
     let configuration = plans.configuration("3d_fullres")?;
     let outputs = dataset.description.labels.num_outputs();
     let spec = NetworkSpec::from_plan(&configuration.architecture, channels, outputs)?;
-    let network = Unet::new(&spec, &Device::flex())?;
+    let weights = Parameters::random(&spec, 0)?;
     let metadata = Metadata {
         trainer_name: Some("nnUNetTrainer".into()),
         configuration: Some("3d_fullres".into()),
         mirror_axes: Some(vec![0, 1, 2]),
         ..Metadata::default()
     };
-    write_safetensors(&model.join("fold_0/checkpoint_final.safetensors"), &network, &metadata)?;
-    Ok(network.num_parameters())
+    write_safetensors(&model.join("fold_0/checkpoint_final.safetensors"), &weights, &metadata)?;
+    Ok(weights.num_trained())
 }

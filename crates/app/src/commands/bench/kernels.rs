@@ -11,7 +11,8 @@ use glioseg_kernels::{
     Source, TransposedShape, conv_transpose3d, conv3d, conv3d_backward_data, conv3d_backward_weights,
     measure_peak, zeroed_tensor,
 };
-use glioseg_net::{BlockKind, NetworkSpec};
+use glioseg_net::program::{Conv, MapId, Step};
+use glioseg_net::{Mode, NetError, NetworkSpec, Program};
 use serde_json::json;
 
 use super::{check_runs, noise, rounded};
@@ -70,7 +71,7 @@ pub(super) fn run(options: &BenchKernels, ui: &Ui) -> anyhow::Result<Outcome> {
     let mut peak = measure_peak(cpu);
     let (mut total, mut flops) = ([0.0; 2], 0.0);
     let mut found = false;
-    for layer in layers(&spec, size, options.batch) {
+    for layer in layers(&spec, size, options.batch)? {
         let name = layer.name();
         if options.layer.as_ref().is_some_and(|part| !name.contains(part.as_str())) {
             continue;
@@ -124,79 +125,51 @@ pub(super) fn run(options: &BenchKernels, ui: &Ui) -> anyhow::Result<Outcome> {
 }
 
 /// All convolutions of a network for an input of `size` voxels; equal ones are counted together.
-fn layers(spec: &NetworkSpec, size: [usize; 3], batch: usize) -> Vec<Layer> {
-    let mut list = Layers { found: Vec::new(), batch };
-    let mut channels = spec.in_channels;
-    let mut sizes = Vec::with_capacity(spec.encoder.len());
-    let mut size = size;
-    if spec.block == BlockKind::Residual {
-        list.conv([channels, spec.stem_features], size, spec.encoder[0].kernel, [1; 3], 0);
-        channels = spec.stem_features;
-    }
-    for stage in &spec.encoder {
-        let below = std::array::from_fn(|a| size[a] / stage.stride[a]);
-        for block in 0..stage.blocks {
-            let first = block == 0;
-            let (input, stride) = if first { (size, stage.stride) } else { (below, [1; 3]) };
-            list.conv([channels, stage.features], input, stage.kernel, stride, 0);
-            if spec.block == BlockKind::Residual {
-                list.conv([stage.features; 2], below, stage.kernel, [1; 3], 0);
-                if channels != stage.features {
-                    list.conv([channels, stage.features], below, [1; 3], [1; 3], 0);
-                }
-            }
-            channels = stage.features;
-        }
-        size = below;
-        sizes.push(size);
-    }
-    for (j, step) in spec.decoder.iter().enumerate() {
-        let level = spec.encoder.len() - 2 - j;
-        let up = TransposedShape {
+fn layers(spec: &NetworkSpec, size: [usize; 3], batch: usize) -> Result<Vec<Layer>, NetError> {
+    let program = Program::new(spec, batch, size, Mode::Predict)?;
+    let channels = |map: MapId| program.map(map).channels;
+    let conv = |conv: &Conv, inputs: [usize; 2], from: MapId, out: MapId| {
+        let shape = ConvShape {
             batch,
-            in_channels: channels,
-            out_channels: step.up_features,
-            input: sizes[level + 1],
-            kernel: spec.encoder[level + 1].stride,
+            in_channels: inputs.iter().sum(),
+            out_channels: channels(out),
+            input: program.map(from).size,
+            kernel: conv.kernel,
+            stride: conv.stride,
+            padding: conv.padding,
         };
-        list.add(Kind::Transposed(up));
-        let size = sizes[level];
-        channels = step.up_features + spec.encoder[level].features;
-        for (i, &features) in step.convs.iter().enumerate() {
-            let split = if i == 0 { step.up_features } else { 0 };
-            list.conv([channels, features], size, step.kernel, [1; 3], split);
-            channels = features;
-        }
-        if j + 1 == spec.decoder.len() {
-            list.conv([channels, spec.num_outputs], size, [1; 3], [1; 3], 0);
+        Kind::Conv(shape, if inputs[1] > 0 { inputs[0] } else { 0 })
+    };
+    let transposed = |conv: &Conv, from: MapId, out_channels: usize| {
+        Kind::Transposed(TransposedShape {
+            batch,
+            in_channels: channels(from),
+            out_channels,
+            input: program.map(from).size,
+            kernel: conv.kernel,
+        })
+    };
+    let mut found: Vec<Layer> = Vec::new();
+    let mut add = |kind: Kind| match found.iter_mut().find(|l| l.kind == kind) {
+        Some(layer) => layer.times += 1,
+        None => found.push(Layer { kind, times: 1 }),
+    };
+    for step in &program.forward {
+        match step {
+            Step::Block(s) => {
+                let second = s.inputs.get(1).map_or(0, |&map| channels(map));
+                add(conv(&s.conv, [channels(s.inputs[0]), second], s.inputs[0], s.out));
+            }
+            Step::UpBlock(s) => {
+                add(transposed(&s.up, s.below, s.between.channels));
+                add(conv(&s.conv, [s.between.channels, channels(s.skip)], s.skip, s.out));
+            }
+            Step::Up(s) => add(transposed(&s.conv, s.input, channels(s.out))),
+            Step::Head(s) => add(conv(&s.conv, [channels(s.input), 0], s.input, s.out)),
+            Step::AddActivate(_) | Step::Pool(_) | Step::Attention(_) => {}
         }
     }
-    list.found
-}
-
-struct Layers {
-    found: Vec<Layer>,
-    batch: usize,
-}
-
-impl Layers {
-    fn add(&mut self, kind: Kind) {
-        match self.found.iter_mut().find(|l| l.kind == kind) {
-            Some(layer) => layer.times += 1,
-            None => self.found.push(Layer { kind, times: 1 }),
-        }
-    }
-
-    fn conv(
-        &mut self,
-        [ci, co]: [usize; 2],
-        size: [usize; 3],
-        kernel: [usize; 3],
-        stride: [usize; 3],
-        split: usize,
-    ) {
-        self.add(Kind::Conv(ConvShape::same(self.batch, ci, co, size, kernel, stride), split));
-    }
+    Ok(found)
 }
 
 /// Seconds all threads of this process spent on a CPU, where the system tells (Linux).
@@ -279,7 +252,8 @@ fn time(cpu: Cpu, kind: Kind, options: &BenchKernels) -> ([f64; 2], &'static str
             let packed = PackedBackwardData::new(cpu, &shape, &weights, algorithm);
             let grad = random(out_len);
             let mut result = zeroed_tensor(in_len);
-            let work = || conv3d_backward_data(&shape, &grad, &packed, &mut result);
+            let mut scratch = zeroed_tensor(PackedBackwardData::scratch_len(&shape));
+            let work = || conv3d_backward_data(&shape, &grad, &packed, &mut scratch, &mut result);
             (best(options.runs, work), packed.algorithm().word())
         }
         (Kind::Transposed(shape), KernelPass::Forward) => {
@@ -315,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_layers_have_all_the_networks_operations() {
+    fn the_layers_have_all_the_networks_operations() -> Result<(), NetError> {
         let residual = NetworkSpec::residual(
             4,
             3,
@@ -323,18 +297,20 @@ mod tests {
             &[1, 2, 2],
         );
         for (spec, size) in [(NetworkSpec::brats(3), [64; 3]), (residual, [16, 32, 24])] {
-            let found: f64 = layers(&spec, size, 1).iter().map(|l| l.flops() * l.times as f64).sum();
-            let expected = spec.flops(size) as f64;
+            let found: f64 = layers(&spec, size, 1)?.iter().map(|l| l.flops() * l.times as f64).sum();
+            let expected = spec.flops(size)? as f64;
             assert!((found / expected - 1.0).abs() < 0.01, "{found} of {expected}");
         }
+        Ok(())
     }
 
     #[test]
-    fn names_say_kernel_stride_channels_and_size() {
+    fn names_say_kernel_stride_channels_and_size() -> Result<(), NetError> {
         let names: Vec<String> =
-            layers(&NetworkSpec::brats(3), [128; 3], 1).iter().map(Layer::name).collect();
+            layers(&NetworkSpec::brats(3), [128; 3], 1)?.iter().map(Layer::name).collect();
         for name in ["conv3d_k3s1/c64_c32/128", "conv3d_k3s2/c32_c64/128", "transposed_k2/c64_c32/64"] {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }
+        Ok(())
     }
 }

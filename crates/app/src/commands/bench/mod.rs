@@ -12,8 +12,7 @@ mod step;
 use std::path::Path;
 
 use anyhow::Context as _;
-use burn::tensor::{Device, Tensor, TensorData};
-use glioseg_net::NetworkSpec;
+use glioseg_net::{EngineChoice, NetworkSpec};
 use glioseg_plan::Plans;
 use serde_json::{Value, json};
 
@@ -86,10 +85,8 @@ fn noise(i: usize) -> f32 {
 }
 
 /// A batch of noise.
-fn input(spec: &NetworkSpec, batch: usize, [z, y, x]: [usize; 3], device: &Device) -> Tensor<5> {
-    let shape = [batch, spec.in_channels, z, y, x];
-    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(noise).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
+fn input(spec: &NetworkSpec, batch: usize, size: [usize; 3]) -> Vec<f32> {
+    (0..batch * spec.in_channels * size.iter().product::<usize>()).map(noise).collect()
 }
 
 fn rounded(value: f64, digits: i32) -> f64 {
@@ -98,14 +95,16 @@ fn rounded(value: f64, digits: i32) -> f64 {
 }
 
 /// What every timing reports: median, least and all seconds, peak memory, threads and kernels.
-fn report(bench: &str, seconds: &[f64], more: Value) -> String {
+fn report(bench: &str, engine: EngineChoice, seconds: &[f64], more: Value) -> String {
     let mut line = json!({
         "bench": bench,
         "seconds": rounded(median(seconds), 3),
         "least": rounded(seconds.iter().copied().fold(f64::INFINITY, f64::min), 3),
         "runs": seconds.iter().map(|&s| rounded(s, 3)).collect::<Vec<_>>(),
         "threads": rayon::current_num_threads(),
-        "kernels": glioseg_net::kernels().word(),
+        "device": engine.device.word(),
+        "precision": engine.precision.word(),
+        "kernels": engine.kernels.word(),
         "peak_gib": peak_memory().map(|b| rounded(b as f64 / (1u64 << 30) as f64, 3)),
     });
     if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {

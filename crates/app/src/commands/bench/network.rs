@@ -1,9 +1,9 @@
 //! `glioseg bench network`: forward passes of a network with random weights.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Device;
-use glioseg_net::{LayerTime, Unet, profile_layers, take_layer_times};
+use glioseg_net::{LayerTime, Mode, Parameters, Program};
 use serde_json::json;
 
 use super::{check_runs, input, median, report, rounded};
@@ -13,33 +13,29 @@ use crate::ui::Ui;
 
 pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    options.kernels.choose()?;
+    let choice = options.compute.engine()?;
     let (spec, size) = options.net.spec()?;
-    let device = Device::flex();
-    let network = Unet::new(&spec, &device)?;
-    spec.check_input(spec.in_channels, size)?;
+    let mut engine = choice.start()?;
+    let memory = engine.prepare(&Program::new(&spec, options.batch, size, Mode::Predict)?)?;
+    let weights = Parameters::random(&spec, 0)?;
+    let parameters = weights.num_trained();
+    engine.load(Arc::new(weights))?;
     let [z, y, x] = size;
     ui.say(&format!(
-        "{} parameters, input {}x{}x{z}x{y}x{x}",
-        network.num_parameters(),
-        options.batch,
-        spec.in_channels
+        "{parameters} parameters, input {}x{}x{z}x{y}x{x}, memory {memory}",
+        options.batch, spec.in_channels
     ));
-    let data = input(&spec, options.batch, size, &device);
-    let pass = || {
-        let start = Instant::now();
-        let values = network.forward(data.clone()).into_data();
-        (start.elapsed().as_secs_f64(), values.num_elements())
-    };
-    pass();
-    profile_layers(options.layers);
+    let data = input(&spec, options.batch, size);
+    engine.forward(&data)?;
+    engine.profile(options.layers);
     let mut layers: Vec<LayerTime> = Vec::new();
     let mut seconds = Vec::with_capacity(options.runs);
     for _ in 0..options.runs {
-        seconds.push(pass().0);
-        keep_least(&mut layers, take_layer_times());
+        let start = Instant::now();
+        engine.forward(&data)?;
+        seconds.push(start.elapsed().as_secs_f64());
+        keep_least(&mut layers, engine.take_layer_times());
     }
-    profile_layers(false);
     for layer in &layers {
         let line = json!({
             "bench": "network",
@@ -51,16 +47,17 @@ pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
         });
         print(&line.to_string())?;
     }
-    let flops = spec.flops(size) as f64 * options.batch as f64;
+    let flops = spec.flops(size)? as f64 * options.batch as f64;
     let more = json!({
         "net": options.net.net,
         "size": size,
         "batch": options.batch,
-        "parameters": network.num_parameters(),
+        "parameters": parameters,
+        "planned_gib": rounded(memory.total() as f64 / (1u64 << 30) as f64, 3),
         "gflop": (flops / 1e9).round(),
         "gflops_per_second": rounded(flops / median(&seconds) / 1e9, 1),
     });
-    print(&report("network", &seconds, more))?;
+    print(&report("network", choice, &seconds, more))?;
     Ok(Outcome::Done)
 }
 

@@ -1,11 +1,11 @@
 //! `glioseg bench step`: training steps with nnU-Net's loss and optimiser, on noise.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Device;
 use glioseg_net::loss::{LossOptions, Targets, deep_supervision_weights};
 use glioseg_net::optimiser::{Optimiser, OptimiserOptions};
-use glioseg_net::{StepOptions, Unet, training_step};
+use glioseg_net::{Mode, Parameters, Program, Update};
 use serde_json::json;
 
 use super::{check_runs, input, median, noise, report, rounded};
@@ -15,15 +15,20 @@ use crate::ui::Ui;
 
 pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    options.kernels.choose()?;
+    let choice = options.compute.engine()?;
     let (spec, size) = options.net.spec()?;
-    spec.check_input(spec.in_channels, size)?;
-    let device = Device::flex().autodiff();
-    let mut network = Unet::new(&spec, &device)?;
-    let parameters = network.num_parameters();
-    let [z, y, x] = size;
     let batch = options.batch;
-    ui.say(&format!("{parameters} parameters, input {batch}x{}x{z}x{y}x{x}", spec.in_channels));
+    let weights = deep_supervision_weights(spec.decoder.len());
+    let mut engine = choice.start()?;
+    let memory = engine.prepare(&Program::new(&spec, batch, size, Mode::train(&weights))?)?;
+    let values = Parameters::random(&spec, 0)?;
+    let parameters = values.num_trained();
+    engine.load(Arc::new(values))?;
+    let [z, y, x] = size;
+    ui.say(&format!(
+        "{parameters} parameters, input {batch}x{}x{z}x{y}x{x}, memory {memory}",
+        spec.in_channels
+    ));
     let targets: Vec<Vec<u8>> = spec
         .head_sizes(size)
         .iter()
@@ -34,15 +39,15 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
         .collect();
     let targets: Vec<Targets<'_>> = targets.iter().map(|t| Targets::Regions(t)).collect();
     let loss = LossOptions::v2(true, false);
-    let weights = deep_supervision_weights(targets.len());
-    let step = StepOptions { loss: &loss, weights: &weights, lr: 0.01, clip: Some(12.0) };
-    let mut optimiser = Optimiser::new(OptimiserOptions::NNUNET, &network);
+    let optimiser = OptimiserOptions::NNUNET;
+    let update =
+        Update { loss: &loss, weights: &weights, optimiser, lr: 0.01, clip: Some(12.0), seed: 0 };
+    let data = input(&spec, batch, size);
     let mut seconds = Vec::with_capacity(options.runs);
     // One to warm up.
     for run in 0..=options.runs {
-        let data = input(&spec, batch, size, &device);
         let start = Instant::now();
-        let done = training_step(&mut network, &mut optimiser, data, &targets, &step)?;
+        let done = engine.step(&data, &targets, &update)?;
         if !done.done {
             anyhow::bail!("the step's loss is {}", done.loss.total);
         }
@@ -50,16 +55,18 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
+    let planned = memory.total() + (parameters * Optimiser::bytes_per_value(optimiser)) as u64;
     // Forward, gradient of the inputs, gradient of the weights: three times the forward pass's operations.
-    let flops = 3.0 * spec.flops(size) as f64 * batch as f64;
+    let flops = 3.0 * spec.flops(size)? as f64 * batch as f64;
     let more = json!({
         "net": options.net.net,
         "size": size,
         "batch": batch,
         "parameters": parameters,
+        "planned_gib": rounded(planned as f64 / (1u64 << 30) as f64, 3),
         "gflop": (flops / 1e9).round(),
         "gflops_per_second": rounded(flops / median(&seconds) / 1e9, 1),
     });
-    print(&report("step", &seconds, more))?;
+    print(&report("step", choice, &seconds, more))?;
     Ok(Outcome::Done)
 }
