@@ -393,10 +393,10 @@ impl Job<'_> {
                 if step == 2 {
                     let (a, b) =
                         isa.interleave2(isa.add(acc[c][r], bias), isa.add(acc[(c + 1) % C][r], bias));
-                    self.write(isa, [a, b], 2 * n, co, row_tap, 0, self.start + first);
+                    self.write(isa, [a, b], 2 * n, co, [row_tap, 0], self.start + first);
                 } else {
                     let a = isa.add(acc[c][r], bias);
-                    self.write(isa, [a, a], n, co, row_tap, column, self.start + first);
+                    self.write(isa, [a, a], n, co, [row_tap, column], self.start + first);
                 }
             }
         }
@@ -410,8 +410,7 @@ impl Job<'_> {
         values: [I::F32; 2],
         n: usize,
         co: usize,
-        row_tap: usize,
-        column: usize,
+        [row_tap, column]: [usize; 2],
         voxel: usize,
     ) {
         let ([_, ih, iw], [kd, kh, kw]) = (self.shape.input, self.shape.kernel);

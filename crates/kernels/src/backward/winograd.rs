@@ -157,6 +157,15 @@ struct Job<'a> {
     out: Shared<'a, f32>,
 }
 
+/// Rows of a range of channels of one sample.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    sources: &'a [Source<'a>],
+    n: usize,
+    channels: [usize; 2],
+    size: [usize; 3],
+}
+
 /// Neighbouring tiles of one row: the first one's index in the column, how many, and where they are.
 #[derive(Clone, Copy)]
 struct Run {
@@ -232,10 +241,7 @@ impl Job<'_> {
     fn turn<I: Isa>(
         &mut self,
         isa: I,
-        sources: &[Source<'_>],
-        n: usize,
-        channels: [usize; 2],
-        size: [usize; 3],
+        Rows { sources, n, channels, size }: Rows<'_>,
         at: [isize; 3],
         len: usize,
     ) {
@@ -283,7 +289,8 @@ impl Job<'_> {
         unsafe {
             for dy in 0..FREQ {
                 let y = (run.tile[0] * OUT + dy) as isize - ph as isize;
-                self.turn(isa, sources, n, channels, self.shape.input, [z, y, x], run.count * OUT + 2);
+                let rows = Rows { sources, n, channels, size: self.shape.input };
+                self.turn(isa, rows, [z, y, x], run.count * OUT + 2);
                 for t in 0..run.count {
                     let at = t * OUT * I::LANES;
                     let f = forward(
@@ -337,7 +344,8 @@ impl Job<'_> {
         unsafe {
             for dy in 0..OUT {
                 let y = (run.tile[0] * OUT + dy) as isize;
-                self.turn(isa, &grad, n, channels, size, [z as isize, y, x], run.count * OUT);
+                let rows = Rows { sources: &grad, n, channels, size };
+                self.turn(isa, rows, [z as isize, y, x], run.count * OUT);
                 for t in 0..run.count {
                     let at = t * OUT * I::LANES;
                     let f = forward_gradient(

@@ -337,21 +337,21 @@ impl Job<'_> {
         let valid = C.min(self.co_end - co);
         let panel = ((co / CO_BLOCK) * shape.in_channels + ci) * taps * CO_BLOCK;
         let weights = &self.call.weights[panel..panel + (ci_end - ci) * taps * CO_BLOCK];
-        let first = ci == 0;
         let last = ci_end == shape.in_channels;
+        let outputs = Outputs { co, valid, first: ci == 0, last };
         let mut sums = [[isa.zero64(); 2]; C];
         let mut i = 0;
         while i < spots.len() {
             // Two twos rather than a three and a one.
             let left = spots.len() - i;
             if left >= 3 && left != 4 {
-                self.group::<I, C, 3>(isa, &spots[i..i + 3], weights, co, valid, first, last, &mut sums);
+                self.group::<I, C, 3>(isa, &spots[i..i + 3], weights, outputs, &mut sums);
                 i += 3;
             } else if left >= 2 {
-                self.group::<I, C, 2>(isa, &spots[i..i + 2], weights, co, valid, first, last, &mut sums);
+                self.group::<I, C, 2>(isa, &spots[i..i + 2], weights, outputs, &mut sums);
                 i += 2;
             } else {
-                self.group::<I, C, 1>(isa, &spots[i..=i], weights, co, valid, first, last, &mut sums);
+                self.group::<I, C, 1>(isa, &spots[i..=i], weights, outputs, &mut sums);
                 i += 1;
             }
         }
@@ -371,10 +371,7 @@ impl Job<'_> {
         isa: I,
         spots: &[Spot],
         weights: &[f32],
-        co: usize,
-        valid: usize,
-        first: bool,
-        last: bool,
+        Outputs { co, valid, first, last }: Outputs,
         sums: &mut [[I::F64; 2]; C],
     ) {
         let out_at = |c: usize| self.call.part.channel(self.n, self.call.shape.out_channels, co + c);
@@ -383,7 +380,8 @@ impl Job<'_> {
         // SAFETY: `Cut` and `spots` keep every tap of every spot inside the packed rows plus the lanes behind them;
         // debug assertions in `load` check it.
         acc = unsafe {
-            accumulate(isa, self.packed, self.cut.channel, base, &self.cut.taps, weights, co % CO_BLOCK, acc)
+            let rows = PackedRows { values: self.packed, channel: self.cut.channel, taps: &self.cut.taps };
+            accumulate(isa, rows, base, (weights, co % CO_BLOCK), acc)
         };
         for c in 0..valid {
             let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co + c]));
@@ -455,20 +453,38 @@ impl Job<'_> {
     }
 }
 
+/// Output channels of a job, and which of its input channels it has reached.
+#[derive(Clone, Copy)]
+struct Outputs {
+    /// The first channel, and how many there are.
+    co: usize,
+    valid: usize,
+    /// Whether the present input channels are the first ones, and the last ones.
+    first: bool,
+    last: bool,
+}
+
+/// What [`accumulate`] reads.
+#[derive(Clone, Copy)]
+pub(super) struct PackedRows<'a> {
+    pub(super) values: &'a [f32],
+    /// Values of one channel.
+    pub(super) channel: usize,
+    /// Offset of every tap.
+    pub(super) taps: &'a [usize],
+}
+
 /// The inner loops: all input channels and taps for `C` output channels and `R` vectors.
 ///
 /// # Safety
-/// For every packed channel, tap and base, `LANES` values lie inside `packed`; `weights` holds a panel of
-/// [`CO_BLOCK`] per channel and tap.
+/// For every packed channel, tap and base, `LANES` values lie inside the rows; `weights` holds a panel of
+/// [`CO_BLOCK`] per channel and tap, of which `lane` is the first that counts.
 #[inline(always)]
 pub(super) unsafe fn accumulate<I: Isa, const C: usize, const R: usize>(
     isa: I,
-    packed: &[f32],
-    channel: usize,
+    PackedRows { values: packed, channel, taps }: PackedRows<'_>,
     base: [usize; R],
-    taps: &[usize],
-    weights: &[f32],
-    lane: usize,
+    (weights, lane): (&[f32], usize),
     mut acc: [[I::F32; R]; C],
 ) -> [[I::F32; R]; C] {
     let mut at = 0;

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::direct::{CO_BLOCK, accumulate};
+use super::direct::{CO_BLOCK, PackedRows, accumulate};
 use super::pack::pack_row;
 use super::{ConvShape, Part};
 use crate::buffer::{Buffer, Shared, with_scratch};
@@ -274,7 +274,8 @@ impl Job<'_> {
         let base = std::array::from_fn(|r| r * I::LANES);
         let acc = [[isa.splat(0.0); PANEL]; C];
         // SAFETY: a panel has `PANEL` vectors per row, and as many rows as there are weights.
-        let acc = unsafe { accumulate(isa, values, width, base, &[0], weights, co % CO_BLOCK, acc) };
+        let rows = PackedRows { values, channel: width, taps: &[0] };
+        let acc = unsafe { accumulate(isa, rows, base, (weights, co % CO_BLOCK), acc) };
         let voxels: usize = self.call.part.output.iter().product();
         for (c, acc) in acc.iter().enumerate().take(shape.out_channels - co) {
             let bias = isa.splat(self.call.bias.map_or(0.0, |b| b[co + c]));

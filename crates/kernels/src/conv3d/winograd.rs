@@ -279,16 +279,8 @@ impl Job<'_> {
             for ci in 0..shape.in_channels {
                 let (offsets, pitch) = self.pack(isa, ci, chunks.as_flattened(), from);
                 for (t, chunks) in chunks.iter().enumerate() {
-                    self.transform_rows::<I, T>(
-                        isa,
-                        ci,
-                        t,
-                        chunks,
-                        &offsets[4 * t..4 * t + 4],
-                        pitch,
-                        from,
-                        ring,
-                    );
+                    let rows = (chunks, &offsets[4 * t..4 * t + 4], pitch);
+                    self.transform_rows::<I, T>(isa, ci, t, rows, from, ring);
                 }
             }
             let mut co = self.co;
@@ -373,9 +365,7 @@ impl Job<'_> {
         isa: I,
         ci: usize,
         t: usize,
-        chunks: &[Chunk; 4],
-        offsets: &[usize],
-        pitch: usize,
+        (chunks, offsets, pitch): (&[Chunk; 4], &[usize], usize),
         from: usize,
         ring: usize,
     ) {
