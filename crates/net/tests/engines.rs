@@ -8,7 +8,7 @@ use common::{Case, Failure, Trained, cases, dropping, engine};
 use glioseg_net::engine::{ReferenceEngine, Rounding};
 use glioseg_net::loss::{LossOptions, Targets};
 use glioseg_net::optimiser::OptimiserOptions;
-use glioseg_net::{Device, Kernels, Mode, NetworkSpec, NormKind, ParameterId, Precision, Update};
+use glioseg_net::{Device, Kernels, Mode, NetworkSpec, ParameterId, Precision, Update};
 use glioseg_volume::testing::relative_l2;
 
 fn length(values: &[f32]) -> f64 {
@@ -124,7 +124,7 @@ fn evaluation_gives_the_same_loss_and_overlaps_everywhere() -> Result<(), Failur
 /// A head whose weight is 0 is not part of the program: what only it reads gets no gradient, and does not decay.
 #[test]
 fn heads_without_weight_are_left_alone() -> Result<(), Failure> {
-    let case = &cases()[0];
+    let case = &cases()[1];
     let targets = case.targets();
     let targets: Vec<Targets<'_>> = targets.iter().map(|t| Targets::Regions(t)).collect();
     let options = LossOptions::v2(true, false);
@@ -158,7 +158,7 @@ fn heads_without_weight_are_left_alone() -> Result<(), Failure> {
 
 #[test]
 fn the_seed_of_a_step_decides_its_dropout() -> Result<(), Failure> {
-    let case = Case { spec: dropping(cases()[0].spec.clone()), ..cases()[0].clone() };
+    let case = Case { spec: dropping(cases()[1].spec.clone()), ..cases()[1].clone() };
     for kernels in [Kernels::Auto, Kernels::Reference] {
         let mut first = engine(kernels)?;
         let steps = [5, 6, 5].map(|seed| case.train(&mut *first, seed));

@@ -54,7 +54,7 @@ pub(crate) fn plain_cases() -> Vec<Case> {
     let mut wide = NetworkSpec::plain(4, 3, &[(18, [3; 3], [1; 3]), (20, [3; 3], [2; 3])]);
     wide.slope = 0.95;
     vec![
-        case("plain", plain(), 1, [12, 20, 28]),
+        case("plain", plain(), 1, [12, 12, 20]),
         case("plain, two samples", plain(), 2, [4, 12, 8]),
         case("wide enough for Winograd", wide, 1, [10, 14, 18]),
         case("anisotropic", NetworkSpec::plain(2, 4, &MIXED), 2, [6, 10, 44]),
