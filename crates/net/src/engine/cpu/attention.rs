@@ -62,7 +62,8 @@ impl Pass<'_> {
                 _ => AxialOutput::Store,
             };
             let between = !step.sum && training;
-            let from = if step.sum || axis == 0 { x.clone() } else { kept_or(&kept, between, axis - 1, &last) };
+            let from =
+                if step.sum || axis == 0 { x.clone() } else { kept_or(&kept, between, axis - 1, &last) };
             let to = if between && axis < 2 { kept[axis].clone() } else { last.clone() };
             let skip = (within && !step.sum && axis == 2).then(|| x.clone());
             self.axis(step, axis, [from, to], output, skip);
@@ -173,7 +174,8 @@ impl Pass<'_> {
         let positions = (axis == 0 || step.sum).then(|| positions(self.parameters, step));
         let (weights, ids) = axial_weights(self.parameters, step, axis);
         let call = AxialCall { shape: &shape, input: Some(input), positions, weights: &weights };
-        let AxialGradients { q, kv, out, bias } = axial_attention_backward(self.cpu, &call, grad, output, result);
+        let AxialGradients { q, kv, out, bias } =
+            axial_attention_backward(self.cpu, &call, grad, output, result);
         for (id, part) in ids.into_iter().zip([q, kv, out, bias]) {
             self.add_gradient(id, &part);
         }

@@ -1,8 +1,8 @@
 //! The forward pass.
 
 use glioseg_kernels::{
-    ChannelStats, Cpu, PackedConv, PackedTransposed, Upsampling, UpsampledCall, add_activate, avg_pool3d,
-    conv3d, conv3d_upsampled, conv_transpose3d, normalize, normalize_in_place,
+    ChannelStats, Cpu, PackedConv, PackedTransposed, UpsampledCall, Upsampling, add_activate, avg_pool3d,
+    conv_transpose3d, conv3d, conv3d_upsampled, normalize, normalize_in_place,
 };
 use rayon::prelude::*;
 
@@ -117,7 +117,8 @@ impl Pass<'_> {
         }
         let deferred = match (epilogue.norm, epilogue.slope) {
             (Some(norm), Some(slope)) if epilogue.nonlin_first => {
-                let identity = Deferred { affine: identity(self.program.batch * channels), slope, source: None };
+                let identity =
+                    Deferred { affine: identity(self.program.batch * channels), slope, source: None };
                 self.finish_in_place(out, &identity);
                 self.deferred(&norm, out, None, 1.0)
             }
@@ -153,7 +154,8 @@ impl Pass<'_> {
         let [raw, finished] = views(self.arena, ranges);
         let deferred = self.state.deferred[map.0].as_ref().expect("something is deferred");
         normalize(self.cpu, raw, finished, shape.voxels(), deferred.prologue());
-        timer.stop(&mut self.times, 0.0, 0, || format!("normalize {} @ {}", shape.channels, join(shape.size)));
+        timer
+            .stop(&mut self.times, 0.0, 0, || format!("normalize {} @ {}", shape.channels, join(shape.size)));
     }
 
     fn up(&mut self, at: usize, step: &Up) {
@@ -227,7 +229,8 @@ impl Pass<'_> {
             let sources = [source(scratch, made_channels, None), skip];
             conv3d(&shape, &sources, packed, bias, out, stats.as_mut());
         } else {
-            let upsampling = Upsampling { shape: &up_shape, source: below, weights: up_packed, bias: up_bias };
+            let upsampling =
+                Upsampling { shape: &up_shape, source: below, weights: up_packed, bias: up_bias };
             let call = UpsampledCall { shape: &shape, upsampling, skip, weights: packed, bias };
             conv3d_upsampled(call, out, stats.as_mut(), scratch);
         }
@@ -293,7 +296,12 @@ fn transposed<'a>(
 
 fn transposed_name(shape: &glioseg_kernels::TransposedShape) -> String {
     let [z, y, x] = shape.output();
-    format!("transposed {} -> {} @ {z}x{y}x{x}, {}", shape.in_channels, shape.out_channels, join(shape.kernel))
+    format!(
+        "transposed {} -> {} @ {z}x{y}x{x}, {}",
+        shape.in_channels,
+        shape.out_channels,
+        join(shape.kernel)
+    )
 }
 
 pub(super) fn join(axes: [usize; 3]) -> String {

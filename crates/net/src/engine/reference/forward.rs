@@ -1,8 +1,8 @@
 //! The forward pass as its definition reads.
 
 use glioseg_kernels::{
-    ChannelStats, ConvShape, Moments, NormKind, Source, TransposedShape, avg_pool3d, conv3d_reference,
-    conv_transpose3d_reference,
+    ChannelStats, ConvShape, Moments, NormKind, Source, TransposedShape, avg_pool3d,
+    conv_transpose3d_reference, conv3d_reference,
 };
 use rayon::prelude::*;
 
@@ -113,7 +113,8 @@ impl ReferenceEngine {
                 self.store(pool.out, out);
             }
             Step::Attention(attention) => {
-                let (mut out, between) = attend(program, parameters, attention, &self.maps[attention.input.0]);
+                let (mut out, between) =
+                    attend(program, parameters, attention, &self.maps[attention.input.0]);
                 self.between[attention.out.0] = between;
                 if let Some((norm, slope)) = &attention.norm {
                     self.raw[attention.out.0].clone_from(&out);
