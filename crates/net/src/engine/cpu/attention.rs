@@ -65,7 +65,7 @@ impl Pass<'_> {
             let from =
                 if step.sum || axis == 0 { x.clone() } else { kept_or(&kept, between, axis - 1, &last) };
             let to = if between && axis < 2 { kept[axis].clone() } else { last.clone() };
-            let skip = (within && !step.sum && axis == 2).then(|| x.clone());
+            let skip = (within && !step.sum && axis == 2).then_some(&x);
             self.axis(step, axis, [from, to], output, skip);
         }
         if within && step.sum {
@@ -102,11 +102,11 @@ impl Pass<'_> {
         axis: usize,
         [from, to]: [Range<usize>; 2],
         output: AxialOutput<'_>,
-        skip: Option<Range<usize>>,
+        skip: Option<&Range<usize>>,
     ) {
         let shape = self.axial_shape(step, axis);
-        let (in_place, same) = (from == to, skip.as_ref() == Some(&from));
-        let other = skip.clone().filter(|_| !same).unwrap_or(0..0);
+        let (in_place, same) = (from == to, skip == Some(&from));
+        let other = skip.filter(|_| !same).cloned().unwrap_or(0..0);
         let [from, to, other] = views(self.arena, [if in_place { 0..0 } else { from }, to, other]);
         let (from, other) = (&*from, &*other);
         let positions = (axis == 0 || step.sum).then(|| positions(self.parameters, step));

@@ -1,7 +1,7 @@
 //! The forward pass.
 
 use glioseg_kernels::{
-    ChannelStats, Cpu, PackedConv, PackedTransposed, UpsampledCall, Upsampling, add_activate, avg_pool3d,
+    ChannelStats, PackedConv, PackedTransposed, UpsampledCall, Upsampling, add_activate, avg_pool3d,
     conv_transpose3d, conv3d, conv3d_upsampled, normalize, normalize_in_place,
 };
 use rayon::prelude::*;
@@ -168,12 +168,12 @@ impl Pass<'_> {
         let weights = self.parameters.values(step.conv.weight);
         let keeps = self.lowered.keeps[at][0];
         let made;
-        let packed = match transposed(self.cpu, &shape, weights, keeps.then_some(&mut self.packed[at])) {
-            Some(kept) => kept,
-            None => {
-                made = PackedTransposed::new_in(self.cpu, &shape, weights, memory);
-                &made
-            }
+        let packed: &PackedTransposed<'_> = if keeps {
+            let make = || PackedTransposed::new(self.cpu, &shape, weights);
+            self.packed[at].transposed.get_or_insert_with(make)
+        } else {
+            made = PackedTransposed::new_in(self.cpu, &shape, weights, memory);
+            &made
         };
         timer.packed();
         let bias = step.conv.bias.map(|id| self.parameters.values(id));
@@ -283,17 +283,6 @@ impl Pass<'_> {
     }
 }
 
-/// Prepared weights that stay with a step, if they do.
-fn transposed<'a>(
-    cpu: Cpu,
-    shape: &glioseg_kernels::TransposedShape,
-    weights: &[f32],
-    kept: Option<&'a mut Packed>,
-) -> Option<&'a PackedTransposed<'static>> {
-    let kept = kept?;
-    Some(kept.transposed.get_or_insert_with(|| PackedTransposed::new(cpu, shape, weights)))
-}
-
 fn transposed_name(shape: &glioseg_kernels::TransposedShape) -> String {
     let [z, y, x] = shape.output();
     format!(
@@ -319,7 +308,9 @@ pub(super) fn copy(from: &[f32], to: &mut [f32]) {
 pub(super) fn scale_channels(values: &mut [f32], factors: &[f32]) {
     let voxels = values.len() / factors.len();
     values.par_chunks_mut(voxels).zip(factors).for_each(|(values, &factor)| {
-        values.iter_mut().for_each(|v| *v *= factor);
+        for value in values {
+            *value *= factor;
+        }
     });
 }
 

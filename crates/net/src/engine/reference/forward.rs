@@ -42,7 +42,9 @@ pub(super) fn moments(values: &[f32], shape: MapShape, kind: NormKind) -> Moment
 }
 
 pub(super) fn leaky(values: &mut [f32], slope: f32) {
-    values.iter_mut().for_each(|v| *v = if *v > 0.0 { *v } else { *v * slope });
+    for v in values.iter_mut().filter(|v| **v <= 0.0) {
+        *v *= slope;
+    }
 }
 
 /// The channel-wise concatenation of maps with these channels.
@@ -174,7 +176,9 @@ impl ReferenceEngine {
         if epilogue.dropout > 0.0 && program.mode.is_training() {
             let mask = dropout_factors(epilogue.dropout, program.batch * shape.channels, seed);
             for (values, factor) in raw.chunks_exact_mut(shape.voxels()).zip(&mask) {
-                values.iter_mut().for_each(|v| *v *= factor);
+                for value in values {
+                    *value *= factor;
+                }
             }
             self.masks[out.0] = mask;
         }
