@@ -128,7 +128,7 @@ fn position_embeddings_are_for_one_size_unless_interpolated() -> Result<(), Fail
     let mut engine = engine(Kernels::Auto)?;
     engine.prepare(&Program::new(&larger, 1, [16, 16, 8], Mode::Predict)?)?;
     engine.load(Arc::new(other.clone()))?;
-    let logits = engine.forward(&[1.0; 4 * 16 * 16 * 8])?;
+    let logits = engine.forward(&vec![1.0; 4 * 16 * 16 * 8])?;
     assert_eq!(logits.heads[0].len(), 3 * 16 * 16 * 8);
     assert!(logits.heads[0].iter().all(|v| v.is_finite()));
 
