@@ -120,7 +120,7 @@ pub enum Naming {
     V1,
 }
 
-/// Everything a [`Unet`](crate::Unet) needs to know.
+/// Everything a [`Program`](crate::Program) needs to know.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent switches of the same kind")]
 pub struct NetworkSpec {

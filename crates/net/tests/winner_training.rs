@@ -1,9 +1,10 @@
 //! The winner's networks learn on phantoms as the baseline does, at small widths.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::Arc;
+
 use glioseg_net::loss::{DiceForm, LossOptions, Targets, deep_supervision_weights};
-use glioseg_net::optimiser::{Optimiser, OptimiserOptions};
-use glioseg_net::{NetworkSpec, StepOptions, Unet, training_step};
+use glioseg_net::optimiser::OptimiserOptions;
+use glioseg_net::{EngineChoice, Mode, NetworkSpec, Parameters, Program, Update};
 use glioseg_plan::{
     Architecture, ArchitectureKind, AttentionPlace, AxialAttention, GenericUNet, Nonlin, Norm, NormKind,
 };
@@ -70,17 +71,18 @@ fn batch(heads: usize) -> (Vec<f32>, Vec<Vec<u8>>) {
 
 /// Losses of some steps with the winner's settings.
 fn losses(spec: &NetworkSpec, steps: usize) -> Vec<f64> {
-    let device = Device::flex().autodiff();
-    let mut net = Unet::new(spec, &device).expect("a network");
-    let mut optimiser = Optimiser::new(OptimiserOptions::NNUNET, &net);
     let weights = deep_supervision_weights(spec.decoder.len());
+    let mut engine = EngineChoice::default().start().expect("an engine");
+    let program = Program::new(spec, 2, [SIZE; 3], Mode::train(&weights)).expect("a program");
+    engine.prepare(&program).expect("memory");
+    engine.load(Arc::new(Parameters::random(spec, 0).expect("a network"))).expect("loaded");
     let loss = LossOptions { smooth: 0.0, form: DiceForm::V1, ..LossOptions::v2(true, true) };
-    let options = StepOptions { loss: &loss, weights: &weights, lr: 0.01, clip: Some(12.0) };
+    let optimiser = OptimiserOptions::NNUNET;
+    let update = Update { loss: &loss, weights: &weights, optimiser, lr: 0.01, clip: Some(12.0), seed: 0 };
     let (x, targets) = batch(spec.decoder.len());
     let targets: Vec<Targets<'_>> = targets.iter().map(|t| Targets::Regions(t)).collect();
     let mut step = || {
-        let x = Tensor::from_data(TensorData::new(x.clone(), [2, 4, SIZE, SIZE, SIZE]), &device);
-        let report = training_step(&mut net, &mut optimiser, x, &targets, &options).expect("a step");
+        let report = engine.step(&x, &targets, &update).expect("a step");
         assert!(report.done);
         report.loss.total
     };

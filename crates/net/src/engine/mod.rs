@@ -163,7 +163,9 @@ impl EngineChoice {
     /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here.
     pub fn start(self) -> Result<Box<dyn Engine>, NetError> {
         Ok(match (self.device, self.precision, self.kernels) {
-            (Device::Cpu, Precision::F32, Kernels::Reference) => Box::new(ReferenceEngine::new(Rounding::None)),
+            (Device::Cpu, Precision::F32, Kernels::Reference) => {
+                Box::new(ReferenceEngine::new(Rounding::None))
+            }
             (Device::Cpu, Precision::F32, kernels) => Box::new(CpuEngine::new(kernels, self.packed_budget)?),
         })
     }

@@ -11,6 +11,8 @@ mod labels;
 mod math;
 mod overlap;
 mod regions;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 

@@ -156,7 +156,10 @@ mod tests {
         let overlaps = of_regions(&[1.0, -1.0, 3.0, -1.0], &[1, 1, 0, 0, 0, 1], 2);
         assert_eq!(
             overlaps,
-            [Overlap { both: 1, predicted: 1, reference: 1 }, Overlap { both: 0, predicted: 1, reference: 0 }]
+            [
+                Overlap { both: 1, predicted: 1, reference: 1 },
+                Overlap { both: 0, predicted: 1, reference: 0 }
+            ]
         );
         let overlaps = of_regions(&[-1.0, -1.0], &[0, 0], 2);
         assert_eq!(overlaps[0].dice(), None);

@@ -134,12 +134,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(
-        spec: &'a NetworkSpec,
-        size: [usize; 3],
-        mode: Mode,
-        ids: HashMap<String, ParameterId>,
-    ) -> Self {
+    fn new(spec: &'a NetworkSpec, size: [usize; 3], mode: Mode, ids: HashMap<String, ParameterId>) -> Self {
         Self {
             spec,
             names: Names { naming: spec.naming, stages: spec.encoder.len() },
@@ -222,12 +217,7 @@ impl<'a> Builder<'a> {
     }
 
     fn activated(&self, epilogue: Epilogue, dropout: f64) -> Epilogue {
-        Epilogue {
-            dropout,
-            slope: Some(self.spec.slope),
-            nonlin_first: self.spec.nonlin_first,
-            ..epilogue
-        }
+        Epilogue { dropout, slope: Some(self.spec.slope), nonlin_first: self.spec.nonlin_first, ..epilogue }
     }
 
     /// Convolution, dropout, normalisation, activation.

@@ -114,7 +114,9 @@ mod tests {
             .map(|_| {
                 let id = lifetimes.add(1 + random(1000));
                 let steps = [random(30), random(30)];
-                steps.iter().for_each(|&s| lifetimes.touch(id, s));
+                for step in steps {
+                    lifetimes.touch(id, step);
+                }
                 (id, [steps[0].min(steps[1]), steps[0].max(steps[1])])
             })
             .collect();

@@ -62,9 +62,10 @@ impl Pass<'_> {
                 _ => AxialOutput::Store,
             };
             let between = !step.sum && training;
-            let from = if step.sum || axis == 0 { x.clone() } else { kept_or(&kept, between, axis - 1, &last) };
+            let from =
+                if step.sum || axis == 0 { x.clone() } else { kept_or(&kept, between, axis - 1, &last) };
             let to = if between && axis < 2 { kept[axis].clone() } else { last.clone() };
-            let skip = (within && !step.sum && axis == 2).then(|| x.clone());
+            let skip = (within && !step.sum && axis == 2).then_some(&x);
             self.axis(step, axis, [from, to], output, skip);
         }
         if within && step.sum {
@@ -101,11 +102,11 @@ impl Pass<'_> {
         axis: usize,
         [from, to]: [Range<usize>; 2],
         output: AxialOutput<'_>,
-        skip: Option<Range<usize>>,
+        skip: Option<&Range<usize>>,
     ) {
         let shape = self.axial_shape(step, axis);
-        let (in_place, same) = (from == to, skip.as_ref() == Some(&from));
-        let other = skip.clone().filter(|_| !same).unwrap_or(0..0);
+        let (in_place, same) = (from == to, skip == Some(&from));
+        let other = skip.filter(|_| !same).cloned().unwrap_or(0..0);
         let [from, to, other] = views(self.arena, [if in_place { 0..0 } else { from }, to, other]);
         let (from, other) = (&*from, &*other);
         let positions = (axis == 0 || step.sum).then(|| positions(self.parameters, step));
@@ -173,7 +174,8 @@ impl Pass<'_> {
         let positions = (axis == 0 || step.sum).then(|| positions(self.parameters, step));
         let (weights, ids) = axial_weights(self.parameters, step, axis);
         let call = AxialCall { shape: &shape, input: Some(input), positions, weights: &weights };
-        let AxialGradients { q, kv, out, bias } = axial_attention_backward(self.cpu, &call, grad, output, result);
+        let AxialGradients { q, kv, out, bias } =
+            axial_attention_backward(self.cpu, &call, grad, output, result);
         for (id, part) in ids.into_iter().zip([q, kv, out, bias]) {
             self.add_gradient(id, &part);
         }

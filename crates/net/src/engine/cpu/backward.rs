@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use glioseg_kernels::{
-    Algorithm, ConvShape, NormCall, NormGradients, PackedBackwardData, PackedConv, Source, avg_pool3d_backward,
-    bias_gradient, conv3d, conv3d_backward_data, conv3d_backward_weights, norm_backward,
+    Algorithm, ConvShape, NormCall, NormGradients, PackedBackwardData, PackedConv, Source,
+    avg_pool3d_backward, bias_gradient, conv3d, conv3d_backward_data, conv3d_backward_weights, norm_backward,
 };
 use rayon::prelude::*;
 
@@ -105,8 +105,7 @@ impl Pass<'_> {
         out: MapId,
     ) {
         let second = inputs.get(1).copied();
-        let ranges =
-            [self.gradient(out), self.range(inputs[0]), second.map_or(0..0, |map| self.range(map))];
+        let ranges = [self.gradient(out), self.range(inputs[0]), second.map_or(0..0, |map| self.range(map))];
         let [grad, a, b] = views(self.arena, ranges);
         let a: &[f32] = if inputs[0] == Program::INPUT { self.patch } else { a };
         let deferred = |map: MapId| self.state.deferred[map.0].as_ref();
@@ -139,8 +138,8 @@ impl Pass<'_> {
         ];
         let [grad, input, memory, result] = views(self.arena, ranges);
         let bias = step.conv.bias;
-        let bias = bias
-            .map(|id| (id, bias_gradient(self.cpu, grad, forward.out_channels, forward.out_voxels())));
+        let bias =
+            bias.map(|id| (id, bias_gradient(self.cpu, grad, forward.out_channels, forward.out_voxels())));
         let plain = [Source::plain(grad, forward.out_channels)];
         let read = source(input, forward.in_channels, self.state.deferred[step.input.0].as_ref());
         let of_weights = &mut self.state.gradients[step.conv.weight.0];

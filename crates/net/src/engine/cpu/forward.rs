@@ -1,8 +1,8 @@
 //! The forward pass.
 
 use glioseg_kernels::{
-    ChannelStats, Cpu, PackedConv, PackedTransposed, Upsampling, UpsampledCall, add_activate, avg_pool3d,
-    conv3d, conv3d_upsampled, conv_transpose3d, normalize, normalize_in_place,
+    ChannelStats, PackedConv, PackedTransposed, UpsampledCall, Upsampling, add_activate, avg_pool3d,
+    conv_transpose3d, conv3d, conv3d_upsampled, normalize, normalize_in_place,
 };
 use rayon::prelude::*;
 
@@ -117,7 +117,8 @@ impl Pass<'_> {
         }
         let deferred = match (epilogue.norm, epilogue.slope) {
             (Some(norm), Some(slope)) if epilogue.nonlin_first => {
-                let identity = Deferred { affine: identity(self.program.batch * channels), slope, source: None };
+                let identity =
+                    Deferred { affine: identity(self.program.batch * channels), slope, source: None };
                 self.finish_in_place(out, &identity);
                 self.deferred(&norm, out, None, 1.0)
             }
@@ -153,7 +154,8 @@ impl Pass<'_> {
         let [raw, finished] = views(self.arena, ranges);
         let deferred = self.state.deferred[map.0].as_ref().expect("something is deferred");
         normalize(self.cpu, raw, finished, shape.voxels(), deferred.prologue());
-        timer.stop(&mut self.times, 0.0, 0, || format!("normalize {} @ {}", shape.channels, join(shape.size)));
+        timer
+            .stop(&mut self.times, 0.0, 0, || format!("normalize {} @ {}", shape.channels, join(shape.size)));
     }
 
     fn up(&mut self, at: usize, step: &Up) {
@@ -166,12 +168,12 @@ impl Pass<'_> {
         let weights = self.parameters.values(step.conv.weight);
         let keeps = self.lowered.keeps[at][0];
         let made;
-        let packed = match transposed(self.cpu, &shape, weights, keeps.then_some(&mut self.packed[at])) {
-            Some(kept) => kept,
-            None => {
-                made = PackedTransposed::new_in(self.cpu, &shape, weights, memory);
-                &made
-            }
+        let packed: &PackedTransposed<'_> = if keeps {
+            let make = || PackedTransposed::new(self.cpu, &shape, weights);
+            self.packed[at].transposed.get_or_insert_with(make)
+        } else {
+            made = PackedTransposed::new_in(self.cpu, &shape, weights, memory);
+            &made
         };
         timer.packed();
         let bias = step.conv.bias.map(|id| self.parameters.values(id));
@@ -227,7 +229,8 @@ impl Pass<'_> {
             let sources = [source(scratch, made_channels, None), skip];
             conv3d(&shape, &sources, packed, bias, out, stats.as_mut());
         } else {
-            let upsampling = Upsampling { shape: &up_shape, source: below, weights: up_packed, bias: up_bias };
+            let upsampling =
+                Upsampling { shape: &up_shape, source: below, weights: up_packed, bias: up_bias };
             let call = UpsampledCall { shape: &shape, upsampling, skip, weights: packed, bias };
             conv3d_upsampled(call, out, stats.as_mut(), scratch);
         }
@@ -280,20 +283,14 @@ impl Pass<'_> {
     }
 }
 
-/// Prepared weights that stay with a step, if they do.
-fn transposed<'a>(
-    cpu: Cpu,
-    shape: &glioseg_kernels::TransposedShape,
-    weights: &[f32],
-    kept: Option<&'a mut Packed>,
-) -> Option<&'a PackedTransposed<'static>> {
-    let kept = kept?;
-    Some(kept.transposed.get_or_insert_with(|| PackedTransposed::new(cpu, shape, weights)))
-}
-
 fn transposed_name(shape: &glioseg_kernels::TransposedShape) -> String {
     let [z, y, x] = shape.output();
-    format!("transposed {} -> {} @ {z}x{y}x{x}, {}", shape.in_channels, shape.out_channels, join(shape.kernel))
+    format!(
+        "transposed {} -> {} @ {z}x{y}x{x}, {}",
+        shape.in_channels,
+        shape.out_channels,
+        join(shape.kernel)
+    )
 }
 
 pub(super) fn join(axes: [usize; 3]) -> String {
@@ -311,7 +308,9 @@ pub(super) fn copy(from: &[f32], to: &mut [f32]) {
 pub(super) fn scale_channels(values: &mut [f32], factors: &[f32]) {
     let voxels = values.len() / factors.len();
     values.par_chunks_mut(voxels).zip(factors).for_each(|(values, &factor)| {
-        values.iter_mut().for_each(|v| *v *= factor);
+        for value in values {
+            *value *= factor;
+        }
     });
 }
 

@@ -54,6 +54,9 @@ pub(super) struct Lowered {
     pub(super) keeps: Vec<[bool; 2]>,
     /// Values of all that stay.
     pub(super) kept_len: usize,
+    /// The most values that are alive at one step.
+    #[cfg(test)]
+    bound: usize,
 }
 
 /// The slope of the activation that is deferred with a map, 1 for a normalisation alone; `None` if nothing is deferred.
@@ -75,7 +78,13 @@ fn of_epilogue(epilogue: &Epilogue) -> Option<f32> {
 }
 
 /// Sizes of a convolution of maps with `channels` channels together.
-pub(super) fn conv_shape(program: &Program, conv: &Conv, channels: usize, from: MapId, out: MapId) -> ConvShape {
+pub(super) fn conv_shape(
+    program: &Program,
+    conv: &Conv,
+    channels: usize,
+    from: MapId,
+    out: MapId,
+) -> ConvShape {
     ConvShape {
         batch: program.batch,
         in_channels: channels,
@@ -88,7 +97,12 @@ pub(super) fn conv_shape(program: &Program, conv: &Conv, channels: usize, from: 
 }
 
 /// Sizes of a transposed convolution to `channels` channels.
-pub(super) fn transposed_shape(program: &Program, conv: &Conv, from: MapId, channels: usize) -> TransposedShape {
+pub(super) fn transposed_shape(
+    program: &Program,
+    conv: &Conv,
+    from: MapId,
+    channels: usize,
+) -> TransposedShape {
     let below = program.map(from);
     TransposedShape {
         batch: program.batch,
@@ -154,7 +168,18 @@ impl Lowered {
             .map(|(at, step)| lowering.backward(end + 1 + at, step, &mut forward))
             .collect();
         let Lowering { lives, maps, gradients, keeps, kept_len, .. } = lowering;
-        Self { placement: lives.place(), maps, gradients, forward, backward, probabilities, keeps, kept_len }
+        Self {
+            placement: lives.place(),
+            maps,
+            gradients,
+            forward,
+            backward,
+            probabilities,
+            keeps,
+            kept_len,
+            #[cfg(test)]
+            bound: lives.bound(),
+        }
     }
 }
 
@@ -229,7 +254,8 @@ impl Lowering<'_> {
                 let len = PackedConv::packed_len(&shape, self.algorithm);
                 (buffers.packed[1], keeps[1]) = self.packed(len, at);
                 let slabs = Upsampling::slabs(&up);
-                let len = if slabs == 1 { up.out_len() } else { Upsampling::scratch_len(&up, shape.kernel[0]) };
+                let len =
+                    if slabs == 1 { up.out_len() } else { Upsampling::scratch_len(&up, shape.kernel[0]) };
                 buffers.scratch = Some(self.moment(len, at));
             }
             Step::AddActivate(_) | Step::Pool(_) | Step::Attention(_) => {
@@ -271,7 +297,12 @@ impl Lowering<'_> {
         }
     }
 
-    fn backward(&mut self, at: usize, step: &BackwardStep, forward: &mut [ForwardBuffers]) -> BackwardBuffers {
+    fn backward(
+        &mut self,
+        at: usize,
+        step: &BackwardStep,
+        forward: &mut [ForwardBuffers],
+    ) -> BackwardBuffers {
         let program = self.program;
         let BackwardStep { step: index, meetings } = step;
         let step = &program.forward[*index];
@@ -349,5 +380,44 @@ impl Lowering<'_> {
             buffers.packed = [Some(self.moment(packed, at)); 2];
             buffers.scratch = [Some(self.moment(scratch, at)); 2];
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NetError;
+    use crate::program::Mode;
+    use crate::spec::NetworkSpec;
+
+    /// Networks of nnU-Net's size, at a patch that tests can hold in mind.
+    fn networks() -> Vec<(&'static str, NetworkSpec)> {
+        let features = [32, 64, 128, 256, 320, 320];
+        let stages: Vec<_> = features
+            .into_iter()
+            .enumerate()
+            .map(|(s, f)| (f, [3; 3], [if s == 0 { 1 } else { 2 }; 3]))
+            .collect();
+        vec![
+            ("plain", NetworkSpec::brats(3)),
+            ("residual", NetworkSpec::residual(4, 3, &stages, &[1, 3, 4, 6, 6, 6])),
+        ]
+    }
+
+    #[test]
+    fn the_arena_is_hardly_larger_than_what_is_alive_together() -> Result<(), NetError> {
+        for (name, spec) in networks() {
+            let train = Mode::Train { heads: vec![true, true, true, true, false] };
+            for (batch, mode) in [(1, Mode::Predict), (1, Mode::Evaluate), (2, train)] {
+                for budget in [0, 64 << 20] {
+                    let program = Program::new(&spec, batch, [64; 3], mode.clone())?;
+                    let lowered = Lowered::new(&program, Algorithm::Auto, budget);
+                    let (len, bound) = (lowered.placement.len, lowered.bound);
+                    let share = len as f64 / bound as f64;
+                    assert!((1.0..=1.1).contains(&share), "{name}, {mode:?}: {len} for {bound}");
+                }
+            }
+        }
+        Ok(())
     }
 }

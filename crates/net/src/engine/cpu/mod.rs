@@ -124,7 +124,9 @@ impl CpuEngine {
         let running = std::mem::take(&mut state.running);
         if !running.is_empty() {
             let parameters = Arc::make_mut(parameters);
-            running.into_iter().for_each(|(id, values)| parameters.set(id, values));
+            for (id, values) in running {
+                parameters.set(id, values);
+            }
         }
     }
 }
@@ -161,6 +163,7 @@ impl Pass<'_> {
 }
 
 /// Parts of the arena that do not overlap.
+#[expect(clippy::needless_pass_by_value, reason = "callers make the ranges for it")]
 fn views<const N: usize>(arena: &mut [f32], ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
     arena.get_disjoint_mut(ranges.clone()).unwrap_or_else(|e| panic!("{ranges:?} of the arena: {e}"))
 }

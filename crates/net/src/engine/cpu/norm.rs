@@ -87,8 +87,8 @@ impl Pass<'_> {
                 Moments { mean, var, count: 1 }
             }
             _ => {
-                let stats =
-                    stats.unwrap_or_else(|| channel_stats(self.cpu, &self.arena[range], channels, shape.voxels()));
+                let stats = stats
+                    .unwrap_or_else(|| channel_stats(self.cpu, &self.arena[range], channels, shape.voxels()));
                 Moments::new(&stats, kind)
             }
         };

@@ -34,7 +34,7 @@ struct Axis<'a> {
     shape: MapShape,
     heads: usize,
     dim: usize,
-    axis: usize,
+    along: usize,
     q: &'a [f32],
     kv: &'a [f32],
     out: &'a [f32],
@@ -60,7 +60,7 @@ impl<'a> Axis<'a> {
         let embedded = axis == 0 || step.sum;
         let positions = embedded.then(|| step.positions.map(|id| parameters.values(id)));
         let (shape, heads, dim) = (program.map(step.input), step.heads, step.dim_heads);
-        Self { shape, heads, dim, axis, q, kv, out, bias, positions }
+        Self { shape, heads, dim, along: axis, q, kv, out, bias, positions }
     }
 
     /// A line of the input with embeddings, `[position, channel]`.
@@ -78,7 +78,7 @@ impl<'a> Axis<'a> {
             }
             value
         };
-        (0..size[self.axis]).map(|t| (0..self.shape.channels).map(|c| value(t, c)).collect()).collect()
+        (0..size[self.along]).map(|t| (0..self.shape.channels).map(|c| value(t, c)).collect()).collect()
     }
 
     fn head(&self, x: &[Vec<f64>], head: usize) -> OfHead {
@@ -108,7 +108,7 @@ impl<'a> Axis<'a> {
 
     fn forward(&self, input: &[f32], batch: usize, result: &mut [f32]) {
         let (channels, voxels, hidden) = (self.shape.channels, self.shape.voxels(), self.heads * self.dim);
-        for line in lines(self.shape, batch, self.axis) {
+        for line in lines(self.shape, batch, self.along) {
             let x = self.gather(input, &line);
             let heads: Vec<OfHead> = (0..self.heads).map(|h| self.head(&x, h)).collect();
             for t in 0..x.len() {
@@ -126,7 +126,7 @@ impl<'a> Axis<'a> {
         let (channels, voxels) = (self.shape.channels, self.shape.voxels());
         let (dim, hidden) = (self.dim, self.heads * self.dim);
         let mut sums = [self.q, self.kv, self.out, self.bias].map(|m| vec![0.0f64; m.len()]);
-        for line in lines(self.shape, batch, self.axis) {
+        for line in lines(self.shape, batch, self.along) {
             let x = self.gather(input, &line);
             let at = |t: usize, c: usize| line.start + c * voxels + t * line.stride;
             let g: Vec<Vec<f64>> =

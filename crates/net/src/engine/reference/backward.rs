@@ -116,7 +116,9 @@ impl ReferenceEngine {
             None => through_activation(&self.raw[block.out.0], slope, &mut grad),
         }
         for (values, factor) in grad.chunks_exact_mut(shape.voxels()).zip(&self.masks[block.out.0]) {
-            values.iter_mut().for_each(|v| *v *= factor);
+            for value in values {
+                *value *= factor;
+            }
         }
         self.rounding.round(&mut grad);
         grad
@@ -195,7 +197,9 @@ impl ReferenceEngine {
         }
         let (input, between) = (&self.maps[step.input.0], &self.between[step.out.0]);
         let (mut result, gradients) = attend_backward(program, parameters, step, (input, between), &inner);
-        gradients.into_iter().for_each(|(id, part)| self.of_parameter(id, part));
+        for (id, part) in gradients {
+            self.of_parameter(id, part);
+        }
         if step.residual {
             result.iter_mut().zip(grad).for_each(|(r, g)| *r += g);
         }

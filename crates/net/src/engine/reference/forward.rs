@@ -1,8 +1,8 @@
 //! The forward pass as its definition reads.
 
 use glioseg_kernels::{
-    ChannelStats, ConvShape, Moments, NormKind, Source, TransposedShape, avg_pool3d, conv3d_reference,
-    conv_transpose3d_reference,
+    ChannelStats, ConvShape, Moments, NormKind, Source, TransposedShape, avg_pool3d,
+    conv_transpose3d_reference, conv3d_reference,
 };
 use rayon::prelude::*;
 
@@ -42,7 +42,9 @@ pub(super) fn moments(values: &[f32], shape: MapShape, kind: NormKind) -> Moment
 }
 
 pub(super) fn leaky(values: &mut [f32], slope: f32) {
-    values.iter_mut().for_each(|v| *v = if *v > 0.0 { *v } else { *v * slope });
+    for v in values.iter_mut().filter(|v| **v <= 0.0) {
+        *v *= slope;
+    }
 }
 
 /// The channel-wise concatenation of maps with these channels.
@@ -113,7 +115,8 @@ impl ReferenceEngine {
                 self.store(pool.out, out);
             }
             Step::Attention(attention) => {
-                let (mut out, between) = attend(program, parameters, attention, &self.maps[attention.input.0]);
+                let (mut out, between) =
+                    attend(program, parameters, attention, &self.maps[attention.input.0]);
                 self.between[attention.out.0] = between;
                 if let Some((norm, slope)) = &attention.norm {
                     self.raw[attention.out.0].clone_from(&out);
@@ -173,7 +176,9 @@ impl ReferenceEngine {
         if epilogue.dropout > 0.0 && program.mode.is_training() {
             let mask = dropout_factors(epilogue.dropout, program.batch * shape.channels, seed);
             for (values, factor) in raw.chunks_exact_mut(shape.voxels()).zip(&mask) {
-                values.iter_mut().for_each(|v| *v *= factor);
+                for value in values {
+                    *value *= factor;
+                }
             }
             self.masks[out.0] = mask;
         }
