@@ -6,8 +6,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::nifti;
+use glioseg_volume::Volume;
 use glioseg_volume::phantom::{PhantomOptions, phantom};
-use glioseg_volume::{Volume, nifti};
 use support::{model, numbered, predict, record, run, small_phantom, write_case};
 
 /// A case whose channel 1 is spoilt by `spoil`, in its own folder.

@@ -4,7 +4,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
+use glioseg_formats::nifti;
+use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::run;
 
 const SHAPE: [usize; 3] = [20, 22, 24];

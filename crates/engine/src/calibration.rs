@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use glioseg_eval::calibration::{Calibration, CalibrationScores, RegionCalibration};
 use glioseg_eval::{CaseScores, CaseStatus, CohortScores, EvalError, LabelScheme};
+use glioseg_formats::nifti;
 use glioseg_plan::{Dataset, Labels};
+use glioseg_volume::LabelMap;
 use glioseg_volume::crop::{self, BoundingBox, box_shape};
-use glioseg_volume::{LabelMap, nifti};
 use rayon::prelude::*;
 
 use crate::ensemble::EnsembleError;

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::nifti;
 pub use glioseg_plan::canonical_channel;
-use glioseg_volume::nifti;
 use thiserror::Error;
 
 /// A case with one file per channel, or one file with all channels.

@@ -7,10 +7,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_formats::atomic;
+use glioseg_interop::{KeyOrder, python_json};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::{Checkpoint, Unet};
-use glioseg_plan::{KeyOrder, python_json};
-use glioseg_volume::atomic;
 use serde_json::Value;
 
 use crate::infer::InferError;

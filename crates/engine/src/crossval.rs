@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use glioseg_eval::rules::nnunet;
 use glioseg_eval::{EvalError, LabelScheme, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::read_labels;
 use glioseg_plan::{RawCase, RawDataset};
-use glioseg_volume::VolumeError;
-use glioseg_volume::nifti::read_labels;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -66,7 +66,7 @@ pub enum CrossvalError {
     Ensemble(Box<EnsembleError>),
     /// A label map.
     #[error(transparent)]
-    Volume(Box<VolumeError>),
+    Volume(Box<FormatError>),
     /// Scores.
     #[error(transparent)]
     Eval(Box<EvalError>),
@@ -75,7 +75,7 @@ pub enum CrossvalError {
     Postprocess(Box<PostprocessError>),
 }
 
-boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(VolumeError), Eval(EvalError), Postprocess(PostprocessError));
+boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Eval(EvalError), Postprocess(PostprocessError));
 
 impl CrossvalError {
     /// What to do about it.

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use glioseg_engine::calibration::{Calibrated, calibration};
 use glioseg_eval::{Convention, EvaluateOptions, LabelScheme, LabelSource, Rule, evaluate_cohort};
-use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
+use glioseg_formats::nifti;
+use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;
 
 /// z, y, x; spacing 2, 1 and 4 mm, so that the margin of 10 mm is 5, 10 and 3 voxels (2.5 is rounded up).

@@ -8,7 +8,7 @@ use glioseg_engine::infer::{
 };
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Folds};
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
 use glioseg_volume::testing::shared;
 
 fn options(mirroring: bool) -> PredictOptions {

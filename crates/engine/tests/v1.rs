@@ -6,10 +6,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_engine::convert::convert;
 use glioseg_engine::infer::{Event, PostprocessingChoice, PredictOptions, PredictSummary, predict};
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
-use glioseg_net::checkpoint::read_pickle_file;
+use glioseg_formats::nifti;
+use glioseg_interop::read_pickle_file;
 use glioseg_net::{Checkpoint, Unet};
 use glioseg_prep::{PreparedCase, preprocess_case, preprocess_training_case};
-use glioseg_volume::nifti;
 use glioseg_volume::testing::{assert_close, relative_l2, shared};
 
 fn open(folder: &Path) -> Model {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_engine::infer::InferError;
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
-use glioseg_net::checkpoint::{Value, read_pickle_file, write_pickle};
+use glioseg_interop::{Value, read_pickle_file, write_pickle};
 use glioseg_net::{Checkpoint, NetError, Unet};
 use glioseg_plan::Rules;
 use glioseg_volume::testing::relative_l2;
@@ -196,7 +196,7 @@ fn weights_that_end_early_are_an_error() {
             let loaded = Checkpoint::open(&file).and_then(|c| net.load_weights(&c));
             matches!(
                 loaded,
-                Err(NetError::Damaged { .. } | NetError::Truncated { .. } | NetError::Pickle { .. })
+                Err(NetError::Damaged { .. } | NetError::Truncated { .. } | NetError::Interop(_))
             )
         }
     };

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use glioseg_eval::{Convention, LabelScheme, Pair, Rule, RuleScores, ScoreOptions};
-use glioseg_volume::nifti::read_labels;
+use glioseg_formats::nifti::read_labels;
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::FormatError;
 use glioseg_plan::PlanError;
-use glioseg_volume::{Geometry, VolumeError};
+use glioseg_volume::Geometry;
 
 /// Why scoring was refused.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +12,7 @@ use glioseg_volume::{Geometry, VolumeError};
 pub enum EvalError {
     /// An image could not be read or a file not written.
     #[error(transparent)]
-    Volume(Box<VolumeError>),
+    Volume(Box<FormatError>),
     /// A `dataset.json` or `summary.json` could not be read.
     #[error(transparent)]
     Plan(Box<PlanError>),
@@ -165,8 +166,8 @@ pub enum EvalError {
     },
 }
 
-impl From<VolumeError> for EvalError {
-    fn from(error: VolumeError) -> Self {
+impl From<FormatError> for EvalError {
+    fn from(error: FormatError) -> Self {
         Self::Volume(Box::new(error))
     }
 }

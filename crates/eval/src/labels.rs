@@ -215,7 +215,7 @@ fn convention_of(regions: &[Region]) -> Option<Convention> {
 /// The coding of label maps, told from a few of them; `None` where it is not clear.
 pub fn guess_convention(files: &[&std::path::Path]) -> Option<Convention> {
     let mut evidence = Evidence::default();
-    for map in files.iter().filter_map(|f| glioseg_volume::nifti::read_labels(f).ok()) {
+    for map in files.iter().filter_map(|f| glioseg_formats::nifti::read_labels(f).ok()) {
         evidence.add(&map.data, map.shape());
     }
     evidence.guess()

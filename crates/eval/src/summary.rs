@@ -3,8 +3,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use glioseg_plan::{KeyOrder, python_json, read_json};
-use glioseg_volume::atomic;
+use glioseg_formats::atomic;
+use glioseg_interop::{KeyOrder, python_json};
+use glioseg_plan::read_json;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use glioseg_volume::atomic;
+use glioseg_formats::atomic;
 use indexmap::IndexSet;
 
 use crate::cohort::{CaseScores, CaseStatus, CohortScores, MetricName};

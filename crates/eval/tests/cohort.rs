@@ -7,7 +7,7 @@ use glioseg_eval::{
     CaseStatus, CohortScores, EvalError, EvaluateOptions, LabelScheme, LabelSource, NnUnetSummary,
     RankOptions, Rule, Run, compare, evaluate_cohort, rank,
 };
-use glioseg_volume::nifti::write_labels;
+use glioseg_formats::nifti::write_labels;
 use glioseg_volume::{Affine, Geometry, LabelMap};
 
 const SHAPE: [usize; 3] = [20, 22, 24];

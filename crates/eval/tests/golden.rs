@@ -9,8 +9,8 @@ use glioseg_eval::{
     EvaluateOptions, LabelScheme, LabelSource, NnUnetSummary, Pair, RegionScores, Rule, ScoreOptions,
     evaluate_cohort,
 };
+use glioseg_formats::nifti::read_labels;
 use glioseg_plan::Dataset;
-use glioseg_volume::nifti::read_labels;
 use glioseg_volume::testing::shared;
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use glioseg_eval::report::{ReportCase, ReportInput, ReportRun, write_report};
 use glioseg_eval::{Convention, LabelScheme};
-use glioseg_volume::nifti::{write_labels, write_volume};
+use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 
 const SHAPE: [usize; 3] = [72, 90, 80];

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::PickleError;
-
 /// An error of this crate; [`NetError::hint`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,14 +82,9 @@ pub enum NetError {
         /// What is wrong.
         what: String,
     },
-    /// The pickle in a file could not be read.
-    #[error("{}: {source}", path.display())]
-    Pickle {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: PickleError,
-    },
+    /// A file of PyTorch or a pickle could not be read.
+    #[error(transparent)]
+    Interop(#[from] glioseg_interop::InteropError),
     /// A file was read but holds no weights.
     #[error("{}: holds no weights: {found}", path.display())]
     NoWeights {
@@ -202,12 +195,7 @@ impl NetError {
             NetError::Truncated { .. } | NetError::Damaged { .. } => {
                 "copy or download the file again; the original may be intact".into()
             }
-            NetError::Pickle { source: PickleError::Refused { .. }, .. } => {
-                "checkpoints hold numbers and text only; do not open this file with other programs unless you trust \
-                 where it comes from"
-                    .into()
-            }
-            NetError::Pickle { .. } => "copy or download the file again; the original may be intact".into(),
+            NetError::Interop(error) => return error.hint(),
             NetError::NoWeights { .. } => {
                 "nnU-Net keeps the weights in `network_weights` (version 2) or `state_dict` (version 1)".into()
             }

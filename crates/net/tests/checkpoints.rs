@@ -4,9 +4,8 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use glioseg_net::checkpoint::{
-    CheckpointKind, Metadata, NdArray, Value, read_pickle, read_pickle_file, write_safetensors,
-};
+use glioseg_interop::{NdArray, Value, read_pickle, read_pickle_file};
+use glioseg_net::checkpoint::{CheckpointKind, Metadata, write_safetensors};
 use glioseg_net::{
     Checkpoint, Dims, Module, NetError, NetworkSpec, NormKind, NormSpec, Unet, decoder_like_encoder,
 };

@@ -1,6 +1,6 @@
 //! What can be wrong with a dataset description or plans.
 
-use glioseg_volume::VolumeError;
+use glioseg_formats::FormatError;
 use std::path::{Path, PathBuf};
 
 /// Why a `dataset.json` or `plans.json` was refused, or a dataset could not be fingerprinted, planned or split.
@@ -93,7 +93,7 @@ pub enum PlanError {
     },
     /// An image or label map cannot be read, or a file not written.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
     /// A dataset without a single training case.
     #[error("{} holds no training case: {reason}", folder.display())]
     NoCases {

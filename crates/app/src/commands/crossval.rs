@@ -13,8 +13,8 @@ use glioseg_engine::train::{
     FoldChoice, Outcome as End, Places, Settings, Setup, TrainOptions, VALIDATION_FOLDER, begun_settings,
 };
 use glioseg_eval::NnUnetSummary;
+use glioseg_formats::atomic;
 use glioseg_plan::{RawDataset, Splits};
-use glioseg_volume::atomic;
 use serde_json::{Value, json};
 
 use super::dataset::{open, problem};

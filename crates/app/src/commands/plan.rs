@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use glioseg_plan::{KeyOrder, PlanOptions, Planned, Planner, Plans, RawDataset, python_json};
+use glioseg_interop::{KeyOrder, python_json};
+use glioseg_plan::{PlanOptions, Planned, Planner, Plans, RawDataset};
 
 use super::dataset::{by, open, output_folder, problem};
 use super::{Outcome, fingerprint, print};

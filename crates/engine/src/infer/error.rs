@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::FormatError;
 use glioseg_net::NetError;
 use glioseg_plan::PlanError;
 use glioseg_prep::PrepError;
-use glioseg_volume::VolumeError;
 use thiserror::Error;
 
 use super::Accumulation;
@@ -172,7 +172,7 @@ pub enum InferError {
     Case(#[from] CaseError),
     /// An image.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
     /// Plans or dataset description.
     #[error(transparent)]
     Plan(#[from] PlanError),

@@ -10,10 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use glioseg_formats::{FormatError, nifti};
 use glioseg_plan::{Labels, Rules};
 use glioseg_prep::PreparedCase;
 use glioseg_prep::guard::ChannelCheck;
-use glioseg_volume::{Geometry, LabelMap, nifti};
+use glioseg_volume::{Geometry, LabelMap};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
@@ -526,7 +527,7 @@ fn write_case(
     let Segmentation { labels, probabilities } = segmentation;
     let mut map = match LabelMap::new(labels, geometry) {
         Ok(map) => map,
-        Err(error) => return Err(Failure { files, error: Box::new(error.into()) }),
+        Err(error) => return Err(Failure { files, error: Box::new(FormatError::from(error).into()) }),
     };
     let postprocessed_voxels = finish.postprocessing.apply(&mut map);
     let volume_ml = volumes(&map, &model.dataset.labels);

@@ -27,8 +27,9 @@ mod search;
 
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::FormatError;
+use glioseg_volume::LabelMap;
 use glioseg_volume::components::{Connectivity, components};
-use glioseg_volume::{LabelMap, VolumeError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -246,7 +247,7 @@ pub enum PostprocessError {
     },
     /// An image.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
 }
 
 impl PostprocessError {

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use glioseg_eval::EvalError;
+use glioseg_formats::FormatError;
 use glioseg_net::NetError;
 use glioseg_plan::PlanError;
 use glioseg_prep::augment::AugmentError;
 use glioseg_prep::store::StoreError;
-use glioseg_volume::VolumeError;
 use thiserror::Error;
 
 use crate::infer::InferError;
@@ -181,7 +181,7 @@ pub enum TrainError {
     Eval(Box<EvalError>),
     /// An image or label map.
     #[error(transparent)]
-    Volume(Box<VolumeError>),
+    Volume(Box<FormatError>),
 }
 
 boxed_from!(
@@ -192,7 +192,7 @@ boxed_from!(
     Net(NetError),
     Infer(InferError),
     Eval(EvalError),
-    Volume(VolumeError)
+    Volume(FormatError)
 );
 
 fn gb(bytes: u64) -> f64 {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_eval::NnUnetSummary;
+use glioseg_formats::atomic;
 use glioseg_net::loss::LossOptions;
 use glioseg_net::optimiser::{Optimiser, poly_lr};
 use glioseg_net::{Checkpoint, Module as _, StepOptions, Unet, training_step};
 use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
-use glioseg_volume::atomic;
 
 use super::estimate::free_memory;
 use super::online::{Counts, dices, targets, validate as validate_batch};

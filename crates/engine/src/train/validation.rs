@@ -7,11 +7,12 @@ use std::time::Instant;
 use burn::tensor::Device;
 use glioseg_eval::rules::nnunet;
 use glioseg_eval::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::{read_info, read_labels, write_labels};
 use glioseg_net::Unet;
 use glioseg_plan::Rules;
 use glioseg_prep::store::StoredCase;
 use glioseg_volume::LabelMap;
-use glioseg_volume::nifti::{read_info, read_labels, write_labels};
 
 use super::{Event, Setup, TrainError};
 use crate::infer::output::write_probabilities;
@@ -89,7 +90,7 @@ fn segment(
     (number, of): (usize, usize),
     image: &Path,
     observer: &mut dyn FnMut(Event<'_>),
-    save: impl FnOnce(&crate::infer::Probabilities) -> Result<(), glioseg_volume::VolumeError>,
+    save: impl FnOnce(&crate::infer::Probabilities) -> Result<(), FormatError>,
 ) -> Result<LabelMap, TrainError> {
     let rules = setup.configuration.rules;
     let activated = rules == Rules::V1;
@@ -117,5 +118,5 @@ fn segment(
         save(probabilities)?;
     }
     let geometry = read_info(image)?.geometry;
-    Ok(LabelMap::new(segmentation.labels, geometry)?)
+    Ok(LabelMap::new(segmentation.labels, geometry).map_err(FormatError::from)?)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::VolumeError;
+use glioseg_formats::FormatError;
 
 use crate::error::EvalError;
 
@@ -84,7 +84,7 @@ fn strip(stem: &str, suffix: Option<&str>, segmentations_only: bool) -> Option<S
 
 /// Files and folders of a folder, sorted by name.
 fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), EvalError> {
-    let failed = |source| VolumeError::Io { path: folder.to_owned(), action: "read", source };
+    let failed = |source| FormatError::Io { path: folder.to_owned(), action: "read", source };
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         all.push(entry.map_err(failed)?.path());

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use glioseg_formats::nifti::read_labels;
 use glioseg_volume::LabelMap;
-use glioseg_volume::nifti::read_labels;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use glioseg_formats::FormatError;
 use glioseg_plan::Dataset;
-use glioseg_volume::VolumeError;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -50,7 +50,7 @@ pub fn read_curves(model: &Path) -> Result<Vec<Curve>, EvalError> {
         for file in folders(&fold) {
             let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
             let read = || {
-                let failed = |source| VolumeError::Io { path: file.clone(), action: "read", source };
+                let failed = |source| FormatError::Io { path: file.clone(), action: "read", source };
                 std::fs::read(&file).map(|b| String::from_utf8_lossy(&b).into_owned()).map_err(failed)
             };
             if name == "training_log.jsonl" {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use glioseg_volume::nifti::{read_labels, read_volume};
-use glioseg_volume::{LabelMap, Volume, VolumeError};
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::{read_labels, read_volume};
+use glioseg_volume::{LabelMap, Volume};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -129,7 +130,7 @@ pub(crate) fn case_data(
     CaseData { block, volumes, problems }
 }
 
-fn problem(case: &str, error: &VolumeError) -> String {
+fn problem(case: &str, error: &FormatError) -> String {
     format!("{case}: {error}")
 }
 

@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glioseg_volume::atomic;
+use glioseg_formats::atomic;
 use rayon::prelude::*;
 
 pub use curves::{Curve, read_curves};

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::pickle::{Id, Machine, Node, PickleError};
-use super::value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};
+use super::read::{Id, Machine, Node};
+use crate::error::PickleError;
+use crate::value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};
 
 /// A name that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Plain data as it comes out of a pickle.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use serde_json::{Map, Number};
@@ -202,7 +203,7 @@ impl ArrayType {
     }
 
     /// One element from its little-endian bytes.
-    pub(super) fn element(self, bytes: &[u8]) -> Value {
+    fn element(self, bytes: &[u8]) -> Value {
         let unsigned = || bytes.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
         match self {
             ArrayType::Bool => Value::Bool(bytes.first().is_some_and(|&b| b != 0)),
@@ -301,8 +302,24 @@ impl TensorType {
         matches!(self, TensorType::F64 | TensorType::F32 | TensorType::F16 | TensorType::BF16)
     }
 
+    /// The next `count` elements of a reader, little-endian, as f32; converted in pieces.
+    ///
+    /// # Errors
+    /// Those of the reader, also where it ends early.
+    pub fn read(self, reader: &mut impl Read, count: usize) -> io::Result<Vec<f32>> {
+        let mut values = Vec::with_capacity(count);
+        let mut buffer = vec![0u8; 1 << 16];
+        let per_piece = buffer.len() / self.size();
+        while values.len() < count {
+            let piece = &mut buffer[..per_piece.min(count - values.len()) * self.size()];
+            reader.read_exact(piece)?;
+            self.append_f32(piece, &mut values);
+        }
+        Ok(values)
+    }
+
     /// Appends the elements in `bytes` (little-endian, whole elements) as f32.
-    pub(super) fn append_f32(self, bytes: &[u8], out: &mut Vec<f32>) {
+    fn append_f32(self, bytes: &[u8], out: &mut Vec<f32>) {
         fn each<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, f: impl Fn([u8; N]) -> f32) {
             let (elements, _) = bytes.as_chunks::<N>();
             out.extend(elements.iter().map(|&e| f(e)));

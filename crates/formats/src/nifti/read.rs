@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use glioseg_volume::{Geometry, LabelMap, Volume};
 use rayon::prelude::*;
 
 use super::dtype::DType;
 use super::gzip::Members;
 use super::header::{Header, SIZE_1, SIZE_2, version_of};
-use crate::error::VolumeError;
-use crate::geometry::Geometry;
-use crate::volume::{LabelMap, Volume, position};
+use crate::FormatError;
 
 /// Deflate cannot shrink its input by more than this factor.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -58,14 +57,14 @@ struct Source {
 }
 
 impl Source {
-    fn open(path: &Path) -> Result<Self, VolumeError> {
-        let failed = |error| VolumeError::io(path, "read", error);
+    fn open(path: &Path) -> Result<Self, FormatError> {
+        let failed = |error| FormatError::io(path, "read", error);
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         let mut buffered = BufReader::with_capacity(1 << 17, file);
         let first = buffered.fill_buf().map_err(failed)?;
         if first.is_empty() {
-            return Err(VolumeError::Empty { path: path.to_owned() });
+            return Err(FormatError::Empty { path: path.to_owned() });
         }
         let compressed = first.starts_with(&[0x1f, 0x8b]);
         let (reader, at_most): (Box<dyn Read>, u64) = if compressed {
@@ -77,7 +76,7 @@ impl Source {
     }
 
     /// Reads until `buffer` is full or the file ends; returns the count.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, VolumeError> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, FormatError> {
         let mut count = 0;
         while count < buffer.len() {
             match self.reader.read(&mut buffer[count..]) {
@@ -93,18 +92,18 @@ impl Source {
         Ok(count)
     }
 
-    fn failed(&self, error: io::Error) -> VolumeError {
+    fn failed(&self, error: io::Error) -> FormatError {
         let detail = match error.kind() {
             io::ErrorKind::UnexpectedEof => "breaks off".to_owned(),
             // What the decoder reports of bad data, as against errors of the system.
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => format!("is corrupt ({error})"),
-            _ => return VolumeError::io(&self.path, "read", error),
+            _ => return FormatError::io(&self.path, "read", error),
         };
-        VolumeError::Gzip { path: self.path.clone(), detail, unpacked: self.unpacked }
+        FormatError::Gzip { path: self.path.clone(), detail, unpacked: self.unpacked }
     }
 
     /// Skips to `offset` of the unpacked file; false if it ends before.
-    fn skip_to(&mut self, offset: u64) -> Result<bool, VolumeError> {
+    fn skip_to(&mut self, offset: u64) -> Result<bool, FormatError> {
         let mut waste = [0; 4096];
         while self.unpacked < offset {
             let count = (offset - self.unpacked).min(waste.len() as u64) as usize;
@@ -116,7 +115,7 @@ impl Source {
     }
 
     /// Reads to the end of a compressed file, so that its check sums are compared.
-    fn verify_rest(&mut self) -> Result<(), VolumeError> {
+    fn verify_rest(&mut self) -> Result<(), FormatError> {
         if self.compressed {
             let mut waste = vec![0; 1 << 16];
             while self.fill(&mut waste)? == waste.len() {}
@@ -143,7 +142,7 @@ fn pair_of(path: &Path) -> (PathBuf, PathBuf) {
 /// Opens `path`, reads its header and checks it against the size of the file with the voxels.
 ///
 /// Returns that file, positioned at its first voxel if `to_voxels`.
-fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), VolumeError> {
+fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), FormatError> {
     let (header_path, voxel_path) = pair_of(path);
     let mut source = Source::open(&header_path)?;
     let mut bytes = vec![0; SIZE_2];
@@ -155,12 +154,12 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Volume
     let needed = if matches!(version, Some((2, _))) { SIZE_2 } else { SIZE_1 };
     if count < needed {
         return Err(match version {
-            Some(_) => VolumeError::Truncated {
+            Some(_) => FormatError::Truncated {
                 path: header_path,
                 needed: needed as u64,
                 found_at_most: count as u64,
             },
-            None => VolumeError::NotNifti {
+            None => FormatError::NotNifti {
                 path: header_path,
                 found: format!("it has only {count} bytes, and no header begins there"),
             },
@@ -169,7 +168,7 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Volume
     let header = Header::parse(&header_path, &bytes)?;
     if !header.single_file {
         if voxel_path == header_path {
-            return Err(VolumeError::NotNifti {
+            return Err(FormatError::NotNifti {
                 path: header_path,
                 found: "it is the header of a pair (.hdr/.img) under another name".to_owned(),
             });
@@ -184,12 +183,12 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Volume
         if source.compressed || needed / 16 > source.at_most {
             let reason =
                 format!("they need {needed} bytes, but the file can hold no more than {}", source.at_most);
-            return Err(VolumeError::Dims { path: source.path, dims, reason });
+            return Err(FormatError::Dims { path: source.path, dims, reason });
         }
-        return Err(VolumeError::Truncated { path: source.path, needed, found_at_most: source.at_most });
+        return Err(FormatError::Truncated { path: source.path, needed, found_at_most: source.at_most });
     }
     if to_voxels && !source.skip_to(header.offset)? {
-        return Err(VolumeError::Truncated { path: source.path, needed, found_at_most: source.unpacked });
+        return Err(FormatError::Truncated { path: source.path, needed, found_at_most: source.unpacked });
     }
     Ok((header, source))
 }
@@ -198,8 +197,8 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Volume
 fn stream(
     header: &Header,
     source: &mut Source,
-    mut take: impl FnMut(usize, &[f32]) -> Result<(), VolumeError>,
-) -> Result<(), VolumeError> {
+    mut take: impl FnMut(usize, &[f32]) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
     let size = header.dtype.size();
     let values = header.values as usize;
     let mut bytes = vec![0; STEP.min(values) * size];
@@ -209,7 +208,7 @@ fn stream(
         let raw = &mut bytes[..count * size];
         if source.fill(raw)? < raw.len() {
             let needed = header.offset + header.values * size as u64;
-            return Err(VolumeError::Truncated {
+            return Err(FormatError::Truncated {
                 path: source.path.clone(),
                 needed,
                 found_at_most: source.unpacked,
@@ -222,9 +221,9 @@ fn stream(
 }
 
 /// Zeros that the system maps only as they are written, so that a header which promises too much costs nothing.
-fn zeros<T: Default + Clone>(count: usize, path: &Path) -> Result<Vec<T>, VolumeError> {
+fn zeros<T: Default + Clone>(count: usize, path: &Path) -> Result<Vec<T>, FormatError> {
     let mut probe = Vec::<T>::new();
-    probe.try_reserve_exact(count).map_err(|_| VolumeError::Memory {
+    probe.try_reserve_exact(count).map_err(|_| FormatError::Memory {
         path: path.to_owned(),
         bytes: (count as u64).saturating_mul(size_of::<T>() as u64),
     })?;
@@ -232,7 +231,7 @@ fn zeros<T: Default + Clone>(count: usize, path: &Path) -> Result<Vec<T>, Volume
     Ok(vec![T::default(); count])
 }
 
-fn read_into(header: &Header, source: &mut Source, out: &mut [f32]) -> Result<(), VolumeError> {
+fn read_into(header: &Header, source: &mut Source, out: &mut [f32]) -> Result<(), FormatError> {
     stream(header, source, |start, values| {
         out[start..start + values.len()].copy_from_slice(values);
         Ok(())
@@ -246,13 +245,13 @@ fn read_into(header: &Header, source: &mut Source, out: &mut [f32]) -> Result<()
 /// intercept. They may be NaN: see [`Volume::check_finite`].
 ///
 /// # Errors
-/// A [`VolumeError`] that names the file: it is missing, empty, no NIfTI file, damaged, cut short, of a type that is
+/// A [`FormatError`] that names the file: it is missing, empty, no NIfTI file, damaged, cut short, of a type that is
 /// no number, or has a singular affine.
-pub fn read_volume(path: &Path) -> Result<Volume, VolumeError> {
+pub fn read_volume(path: &Path) -> Result<Volume, FormatError> {
     let (header, mut source) = open_checked(path, true)?;
     let mut data = zeros(header.values as usize, path)?;
     read_into(&header, &mut source, &mut data)?;
-    Volume::new(header.channels, data, header.geometry)
+    Ok(Volume::new(header.channels, data, header.geometry)?)
 }
 
 /// Reads the files of a case into one image, in parallel; every file adds its channels, in order.
@@ -261,17 +260,17 @@ pub fn read_volume(path: &Path) -> Result<Volume, VolumeError> {
 /// [`Geometry::same_grid`] to warn), as nnU-Net allows; `infos` tells what each file is.
 ///
 /// # Errors
-/// As [`read_volume`]; [`VolumeError::GridMismatch`] if shapes or spacings differ, before any voxel is read.
+/// As [`read_volume`]; [`FormatError::GridMismatch`] if shapes or spacings differ, before any voxel is read.
 ///
 /// # Panics
 /// If `paths` is empty.
-pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<ImageInfo>), VolumeError> {
+pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<ImageInfo>), FormatError> {
     assert!(!paths.is_empty(), "a case has at least one file");
     let infos = paths.iter().map(|p| read_info(p.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let geometry = infos[0].geometry.clone();
     for (path, info) in paths.iter().zip(&infos) {
         if !geometry.same_grid(&info.geometry).same_lattice() {
-            return Err(VolumeError::GridMismatch {
+            return Err(FormatError::GridMismatch {
                 first_path: paths[0].as_ref().to_owned(),
                 first: Box::new(geometry),
                 path: path.as_ref().to_owned(),
@@ -288,13 +287,13 @@ pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<Ima
         jobs.push((path.as_ref(), part));
         rest = after;
     }
-    let results: Vec<Result<(), VolumeError>> = jobs
+    let results: Vec<Result<(), FormatError>> = jobs
         .into_par_iter()
         .map(|(path, part)| {
             let (header, mut source) = open_checked(path, true)?;
             if header.values as usize != part.len() {
                 let changed = io::Error::other("the file changed while it was read");
-                return Err(VolumeError::io(path, "read", changed));
+                return Err(FormatError::io(path, "read", changed));
             }
             read_into(&header, &mut source, part)
         })
@@ -306,33 +305,32 @@ pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<Ima
 /// Reads a label map.
 ///
 /// # Errors
-/// As [`read_volume`]; [`VolumeError::NotLabel`] if a value is not a whole number of 0 to 65535;
-/// [`VolumeError::LabelChannels`] if the file has more than one channel.
-pub fn read_labels(path: &Path) -> Result<LabelMap, VolumeError> {
+/// As [`read_volume`]; [`FormatError::NotLabel`] if a value is not a whole number of 0 to 65535;
+/// [`FormatError::LabelChannels`] if the file has more than one channel.
+pub fn read_labels(path: &Path) -> Result<LabelMap, FormatError> {
     let (header, mut source) = open_checked(path, true)?;
     if header.channels != 1 {
-        return Err(VolumeError::LabelChannels { path: path.to_owned(), channels: header.channels });
+        return Err(FormatError::LabelChannels { path: path.to_owned(), channels: header.channels });
     }
     let mut data = zeros::<u16>(header.values as usize, path)?;
-    let shape = header.geometry.shape;
     stream(&header, &mut source, |start, values| {
         for (i, (&value, label)) in values.iter().zip(&mut data[start..]).enumerate() {
             *label = value as u16;
             if f32::from(*label).to_bits() != (value + 0.0).to_bits() {
-                let position = position(start + i, shape);
-                return Err(VolumeError::NotLabel { path: path.to_owned(), value, position });
+                let position = header.geometry.position(start + i);
+                return Err(FormatError::NotLabel { path: path.to_owned(), value, position });
             }
         }
         Ok(())
     })?;
-    LabelMap::new(data, header.geometry)
+    Ok(LabelMap::new(data, header.geometry)?)
 }
 
 /// Reads the header alone.
 ///
 /// # Errors
 /// As [`read_volume`], except that damage among the voxels is not seen.
-pub fn read_info(path: &Path) -> Result<ImageInfo, VolumeError> {
+pub fn read_info(path: &Path) -> Result<ImageInfo, FormatError> {
     let (header, source) = open_checked(path, false)?;
     Ok(ImageInfo {
         dims: header.dims.iter().map(|&d| d as usize).collect(),
@@ -342,8 +340,8 @@ pub fn read_info(path: &Path) -> Result<ImageInfo, VolumeError> {
         version: header.version,
         compressed: source.compressed,
         scale: header.scale,
-        qform_code: header.geometry.stored.qform_code,
-        sform_code: header.geometry.stored.sform_code,
+        qform_code: header.geometry.forms().qform_code,
+        sform_code: header.geometry.forms().sform_code,
         description: header.description,
         geometry: header.geometry,
     })

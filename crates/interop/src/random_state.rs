@@ -11,7 +11,7 @@ const M: usize = 397;
 /// The Mersenne twister MT19937 as `numpy.random.RandomState(seed)` uses it.
 ///
 /// ```
-/// # use glioseg_plan::RandomState;
+/// # use glioseg_interop::RandomState;
 /// let mut random = RandomState::new(12345);
 /// assert_eq!(random.permutation(10), [0, 7, 3, 9, 6, 4, 1, 8, 5, 2]);
 /// ```

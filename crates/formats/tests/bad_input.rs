@@ -4,7 +4,8 @@ mod made;
 
 use std::path::Path;
 
-use glioseg_volume::{Geometry, LabelMap, VolumeError, nifti};
+use glioseg_formats::{FormatError, nifti};
+use glioseg_volume::{Geometry, LabelMap};
 use made::{Made, gzip, write};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -154,7 +155,7 @@ fn absurd_dimensions_are_refused_before_memory_is_asked_for() {
         assert_says(&message, &["impossible dimensions"]);
     }
     let info = nifti::read_info(&large.write(folder.path(), "a.nii"));
-    assert!(matches!(info, Err(VolumeError::Dims { .. })), "{info:?}");
+    assert!(matches!(info, Err(FormatError::Dims { .. })), "{info:?}");
 }
 
 #[test]
@@ -208,14 +209,15 @@ fn voxels_that_are_not_finite_are_counted_and_the_first_is_named() {
     let made = Made { datatype: 16, voxels, dim: vec![4, 2, 3, 2, 2], ..Made::small() };
     let path = made.write(folder.path(), "a.nii");
     let volume = nifti::read_volume(&path).expect("NaN can be read");
-    let error = volume.check_finite(&path).expect_err("two voxels");
+    let found = volume.check_finite().expect_err("two voxels");
+    let error = FormatError::NotFinite { path, found };
     assert_says(
         &error.to_string(),
         &["a.nii", "2 voxels of 24", "the first (-inf) in channel 1 at z, y, x = [0, 0, 1]"],
     );
     assert_says(&error.hint().expect("a hint"), &["replace NaN"]);
     let sound = nifti::read_volume(&Made::small().write(folder.path(), "b.nii")).expect("sound");
-    assert!(sound.check_finite(&path).is_ok());
+    assert!(sound.check_finite().is_ok());
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! JSON exactly as Python's `json.dump(value, file, indent=4)` writes it, so that files of ours and of nnU-Net differ
-//! in nothing but their numbers.
+//! JSON as Python's `json` module reads and writes it: written exactly as `json.dump(value, file, indent=4)` does, so that files
+//! of ours and of nnU-Net differ in nothing but their numbers.
 
 use serde::Serialize as _;
 use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 
@@ -14,6 +15,57 @@ pub enum KeyOrder {
     Given,
     /// Sorted (`sort_keys=True`, the default of nnU-Net's `save_json`).
     Sorted,
+}
+
+/// Parses JSON as Python's `json` writes it: the bare tokens `NaN`, `Infinity` and `-Infinity` are taken, and a byte order
+/// mark is passed over.
+///
+/// Such a token becomes the string of the same spelling, since JSON values have no such numbers.
+///
+/// # Errors
+/// Those of the parser, with line and column.
+pub fn parse_python_json(text: &[u8]) -> serde_json::Result<Value> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    serde_json::from_slice(&quote_non_finite(text))
+}
+
+/// Puts quotes around the bare tokens `NaN`, `Infinity` and `-Infinity` outside strings.
+fn quote_non_finite(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut out: Option<Vec<u8>> = None;
+    let (mut i, mut copied, mut in_string) = (0, 0, false);
+    while i < text.len() {
+        if in_string {
+            match text[i] {
+                b'\\' => i += 1,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            i += 1;
+            continue;
+        }
+        if text[i] == b'"' {
+            in_string = true;
+        }
+        let token = [&b"NaN"[..], b"Infinity", b"-Infinity"].into_iter().find(|t| text[i..].starts_with(t));
+        if let Some(token) = token {
+            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len() + 64));
+            out.extend_from_slice(&text[copied..i]);
+            out.push(b'"');
+            out.extend_from_slice(token);
+            out.push(b'"');
+            i += token.len();
+            copied = i;
+        } else {
+            i += 1;
+        }
+    }
+    match out {
+        Some(mut out) => {
+            out.extend_from_slice(&text[copied..]);
+            Cow::Owned(out)
+        }
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// The text that Python writes for `value`: four spaces of indentation, ASCII only, floats as `repr` gives them.
@@ -193,6 +245,11 @@ mod tests {
                 "20.0"
             ]
         );
+    }
+
+    #[test]
+    fn text_without_tokens_is_not_copied() {
+        assert!(matches!(quote_non_finite(b"{\"a\": 1.5}"), Cow::Borrowed(_)));
     }
 
     #[test]

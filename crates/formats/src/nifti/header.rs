@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use glioseg_volume::{Geometry, HeaderForms};
+
 use super::dtype::DType;
-use crate::error::VolumeError;
-use crate::geometry::{Geometry, Stored};
+use crate::FormatError;
 
 /// Bytes of a NIfTI-1 header.
 pub(crate) const SIZE_1: usize = 348;
@@ -83,8 +84,8 @@ pub(crate) fn version_of(first: [u8; 4]) -> Option<(u8, bool)> {
 
 impl Header {
     /// Reads the header in `bytes`, which hold all of it.
-    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, VolumeError> {
-        let not_nifti = |found: String| VolumeError::NotNifti { path: path.to_owned(), found };
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, FormatError> {
+        let not_nifti = |found: String| FormatError::NotNifti { path: path.to_owned(), found };
         let first = [bytes[0], bytes[1], bytes[2], bytes[3]];
         let (version, big) = version_of(first).ok_or_else(|| {
             not_nifti(format!("a header of 348 or 540 bytes should begin it, but {first:?} does"))
@@ -106,10 +107,10 @@ impl Header {
         }
     }
 
-    fn parse_1(path: &Path, f: &Fields, single_file: bool) -> Result<Self, VolumeError> {
+    fn parse_1(path: &Path, f: &Fields, single_file: bool) -> Result<Self, FormatError> {
         let dim: [i64; 8] = std::array::from_fn(|i| i64::from(f.i16(40 + 2 * i)));
         let f32s = |at: usize| -> [f64; 3] { std::array::from_fn(|i| f.f32(at + 4 * i)) };
-        let stored = Stored {
+        let forms = HeaderForms {
             flat: dim[0] == 2,
             qform_code: i32::from(f.i16(252)),
             sform_code: i32::from(f.i16(254)),
@@ -120,13 +121,13 @@ impl Header {
             xyzt_units: f.bytes[123],
         };
         let scale = (f.f32(112), f.f32(116));
-        Self::check(path, (1, f.big, single_file), dim, f.i16(70), f.f32(108), scale, f.text(148, 80), stored)
+        Self::check(path, (1, f.big, single_file), dim, f.i16(70), f.f32(108), scale, f.text(148, 80), forms)
     }
 
-    fn parse_2(path: &Path, f: &Fields, single_file: bool) -> Result<Self, VolumeError> {
+    fn parse_2(path: &Path, f: &Fields, single_file: bool) -> Result<Self, FormatError> {
         let dim: [i64; 8] = std::array::from_fn(|i| f.i64(16 + 8 * i));
         let f64s = |at: usize| -> [f64; 3] { std::array::from_fn(|i| f.f64(at + 8 * i)) };
-        let stored = Stored {
+        let forms = HeaderForms {
             flat: dim[0] == 2,
             qform_code: f.i32(344),
             sform_code: f.i32(348),
@@ -138,7 +139,7 @@ impl Header {
         };
         let scale = (f.f64(176), f.f64(184));
         let offset = f.i64(168) as f64;
-        Self::check(path, (2, f.big, single_file), dim, f.i16(12), offset, scale, f.text(240, 80), stored)
+        Self::check(path, (2, f.big, single_file), dim, f.i16(12), offset, scale, f.text(240, 80), forms)
     }
 
     fn check(
@@ -149,10 +150,10 @@ impl Header {
         offset: f64,
         scale: (f64, f64),
         description: String,
-        stored: Stored,
-    ) -> Result<Self, VolumeError> {
+        forms: HeaderForms,
+    ) -> Result<Self, FormatError> {
         let bad_dims = |dims: &[i64], reason: String| {
-            Err(VolumeError::Dims { path: path.to_owned(), dims: dims.to_vec(), reason })
+            Err(FormatError::Dims { path: path.to_owned(), dims: dims.to_vec(), reason })
         };
         if !(1..=7).contains(&dim[0]) {
             return bad_dims(&dim[1..], format!("it declares {} of them; NIfTI has 1 to 7", dim[0]));
@@ -168,7 +169,7 @@ impl Header {
         if extra.len() > 1 {
             return bad_dims(dims, "only one axis after x, y, z can be the channels".to_owned());
         }
-        let dtype = DType::from_code(datatype).map_err(|name| VolumeError::Dtype {
+        let dtype = DType::from_code(datatype).map_err(|name| FormatError::Dtype {
             path: path.to_owned(),
             code: datatype,
             name,
@@ -195,12 +196,8 @@ impl Header {
         let inter = if inter.is_finite() { inter } else { 0.0 };
         let identity = slope.to_bits() == 1f64.to_bits() && inter == 0.0;
         let scale = (slope.is_finite() && slope != 0.0 && !identity).then_some((slope, inter));
-        let geometry = Geometry::from_stored(shape, stored).map_err(|error| match error {
-            VolumeError::SingularAffine { rows, .. } => {
-                VolumeError::SingularAffine { path: Some(path.to_owned()), rows }
-            }
-            other => other,
-        })?;
+        let geometry = Geometry::from_forms(shape, forms)
+            .map_err(|source| FormatError::Placement { path: path.to_owned(), source })?;
         Ok(Self {
             version,
             big_endian,
@@ -226,12 +223,12 @@ impl Put {
     }
 }
 
-/// The dimensions as a NIfTI-1 header holds them, if it can hold them and every number of `stored` exactly.
-fn version_1_dims(stored: &Stored, dims: &[usize]) -> Option<Vec<i16>> {
+/// The dimensions as a NIfTI-1 header holds them, if it can hold them and every number of `forms` exactly.
+fn version_1_dims(forms: &HeaderForms, dims: &[usize]) -> Option<Vec<i16>> {
     let exact = |v: &f64| f64::from(*v as f32).to_bits() == v.to_bits() || v.is_nan();
-    let numbers = [&stored.pixdim[..], &stored.quaternion, &stored.offset, stored.srow.as_flattened()];
+    let numbers = [&forms.pixdim[..], &forms.quaternion, &forms.offset, forms.srow.as_flattened()];
     let code = |c: i32| i16::try_from(c).is_ok();
-    let fits = numbers.into_iter().flatten().all(exact) && code(stored.qform_code) && code(stored.sform_code);
+    let fits = numbers.into_iter().flatten().all(exact) && code(forms.qform_code) && code(forms.sform_code);
     fits.then(|| dims.iter().map(|&d| i16::try_from(d).ok()).collect()).flatten()
 }
 
@@ -240,14 +237,14 @@ fn version_1_dims(stored: &Stored, dims: &[usize]) -> Option<Vec<i16>> {
 /// It is NIfTI-1, which every reader knows, unless that cannot hold the geometry exactly.
 pub(crate) fn encode(geometry: &Geometry, channels: usize, dtype: DType) -> Vec<u8> {
     let [z, y, x] = geometry.shape;
-    let stored = &geometry.stored;
-    let dims: &[usize] = match (channels, stored.flat && z == 1) {
+    let forms = geometry.forms();
+    let dims: &[usize] = match (channels, forms.flat && z == 1) {
         (1, true) => &[x, y],
         (1, false) => &[x, y, z],
         _ => &[x, y, z, channels],
     };
     let bits = 8 * dtype.size() as u16;
-    if let Some(dims) = version_1_dims(stored, dims) {
+    if let Some(dims) = version_1_dims(forms, dims) {
         let mut put = Put(vec![0; SIZE_1 + 4]);
         put.bytes(0, &348i32.to_le_bytes());
         put.bytes(38, b"r");
@@ -259,15 +256,15 @@ pub(crate) fn encode(geometry: &Geometry, channels: usize, dtype: DType) -> Vec<
         put.bytes(70, &dtype.code().to_le_bytes());
         put.bytes(72, &bits.to_le_bytes());
         for i in 0..8 {
-            let size = stored.pixdim.get(i).map_or(1.0, |&v| v as f32);
+            let size = forms.pixdim.get(i).map_or(1.0, |&v| v as f32);
             put.bytes(76 + 4 * i, &size.to_le_bytes());
         }
         put.bytes(108, &352f32.to_le_bytes());
         put.bytes(112, &1f32.to_le_bytes());
-        put.bytes(123, &[stored.xyzt_units]);
-        put.bytes(252, &(stored.qform_code as i16).to_le_bytes());
-        put.bytes(254, &(stored.sform_code as i16).to_le_bytes());
-        let numbers = stored.quaternion.iter().chain(&stored.offset).chain(stored.srow.as_flattened());
+        put.bytes(123, &[forms.xyzt_units]);
+        put.bytes(252, &(forms.qform_code as i16).to_le_bytes());
+        put.bytes(254, &(forms.sform_code as i16).to_le_bytes());
+        let numbers = forms.quaternion.iter().chain(&forms.offset).chain(forms.srow.as_flattened());
         for (i, &value) in numbers.enumerate() {
             put.bytes(256 + 4 * i, &(value as f32).to_le_bytes());
         }
@@ -285,16 +282,16 @@ pub(crate) fn encode(geometry: &Geometry, channels: usize, dtype: DType) -> Vec<
         put.bytes(24 + 8 * axis, &size.to_le_bytes());
     }
     for i in 0..8 {
-        put.bytes(104 + 8 * i, &stored.pixdim.get(i).copied().unwrap_or(1.0).to_le_bytes());
+        put.bytes(104 + 8 * i, &forms.pixdim.get(i).copied().unwrap_or(1.0).to_le_bytes());
     }
     put.bytes(168, &544i64.to_le_bytes());
     put.bytes(176, &1f64.to_le_bytes());
-    put.bytes(344, &stored.qform_code.to_le_bytes());
-    put.bytes(348, &stored.sform_code.to_le_bytes());
-    let numbers = stored.quaternion.iter().chain(&stored.offset).chain(stored.srow.as_flattened());
+    put.bytes(344, &forms.qform_code.to_le_bytes());
+    put.bytes(348, &forms.sform_code.to_le_bytes());
+    let numbers = forms.quaternion.iter().chain(&forms.offset).chain(forms.srow.as_flattened());
     for (i, &value) in numbers.enumerate() {
         put.bytes(352 + 8 * i, &value.to_le_bytes());
     }
-    put.bytes(500, &i32::from(stored.xyzt_units).to_le_bytes());
+    put.bytes(500, &i32::from(forms.xyzt_units).to_le_bytes());
     put.0
 }

@@ -6,24 +6,73 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use zip::CompressionMethod;
 use zip::ZipArchive;
 
-use super::pickle::{PickleError, read_with_storages};
-use super::value::{StorageRef, TensorRef, Value};
-use super::{Place, read_values};
-use crate::NetError;
+use crate::error::InteropError;
+use crate::pickle::read_with_storages;
+use crate::value::{StorageRef, TensorRef, Value};
 
 /// First pickle of the older container.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
+/// The bytes a zip archive starts with.
+const ZIP_START: &[u8] = b"PK";
 /// The bytes that pickle starts with (protocol 2, a long of ten bytes).
-pub(super) const LEGACY_START: [u8; 4] = [0x80, 2, 0x8a, 10];
+const LEGACY_START: [u8; 4] = [0x80, 2, 0x8a, 10];
+
+/// An open file of PyTorch: what its pickle holds, and where the values of its tensors are.
+#[derive(Debug)]
+pub struct TorchFile {
+    path: PathBuf,
+    value: Value,
+    storages: Mutex<Storages>,
+}
+
+impl TorchFile {
+    /// Whether a file that begins with these bytes (at least four of them) is one of PyTorch's containers.
+    pub fn begins_with(start: &[u8]) -> bool {
+        start.starts_with(ZIP_START) || start.starts_with(&LEGACY_START)
+    }
+
+    /// Opens either container and reads its pickle.
+    ///
+    /// # Errors
+    /// [`InteropError`] if the file cannot be read, is cut off, damaged, or wants to run code.
+    pub fn open(path: &Path) -> Result<Self, InteropError> {
+        let io = |source| InteropError::Io { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let bytes = file.metadata().map_err(io)?.len();
+        let mut start = Vec::new();
+        (&mut file).take(4).read_to_end(&mut start).map_err(io)?;
+        file.rewind().map_err(io)?;
+        let (value, storages) = if start.starts_with(ZIP_START) {
+            open_zip(path, file, bytes)?
+        } else {
+            open_legacy(path, file, bytes)?
+        };
+        Ok(Self { path: path.to_owned(), value, storages: Mutex::new(storages) })
+    }
+
+    /// What the pickle holds; its tensors say where their values are.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// The values of a tensor in C order, as f32.
+    ///
+    /// # Errors
+    /// [`InteropError::Damaged`] or [`InteropError::Io`] if the file does not hold them.
+    pub fn read(&self, tensor: &TensorRef) -> Result<Vec<f32>, InteropError> {
+        self.storages.lock().unwrap_or_else(PoisonError::into_inner).read(&self.path, tensor)
+    }
+}
 
 /// Where the storages of a file are.
 #[derive(Debug)]
-pub(super) enum Storages {
+enum Storages {
     /// Entries of the zip archive, under this root.
     Zip { archive: Box<ZipArchive<BufReader<File>>>, root: String },
     /// Blocks of a plain file: first byte of each.
@@ -31,16 +80,16 @@ pub(super) enum Storages {
 }
 
 /// Opens a zip container and reads its pickle.
-pub(super) fn open_zip(path: &Path, file: File, bytes: u64) -> Result<(Value, Storages), NetError> {
-    let damaged = |what: String| NetError::Damaged { path: path.to_owned(), what };
+fn open_zip(path: &Path, file: File, bytes: u64) -> Result<(Value, Storages), InteropError> {
+    let damaged = |what: String| InteropError::Damaged { path: path.to_owned(), what };
     let mut archive = match ZipArchive::new(BufReader::new(file)) {
         Ok(archive) => archive,
         Err(zip::result::ZipError::Io(source)) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
-            return Err(NetError::Io { path: path.to_owned(), source });
+            return Err(InteropError::Io { path: path.to_owned(), source });
         }
         Err(_) => {
             let what = "the zip directory at its end is missing".into();
-            return Err(NetError::Truncated { path: path.to_owned(), bytes, what });
+            return Err(InteropError::Truncated { path: path.to_owned(), bytes, what });
         }
     };
     let mut pickles = vec![];
@@ -66,7 +115,7 @@ pub(super) fn open_zip(path: &Path, file: File, bytes: u64) -> Result<(Value, St
     }
     let entry = archive.by_name(pickle).map_err(|e| damaged(e.to_string()))?;
     let mut reader = BufReader::new(entry);
-    let pickled = |source| NetError::Pickle { path: path.to_owned(), source };
+    let pickled = |source| InteropError::Pickle { path: path.to_owned(), source };
     let (value, storages) = read_with_storages(&mut reader).map_err(pickled)?;
     drop(reader);
     for storage in storages {
@@ -90,9 +139,9 @@ pub(super) fn open_zip(path: &Path, file: File, bytes: u64) -> Result<(Value, St
 }
 
 /// Opens the older container: magic number, protocol, system, object, list of keys, blocks.
-pub(super) fn open_legacy(path: &Path, file: File, bytes: u64) -> Result<(Value, Storages), NetError> {
-    let damaged = |what: String| NetError::Damaged { path: path.to_owned(), what };
-    let pickled = |source| NetError::Pickle { path: path.to_owned(), source };
+fn open_legacy(path: &Path, file: File, bytes: u64) -> Result<(Value, Storages), InteropError> {
+    let damaged = |what: String| InteropError::Damaged { path: path.to_owned(), what };
+    let pickled = |source| InteropError::Pickle { path: path.to_owned(), source };
     let mut file = BufReader::new(file);
     let mut next = || read_with_storages(&mut file).map_err(pickled);
     if next()?.0 != Value::Int(MAGIC) {
@@ -108,13 +157,13 @@ pub(super) fn open_legacy(path: &Path, file: File, bytes: u64) -> Result<(Value,
     let (value, storages) = next()?;
     let keys = next()?.0;
     let by_key: HashMap<&str, &StorageRef> = storages.iter().map(|s| (&*s.key, s)).collect();
-    let io = |source| NetError::Io { path: path.to_owned(), source };
+    let io = |source| InteropError::Io { path: path.to_owned(), source };
     let mut starts = HashMap::new();
     let mut at = file.stream_position().map_err(io)?;
     for key in keys.as_list().unwrap_or_default() {
         let storage =
             key.as_str().and_then(|k| by_key.get(k)).ok_or_else(|| damaged(format!("block `{key}`")))?;
-        let truncated = || NetError::Truncated {
+        let truncated = || InteropError::Truncated {
             path: path.to_owned(),
             bytes,
             what: format!("the values of storage `{}` are missing", storage.key),
@@ -140,8 +189,8 @@ pub(super) fn open_legacy(path: &Path, file: File, bytes: u64) -> Result<(Value,
 
 impl Storages {
     /// The values of a tensor in C order.
-    pub(super) fn read(&mut self, path: &Path, tensor: &TensorRef) -> Result<Vec<f32>, NetError> {
-        let damaged = |what: String| NetError::Damaged { path: path.to_owned(), what };
+    fn read(&mut self, path: &Path, tensor: &TensorRef) -> Result<Vec<f32>, InteropError> {
+        let damaged = |what: String| InteropError::Damaged { path: path.to_owned(), what };
         let inside = tensor.span().filter(|_| tensor.count().is_some_and(|n| n <= tensor.storage.len));
         let span = inside.ok_or_else(|| damaged("a tensor that leaves its storage".into()))?;
         let dtype = tensor.storage.dtype;
@@ -152,7 +201,7 @@ impl Storages {
                 let mut entry = archive.by_name(&name).map_err(|e| damaged(format!("`{name}`: {e}")))?;
                 let mut read = || {
                     std::io::copy(&mut (&mut entry).take(skip), &mut std::io::sink())?;
-                    let values = read_values(&mut entry, dtype, span)?;
+                    let values = dtype.read(&mut entry, span)?;
                     // To the end, since the checksum is compared there.
                     std::io::copy(&mut entry, &mut std::io::sink())?;
                     Ok(values)
@@ -164,8 +213,8 @@ impl Storages {
                 let start =
                     *start.ok_or_else(|| damaged(format!("storage `{}` is missing", tensor.storage.key)))?;
                 file.seek(SeekFrom::Start(start + skip))
-                    .and_then(|_| read_values(file, dtype, span))
-                    .map_err(|source| NetError::Io { path: path.to_owned(), source })?
+                    .and_then(|_| dtype.read(file, span))
+                    .map_err(|source| InteropError::Io { path: path.to_owned(), source })?
             }
         };
         Ok(if tensor.is_contiguous() { values } else { gather(&values, tensor) })
@@ -188,31 +237,4 @@ fn gather(values: &[f32], tensor: &TensorRef) -> Vec<f32> {
         }
     }
     out
-}
-
-/// Every tensor of a state dict, with its name.
-pub(super) fn state_dict(weights: &Value) -> Vec<(String, Place)> {
-    let entries = weights.as_dict().unwrap_or_default();
-    entries
-        .iter()
-        .filter_map(|(k, v)| match (k, v) {
-            (Value::Str(name), Value::Tensor(tensor)) => {
-                Some((name.to_string(), Place::Torch(tensor.clone())))
-            }
-            _ => None,
-        })
-        .collect()
-}
-
-/// A pickle that is a file of its own (`plans.pkl`, `*.model.pkl`).
-///
-/// # Errors
-/// [`NetError::Io`] or [`NetError::Pickle`].
-pub fn read_pickle_file(path: &Path) -> Result<Value, NetError> {
-    let io = |source| NetError::Io { path: path.to_owned(), source };
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    super::pickle::read_pickle(&mut reader).map_err(|source| match source {
-        PickleError::Io(source) => NetError::Io { path: path.to_owned(), source },
-        source => NetError::Pickle { path: path.to_owned(), source },
-    })
 }

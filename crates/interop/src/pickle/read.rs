@@ -13,7 +13,8 @@ use std::io::{BufRead, ErrorKind, Read};
 use std::sync::Arc;
 
 use super::globals::{self, Global, NumpyDtype};
-use super::value::{StorageRef, TensorRef, Value};
+use crate::error::PickleError;
+use crate::value::{StorageRef, TensorRef, Value};
 
 /// Levels of nesting.
 const MAX_DEPTH: usize = 200;
@@ -24,43 +25,6 @@ const MAX_BYTES: u64 = 1 << 30;
 /// Bytes of a module or function name.
 const MAX_NAME: u64 = 512;
 
-/// Why a pickle could not be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PickleError {
-    /// It names something that is not data.
-    #[error("refused: the pickle wants to call {name}")]
-    Refused {
-        /// Module and name.
-        name: String,
-    },
-    /// The data end early.
-    #[error("the pickle ends after {offset} bytes, in the middle of its data")]
-    Truncated {
-        /// Bytes read.
-        offset: u64,
-    },
-    /// No pickle, or one that contradicts itself.
-    #[error("not a valid pickle: {what} (at byte {offset})")]
-    Malformed {
-        /// Where.
-        offset: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// Larger than any file that nnU-Net writes.
-    #[error("the pickle is beyond the limit of {limit} {what}")]
-    Limit {
-        /// What there is too much of.
-        what: &'static str,
-        /// The limit.
-        limit: u64,
-    },
-    /// The file could not be read.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-}
-
 /// Reads one pickle from the start of `reader` and leaves `reader` behind its last byte.
 ///
 /// # Errors
@@ -70,7 +34,7 @@ pub fn read_pickle(reader: &mut dyn BufRead) -> Result<Value, PickleError> {
 }
 
 /// As [`read_pickle`], with every storage that the pickle names.
-pub(super) fn read_with_storages(reader: &mut dyn BufRead) -> Result<(Value, Vec<StorageRef>), PickleError> {
+pub(crate) fn read_with_storages(reader: &mut dyn BufRead) -> Result<(Value, Vec<StorageRef>), PickleError> {
     let mut machine = Machine {
         input: Input { reader, offset: 0 },
         nodes: vec![],

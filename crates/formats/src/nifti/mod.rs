@@ -18,10 +18,9 @@ use std::path::Path;
 pub use dtype::DType;
 pub use read::{ImageInfo, read_info, read_labels, read_stack, read_volume};
 
-use crate::atomic;
-use crate::error::VolumeError;
-use crate::geometry::Geometry;
-use crate::volume::{LabelMap, Volume};
+use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError};
+
+use crate::{FormatError, atomic};
 
 /// Values converted per step of an uncompressed file.
 const STEP: usize = 1 << 18;
@@ -32,14 +31,14 @@ const STEP: usize = 1 << 18;
 /// ends in `.gz`, and holds the same bytes every time.
 ///
 /// # Errors
-/// [`VolumeError::Length`] if array and shape differ; [`VolumeError::Io`] if the file cannot be written; then no file
+/// [`VolumeError::Length`] if array and shape differ; [`FormatError::Io`] if the file cannot be written; then no file
 /// of that name is left that was not there before.
-pub fn write_labels(path: &Path, labels: &LabelMap) -> Result<(), VolumeError> {
+pub fn write_labels(path: &Path, labels: &LabelMap) -> Result<(), FormatError> {
     let data = &labels.data;
     let expected = labels.geometry.voxels();
     if data.len() != expected {
         let shape = labels.geometry.shape;
-        return Err(VolumeError::Length { channels: 1, shape, expected, found: data.len() });
+        return Err(VolumeError::Length { channels: 1, shape, expected, found: data.len() }.into());
     }
     if data.iter().all(|&v| v < 255) {
         write(path, &labels.geometry, 1, DType::U8, data, |values, out| {
@@ -56,11 +55,11 @@ pub fn write_labels(path: &Path, labels: &LabelMap) -> Result<(), VolumeError> {
 ///
 /// # Errors
 /// As [`write_labels`].
-pub fn write_volume(path: &Path, volume: &Volume) -> Result<(), VolumeError> {
+pub fn write_volume(path: &Path, volume: &Volume) -> Result<(), FormatError> {
     let (channels, found) = (volume.channels, volume.data.len());
     let expected = channels * volume.geometry.voxels();
     if found != expected || channels == 0 {
-        return Err(VolumeError::Length { channels, shape: volume.geometry.shape, expected, found });
+        return Err(VolumeError::Length { channels, shape: volume.geometry.shape, expected, found }.into());
     }
     write(path, &volume.geometry, channels, DType::F32, &volume.data, |values, out| {
         out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
@@ -74,7 +73,7 @@ fn write<T: Sync>(
     dtype: DType,
     data: &[T],
     to_bytes: impl Fn(&[T], &mut Vec<u8>) + Sync,
-) -> Result<(), VolumeError> {
+) -> Result<(), FormatError> {
     let head = header::encode(geometry, channels, dtype);
     let compressed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
     atomic::write(path, |file| {

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::VolumeError;
+use crate::FormatError;
 
 /// Counts the files of this process, so that two writers never share a temporary name.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -28,17 +28,17 @@ impl Drop for Unfinished<'_> {
 /// replaced. Temporary names begin with a dot and end in `.part`.
 ///
 /// # Errors
-/// [`VolumeError::Io`] that names `path`; nothing is left behind.
+/// [`FormatError::Io`] that names `path`; nothing is left behind.
 pub fn write(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<(), VolumeError> {
+) -> Result<(), FormatError> {
     let temporary = temporary_name(path);
-    let file = File::create_new(&temporary).map_err(|error| VolumeError::io(path, "write", error))?;
+    let file = File::create_new(&temporary).map_err(|error| FormatError::io(path, "write", error))?;
     let mut unfinished = Unfinished(Some(&temporary));
     finish(file, fill)
         .and_then(|()| fs::rename(&temporary, path))
-        .map_err(|error| VolumeError::io(path, "write", error))?;
+        .map_err(|error| FormatError::io(path, "write", error))?;
     unfinished.0 = None;
     sync_folder(path);
     Ok(())

@@ -1,6 +1,6 @@
 //! Plain data as a pickle that any Python reads without importing anything.
 
-use super::Value;
+use crate::Value;
 
 /// The bytes of a pickle of protocol 2; `None` for arrays, tensors, sets, bytes and integers beyond 64 bits, which no file
 /// of ours has.
@@ -61,8 +61,8 @@ fn put(value: &Value, out: &mut Vec<u8>) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read_pickle;
     use super::*;
+    use crate::read_pickle;
 
     #[test]
     fn what_is_written_is_read_again() {
