@@ -6,10 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_eval::rules::nnunet;
-use glioseg_eval::{EvalError, LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::read_labels;
+use glioseg_metrics::rules::nnunet;
+use glioseg_metrics::{LabelScheme, MetricsError, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_plan::{RawCase, RawDataset};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -69,13 +69,13 @@ pub enum CrossvalError {
     Volume(Box<FormatError>),
     /// Scores.
     #[error(transparent)]
-    Eval(Box<EvalError>),
+    Metrics(Box<MetricsError>),
     /// Steps on label maps.
     #[error(transparent)]
     Postprocess(Box<PostprocessError>),
 }
 
-boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Eval(EvalError), Postprocess(PostprocessError));
+boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Metrics(MetricsError), Postprocess(PostprocessError));
 
 impl CrossvalError {
     /// What to do about it.
@@ -89,7 +89,7 @@ impl CrossvalError {
             Self::Io { .. } => Some("check the path, its permissions, and the space on the disk".into()),
             Self::Ensemble(e) => e.hint(),
             Self::Volume(e) => e.hint(),
-            Self::Eval(e) => e.hint(),
+            Self::Metrics(e) => e.hint(),
             Self::Postprocess(e) => e.hint(),
         }
     }

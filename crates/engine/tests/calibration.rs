@@ -6,8 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use glioseg_engine::calibration::{Calibrated, calibration};
-use glioseg_eval::{Convention, EvaluateOptions, LabelScheme, LabelSource, Rule, evaluate_cohort};
 use glioseg_formats::nifti;
+use glioseg_metrics::{LabelScheme, Rule};
+use glioseg_plan::Convention;
+use glioseg_report::{EvaluateOptions, LabelSource, evaluate_cohort};
 use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;
 

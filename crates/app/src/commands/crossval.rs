@@ -12,8 +12,8 @@ use glioseg_engine::postprocess::{FILE_NAME, Postprocessing};
 use glioseg_engine::train::{
     FoldChoice, Outcome as End, Places, Settings, Setup, TrainOptions, VALIDATION_FOLDER, begun_settings,
 };
-use glioseg_eval::NnUnetSummary;
 use glioseg_formats::atomic;
+use glioseg_metrics::NnUnetSummary;
 use glioseg_plan::{RawDataset, Splits};
 use serde_json::{Value, json};
 

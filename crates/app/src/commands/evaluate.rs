@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::calibration::calibration;
-use glioseg_eval::statistics::{Bootstrap, Summary};
-use glioseg_eval::{
-    CaseScores, CaseStatus, CohortScores, Convention, EvalError, EvaluateOptions, LabelScheme, LabelSource,
-    NnUnetSummary, Rule, ScoreOptions, evaluate_cohort,
-};
+use glioseg_metrics::statistics::{Bootstrap, Summary};
+use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
+use glioseg_plan::Convention;
 use glioseg_plan::Dataset;
+use glioseg_report::{
+    CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, ReportError, evaluate_cohort,
+};
 use serde_json::json;
 
 use super::table::{number, table};
@@ -84,13 +85,13 @@ fn distance(text: &str) -> Result<f64, String> {
 }
 
 /// The message and the remedy of an error of scoring.
-pub(crate) fn problem(error: &EvalError) -> anyhow::Error {
+pub(crate) fn problem(error: &ReportError) -> anyhow::Error {
     Problem::hinted(error.to_string(), error.hint())
 }
 
 pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
     let evaluate = EvaluateOptions {
-        rules: Rule::parse_list(&options.rules).map_err(|e| problem(&e))?,
+        rules: Rule::parse_list(&options.rules).map_err(|e| problem(&e.into()))?,
         labels: label_source(options, ui)?,
         prediction_convention: options
             .pred_labels
@@ -181,8 +182,8 @@ fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {
     }
 }
 
-fn write(scores: &CohortScores, output: &Path) -> Result<(), EvalError> {
-    if let Some(summary) = NnUnetSummary::of_cohort(scores) {
+fn write(scores: &CohortScores, output: &Path) -> Result<(), ReportError> {
+    if let Some(summary) = scores.nnunet_summary() {
         summary.write(&output.join("summary.json"))?;
     }
     scores.write_json(&output.join("scores.json"))?;
@@ -212,7 +213,7 @@ fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
     for rule in &scores.rules {
         for statistic in scores.statistics.iter().filter(|s| s.name.rule == rule.name()) {
             // A region that no case has (such as a resection cavity) would be a row of dashes.
-            if statistic.summary.n > 0 && rule.shown().contains(&statistic.name.metric.as_str()) {
+            if statistic.summary.n > 0 && rule.metric(&statistic.name.metric).is_some_and(|m| m.shown) {
                 let name = &statistic.name;
                 let mut row = vec![name.rule.clone(), name.region.clone(), name.metric.clone()];
                 row.extend(cells(&statistic.summary));

@@ -9,8 +9,8 @@ use glioseg_engine::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
     ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
 };
-use glioseg_eval::cohort::find_cases;
 use glioseg_plan::{Convention, Dataset, TumourParts};
+use glioseg_report::cohort::find_cases;
 use rayon::prelude::*;
 use serde_json::json;
 

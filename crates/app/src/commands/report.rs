@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::cases::find_cases as find_images;
-use glioseg_eval::cohort::find_cases;
-use glioseg_eval::labels::guess_convention;
-use glioseg_eval::report::{ReportCase, ReportInput, ReportRun, read_curves, write_report};
-use glioseg_eval::{CohortScores, Convention, LabelScheme, Predicted, Run};
+use glioseg_metrics::LabelScheme;
+use glioseg_plan::Convention;
 use glioseg_plan::Dataset;
+use glioseg_report::cohort::find_cases;
+use glioseg_report::cohort::guess_convention;
+use glioseg_report::page::{ReportCase, ReportInput, ReportRun, read_curves, write_report};
+use glioseg_report::{CohortScores, Predicted, Run};
 
 use super::evaluate::problem;
 use super::{Outcome, Problem};

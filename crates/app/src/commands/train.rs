@@ -14,7 +14,7 @@ use glioseg_engine::train::{
     EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
     TrainOptions, Trained, VALIDATION_FOLDER, begun_settings,
 };
-use glioseg_eval::NnUnetSummary;
+use glioseg_metrics::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
 use serde_json::json;
@@ -361,7 +361,7 @@ pub(crate) fn finish(setup: &Setup, trained: &Trained, ui: &Ui) -> anyhow::Resul
 
 /// `validation | Dice whole tumour 0.912 …, mean 0.87 | 5 cases`.
 pub(crate) fn scores(summary: &NnUnetSummary, classes: &[String]) -> String {
-    let dice = |values: &glioseg_eval::Values| values.get("Dice").unwrap_or(f64::NAN);
+    let dice = |values: &glioseg_metrics::Values| values.get("Dice").unwrap_or(f64::NAN);
     let each: Vec<String> =
         classes.iter().zip(summary.mean.values()).map(|(name, v)| format!("{name} {:.3}", dice(v))).collect();
     format!(

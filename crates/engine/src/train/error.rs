@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_eval::EvalError;
 use glioseg_formats::FormatError;
+use glioseg_metrics::MetricsError;
 use glioseg_net::NetError;
 use glioseg_plan::PlanError;
 use glioseg_prep::augment::AugmentError;
@@ -178,7 +178,7 @@ pub enum TrainError {
     Infer(Box<InferError>),
     /// Scores of the final validation.
     #[error(transparent)]
-    Eval(Box<EvalError>),
+    Metrics(Box<MetricsError>),
     /// An image or label map.
     #[error(transparent)]
     Volume(Box<FormatError>),
@@ -191,7 +191,7 @@ boxed_from!(
     Augment(AugmentError),
     Net(NetError),
     Infer(InferError),
-    Eval(EvalError),
+    Metrics(MetricsError),
     Volume(FormatError)
 );
 
@@ -258,7 +258,7 @@ impl TrainError {
             Self::Augment(e) => e.hint(),
             Self::Net(e) => e.hint(),
             Self::Infer(e) => e.hint(),
-            Self::Eval(e) => e.hint(),
+            Self::Metrics(e) => e.hint(),
             Self::Volume(e) => e.hint(),
         }
     }
@@ -267,7 +267,7 @@ impl TrainError {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Infer(e) => e.path(),
-            Self::Eval(e) => e.path(),
+            Self::Metrics(e) => e.path(),
             Self::Store(e) => e.path(),
             _ => None,
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use glioseg_eval::NnUnetSummary;
 use glioseg_formats::atomic;
+use glioseg_metrics::NnUnetSummary;
 use glioseg_net::loss::LossOptions;
 use glioseg_net::optimiser::{Optimiser, poly_lr};
 use glioseg_net::{Checkpoint, Module as _, StepOptions, Unet, training_step};

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use glioseg_eval::rules::nnunet;
-use glioseg_eval::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::{read_info, read_labels, write_labels};
+use glioseg_metrics::rules::nnunet;
+use glioseg_metrics::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_net::Unet;
 use glioseg_plan::Rules;
 use glioseg_prep::store::StoredCase;
