@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::read_labels;
 use glioseg_metrics::rules::nnunet;
@@ -77,9 +78,8 @@ pub enum CrossvalError {
 
 boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Metrics(MetricsError), Postprocess(PostprocessError));
 
-impl CrossvalError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for CrossvalError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::MissingCase { .. } => {
                 Some("run `glioseg train … --resume` for its fold, which repeats the validation where cases are missing".into())

@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::calibration::{Calibrated, calibration};
 use glioseg_formats::nifti;
 use glioseg_metrics::{LabelScheme, Rule};

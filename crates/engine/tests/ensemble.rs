@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::ensemble::{EnsembleOptions, ensemble};
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::postprocess::{Postprocessing, Step};

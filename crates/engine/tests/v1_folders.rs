@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::infer::InferError;
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
 use glioseg_interop::{Value, read_pickle_file, write_pickle};

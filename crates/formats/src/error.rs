@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_volume::{Geometry, NotFinite, VolumeError};
 
 /// An image file that cannot be read, written or used.
@@ -157,9 +158,10 @@ impl FormatError {
     pub fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), action, source }
     }
+}
 
-    /// What to do about it, where there is something to say.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for FormatError {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Io { source, action, path } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(

@@ -175,6 +175,7 @@ impl<'a> Array<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     #[test]
     fn arrays_come_back_in_either_precision_piece_by_piece() {

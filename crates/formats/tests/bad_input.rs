@@ -4,6 +4,7 @@ mod made;
 
 use std::path::Path;
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::{FormatError, nifti};
 use glioseg_volume::{Geometry, LabelMap};
 use made::{Made, gzip, write};

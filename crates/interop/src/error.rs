@@ -1,7 +1,12 @@
 //! What can go wrong with files of Python programs, and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use glioseg_diagnose::Diagnose;
+
+/// What to do about a file that does not hold what it should.
+const DAMAGED: &str = "copy or download the file again; the original may be intact";
 
 /// A file of another program that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +85,8 @@ pub enum PickleError {
     Io(#[from] std::io::Error),
 }
 
-impl InteropError {
-    /// What to do about it, where there is something to say.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for InteropError {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => "check the path; nnU-Net calls it fold_K/checkpoint_final.pth",
@@ -90,13 +94,29 @@ impl InteropError {
                 io::ErrorKind::StorageFull => "free some space on the disk and try again",
                 _ => return None,
             },
-            Self::Pickle { source: PickleError::Refused { .. }, .. } => {
+            Self::Pickle { source, .. } => return source.hint(),
+            Self::Truncated { .. } | Self::Damaged { .. } => DAMAGED,
+        };
+        Some(hint.to_owned())
+    }
+
+    fn path(&self) -> Option<&Path> {
+        let (Self::Io { path, .. }
+        | Self::Truncated { path, .. }
+        | Self::Damaged { path, .. }
+        | Self::Pickle { path, .. }) = self;
+        Some(path)
+    }
+}
+
+impl Diagnose for PickleError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Refused { .. } => {
                 "checkpoints hold numbers and text only; do not open this file with other programs unless you trust \
                  where it comes from"
             }
-            Self::Truncated { .. } | Self::Damaged { .. } | Self::Pickle { .. } => {
-                "copy or download the file again; the original may be intact"
-            }
+            _ => DAMAGED,
         };
         Some(hint.to_owned())
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_plan::PlanError;
 
@@ -92,17 +93,8 @@ fn label_list(labels: &[u16]) -> String {
     format!("the label{} {shown}{more}", if labels.len() == 1 { "" } else { "s" })
 }
 
-impl MetricsError {
-    /// The file or folder it is about, where there is one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::UnknownLabels { path, .. } | Self::Scores { path, .. } => Some(path),
-            _ => None,
-        }
-    }
-
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for MetricsError {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Volume(error) => return error.hint(),
             Self::Plan(error) => return error.hint(),
@@ -120,5 +112,12 @@ impl MetricsError {
             Self::Probability { .. } | Self::Length { .. } => return None,
         };
         Some(text)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::UnknownLabels { path, .. } | Self::Scores { path, .. } => Some(path),
+            _ => None,
+        }
     }
 }

@@ -248,6 +248,7 @@ pub fn recode(data: &mut [u16], from: Convention, to: Convention) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     #[test]
     fn keys_are_those_of_nnunet() {

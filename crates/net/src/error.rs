@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use glioseg_diagnose::Diagnose;
+
 /// An error of this crate; [`NetError::hint`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -170,9 +172,8 @@ fn and_more(others: usize) -> String {
     }
 }
 
-impl NetError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for NetError {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             NetError::Spec { .. } => "check `architecture` in plans.json, or what a preset changes in it".into(),
             NetError::Kernels(error) => return error.hint(),

@@ -4,6 +4,7 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_interop::{NdArray, Value, read_pickle, read_pickle_file};
 use glioseg_net::checkpoint::{CheckpointKind, Metadata, write_safetensors};
 use glioseg_net::{

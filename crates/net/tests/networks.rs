@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::loss::{self, DiceForm, LossOptions, Targets};
 use glioseg_net::optimiser::{Optimiser, OptimiserOptions};

@@ -5,6 +5,7 @@
 
 use crate::splits::some_of;
 use crate::{RawCase, RawDataset};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::{ImageInfo, read_info, read_labels, read_volume};
 use glioseg_volume::{Geometry, GridComparison};

@@ -195,6 +195,7 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     #[test]
     fn non_finite_tokens_are_taken_outside_strings_only() {

@@ -235,6 +235,7 @@ pub(crate) fn some_of(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     fn names(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("case_{i:04}")).collect()

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti;
 use glioseg_plan::brats::{Cohort, Linking, survey, write_dataset};
 use glioseg_plan::{Convention, RawDataset, TumourParts};

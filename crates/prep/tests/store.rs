@@ -1,5 +1,6 @@
 //! Boxes are read as they were written, also beyond the image; damaged files are refused with a reason.
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_plan::{Fingerprint, PlanOptions, Plans, RawDataset, plan};
 use glioseg_prep::augment::{Cases as _, ClassSummary};

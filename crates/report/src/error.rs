@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_metrics::MetricsError;
 use glioseg_plan::PlanError;
@@ -147,25 +148,8 @@ fn numbers(labels: &[u16]) -> String {
     labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl ReportError {
-    /// The file or folder it is about, where there is one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Grid { prediction: path, .. }
-            | Self::Convention { path, .. }
-            | Self::NoCases { path, .. }
-            | Self::NoneMatch { prediction: path, .. }
-            | Self::UnclearLabels { path, .. }
-            | Self::Scores { path, .. }
-            | Self::Record { path, .. }
-            | Self::Csv { path, .. } => Some(path),
-            Self::Metrics(error) => error.path(),
-            _ => None,
-        }
-    }
-
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for ReportError {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Volume(error) => return error.hint(),
             Self::Plan(error) => return error.hint(),
@@ -204,5 +188,20 @@ impl ReportError {
             _ => return None,
         };
         Some(text)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Grid { prediction: path, .. }
+            | Self::Convention { path, .. }
+            | Self::NoCases { path, .. }
+            | Self::NoneMatch { prediction: path, .. }
+            | Self::UnclearLabels { path, .. }
+            | Self::Scores { path, .. }
+            | Self::Record { path, .. }
+            | Self::Csv { path, .. } => Some(path),
+            Self::Metrics(error) => error.path(),
+            _ => None,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti::write_labels;
 use glioseg_metrics::{LabelScheme, Rule};
 use glioseg_plan::Convention;

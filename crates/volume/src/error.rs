@@ -1,5 +1,7 @@
 //! What can go wrong with an image in memory, and what to do about it.
 
+use glioseg_diagnose::Diagnose;
+
 /// An image that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -23,9 +25,8 @@ pub enum VolumeError {
     },
 }
 
-impl VolumeError {
-    /// What to do about it, where there is something to say.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for VolumeError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::SingularAffine { .. } => Some(
                 "set a valid sform or qform in the header, for example by copying it from another channel of the case"

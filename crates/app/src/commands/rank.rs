@@ -6,7 +6,6 @@ use clap::Args;
 use glioseg_metrics::{Metric, Rule};
 use glioseg_report::{RankOptions, Ranking, Run, rank};
 
-use super::evaluate::problem;
 use super::table::{number, p_value, table};
 use super::{Outcome, Problem, print};
 use crate::ui::Ui;
@@ -38,9 +37,9 @@ pub(crate) struct Rank {
 }
 
 pub(crate) fn run(options: &Rank, ui: &Ui) -> anyhow::Result<Outcome> {
-    let runs = Run::read_all(&options.runs).map_err(|e| problem(&e))?;
+    let runs = Run::read_all(&options.runs)?;
     let rank_options = RankOptions {
-        rule: options.rule.as_deref().map(str::parse::<Rule>).transpose().map_err(|e| problem(&e.into()))?,
+        rule: options.rule.as_deref().map(str::parse::<Rule>).transpose()?,
         metrics: options.metrics.clone(),
         permutations: options.permutations as usize,
         seed: options.seed,
@@ -63,7 +62,7 @@ pub(crate) fn run(options: &Rank, ui: &Ui) -> anyhow::Result<Outcome> {
             format!("name one of {}", known.join(", ")),
         ));
     }
-    let ranking = rank(&runs, &rank_options).map_err(|e| problem(&e))?;
+    let ranking = rank(&runs, &rank_options)?;
     for place in ranking.places.iter().filter(|p| !p.missing.is_empty()) {
         ui.warn(&format!(
             "{} has no scores for {} cases, where it ranks last",

@@ -21,7 +21,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
-use super::dataset::{by, open, problem};
+use super::dataset::{by, open};
 use super::report::{self, Report};
 use super::{Outcome, Problem, plan, prep, print};
 use crate::cli::Device;
@@ -290,9 +290,9 @@ pub(crate) fn make_ready(
         })?;
         plan::make(dataset, folder, &planned, ui)?;
     }
-    let plans = Plans::read(&path).map_err(problem)?;
+    let plans = Plans::read(&path)?;
     let plans = settings.apply_to(&plans, &places.configuration)?;
-    let configuration = plans.configuration(&places.configuration).map_err(problem)?;
+    let configuration = plans.configuration(&places.configuration)?;
     let cases = folder.join(&configuration.data_identifier);
     let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
     if summary.prepared > 0 || strict {

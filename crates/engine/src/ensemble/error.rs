@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_interop::InteropError;
 use glioseg_plan::PlanError;
@@ -133,8 +134,13 @@ fn more(missing: &[String]) -> String {
 }
 
 impl EnsembleError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl Diagnose for EnsembleError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "check the path and its permissions".into(),
             Self::NoCases { .. } => {
@@ -165,9 +171,5 @@ impl EnsembleError {
             Self::Interop(_) => "is the .pkl that of this case? it is read as plain data and never run".into(),
             Self::Postprocess(error) => return error.hint(),
         })
-    }
-
-    pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Format { path: path.into(), reason: reason.into() }
     }
 }

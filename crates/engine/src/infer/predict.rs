@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::{FormatError, nifti};
 use glioseg_plan::{Labels, Rules};
 use glioseg_prep::PreparedCase;

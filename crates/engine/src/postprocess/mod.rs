@@ -27,6 +27,7 @@ mod search;
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_volume::LabelMap;
 use glioseg_volume::components::{Connectivity, components};
@@ -250,9 +251,8 @@ pub enum PostprocessError {
     Volume(#[from] FormatError),
 }
 
-impl PostprocessError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for PostprocessError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Read { .. } => Some("check the path and its permissions".into()),
             Self::Format { path, .. } if path.extension().is_some_and(|e| e == "pkl") => {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_metrics::MetricsError;
 use glioseg_net::NetError;
@@ -203,9 +204,10 @@ impl TrainError {
     pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), action, source }
     }
+}
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for TrainError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Preset { .. } => Some("a preset is a JSON object with settings such as {\"epochs\": 100}".into()),
             Self::Assignment { .. } => {
@@ -263,8 +265,7 @@ impl TrainError {
         }
     }
 
-    /// The file or folder that the error is about, where the message does not name it.
-    pub fn path(&self) -> Option<&Path> {
+    fn path(&self) -> Option<&Path> {
         match self {
             Self::Infer(e) => e.path(),
             Self::Metrics(e) => e.path(),

@@ -1,6 +1,7 @@
 //! What can go wrong with the case store.
 
 use crate::PrepError;
+use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use glioseg_plan::PlanError;
 use std::io;
@@ -69,21 +70,10 @@ impl StoreError {
             other => Err(other),
         }
     }
+}
 
-    /// The file or folder it is about, where the message does not name one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            StoreError::Format { path, .. } => Some(path),
-            StoreError::Plan(error) => match &**error {
-                PlanError::Case { path, .. } => Some(path),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// What to do about it, where that is more than the message says.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for StoreError {
+    fn hint(&self) -> Option<String> {
         match self {
             StoreError::Plan(error) => error.hint(),
             StoreError::Volume(error) => error.hint(),
@@ -95,6 +85,14 @@ impl StoreError {
                 let place = source.hint().unwrap_or_default();
                 Some(format!("{place}; then run the same command again: finished cases are kept"))
             }
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            StoreError::Format { path, .. } => Some(path),
+            StoreError::Plan(error) => error.path(),
+            _ => None,
         }
     }
 }

@@ -351,6 +351,7 @@ fn warnings(cases: &[StoredCase], dataset: &RawDataset, configuration: &Configur
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
     use glioseg_formats::nifti::{write_labels, write_volume};
     use glioseg_plan::{Fingerprint, PlanOptions, plan};
     use glioseg_volume::{Geometry, LabelMap, Volume};

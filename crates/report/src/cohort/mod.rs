@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti::read_labels;
 use glioseg_volume::LabelMap;
 use rayon::prelude::*;
