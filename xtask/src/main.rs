@@ -61,7 +61,7 @@ fn browser(report: Option<String>) -> bool {
         eprintln!("xtask: left out, not installed: {tool}");
         return true;
     }
-    let check = "crates/eval/assets/check";
+    let check = "crates/report/assets/check";
     if !run("npm", &["ci", "--prefix", check]) || !cargo("build --release --workspace") {
         return false;
     }

@@ -1,13 +1,12 @@
 //! What a person sees on stderr: messages, errors with place and remedy, progress.
 #![expect(clippy::print_stderr, reason = "this module is the one that writes to stderr")]
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use glioseg_engine::cases::CaseError;
-use glioseg_engine::infer::InferError;
-use glioseg_engine::train::TrainError;
+use glioseg_diagnose::Diagnose;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Where messages go: to a terminal with a progress bar, or line by line.
@@ -70,19 +69,26 @@ impl Ui {
 
 /// `error: …`, `  in: …`, `  hint: …`.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let message: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let mut text = format!("error: {}", message.join(": "));
-    let (path, hint) = if let Some(e) = error.downcast_ref::<InferError>() {
-        (e.path().map(ToOwned::to_owned), e.hint())
-    } else if let Some(e) = error.downcast_ref::<TrainError>() {
-        (e.path().map(ToOwned::to_owned), e.hint())
-    } else if let Some(e) = error.downcast_ref::<CaseError>() {
-        (e.path().map(ToOwned::to_owned), e.hint())
-    } else if let Some(e) = error.downcast_ref::<crate::commands::Problem>() {
-        (None, Some(e.hint.clone()))
-    } else {
-        (None, None)
-    };
+    format!("error: {}", about(error.as_ref()))
+}
+
+/// What an error says with its causes, then the place and the remedy that the first link of the chain knows which has one.
+///
+/// A cause that the message before it already tells is not told again, nor is a place.
+pub(crate) fn about(error: &(dyn Error + 'static)) -> String {
+    let (mut text, mut path, mut hint) = (String::new(), None, None);
+    let mut next = Some(error);
+    while let Some(link) = next {
+        let message = link.to_string();
+        if !text.contains(&message) {
+            let _ = write!(text, "{}{message}", if text.is_empty() { "" } else { ": " });
+        }
+        if let Some(told) = diagnosis(link) {
+            path = path.or_else(|| told.path().map(ToOwned::to_owned));
+            hint = hint.or_else(|| told.hint());
+        }
+        next = link.source();
+    }
     if let Some(path) = path.filter(|p| !text.contains(&p.display().to_string())) {
         let _ = write!(text, "\n  in: {}", path.display());
     }
@@ -91,6 +97,52 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
     }
     text
 }
+
+/// The errors that know a remedy; a test compares the list with the sources.
+macro_rules! diagnosed {
+    ($($error:ty),* $(,)?) => {
+        fn diagnosis<'a>(link: &'a (dyn Error + 'static)) -> Option<&'a dyn Diagnose> {
+            $(if let Some(error) = link.downcast_ref::<$error>() {
+                return Some(error);
+            })*
+            None
+        }
+
+        #[cfg(test)]
+        fn kind(link: &(dyn Error + 'static)) -> Option<&'static str> {
+            $(if link.is::<$error>() {
+                return Some(stringify!($error));
+            })*
+            None
+        }
+
+        #[cfg(test)]
+        const DIAGNOSED: &[&str] = &[$(stringify!($error)),*];
+    };
+}
+
+diagnosed!(
+    glioseg_volume::VolumeError,
+    glioseg_formats::FormatError,
+    glioseg_interop::InteropError,
+    glioseg_interop::PickleError,
+    glioseg_kernels::KernelError,
+    glioseg_plan::PlanError,
+    glioseg_prep::PrepError,
+    glioseg_prep::augment::AugmentError,
+    glioseg_prep::store::StoreError,
+    glioseg_net::NetError,
+    glioseg_metrics::MetricsError,
+    glioseg_report::ReportError,
+    glioseg_engine::cases::CaseError,
+    glioseg_engine::crossval::CrossvalError,
+    glioseg_engine::ensemble::EnsembleError,
+    glioseg_engine::infer::InferError,
+    glioseg_engine::postprocess::PostprocessError,
+    glioseg_engine::recipe::RecipeError,
+    glioseg_engine::train::TrainError,
+    crate::commands::Problem,
+);
 
 /// `1h05m`, `3m07s`, `12.4 s`.
 pub(crate) fn duration(d: Duration) -> String {
@@ -104,7 +156,30 @@ pub(crate) fn duration(d: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::path::{Path, PathBuf};
+
+    use glioseg_engine::cases::CaseError;
+    use glioseg_engine::crossval::CrossvalError;
+    use glioseg_engine::ensemble::EnsembleError;
+    use glioseg_engine::infer::InferError;
+    use glioseg_engine::postprocess::PostprocessError;
+    use glioseg_engine::recipe::RecipeError;
+    use glioseg_engine::train::TrainError;
+    use glioseg_formats::FormatError;
+    use glioseg_interop::{InteropError, PickleError};
+    use glioseg_kernels::KernelError;
+    use glioseg_metrics::MetricsError;
+    use glioseg_net::NetError;
+    use glioseg_plan::PlanError;
+    use glioseg_prep::PrepError;
+    use glioseg_prep::augment::AugmentError;
+    use glioseg_prep::store::StoreError;
+    use glioseg_report::ReportError;
+    use glioseg_volume::VolumeError;
+
     use super::*;
+    use crate::commands::Problem;
 
     #[test]
     fn an_error_tells_message_place_and_hint() {
@@ -114,6 +189,119 @@ mod tests {
             text,
             "error: cannot read the input: no such file or folder\n  in: cases\n  hint: check the path and its permissions"
         );
+    }
+
+    /// Every error type once, with a part of its hint.
+    fn examples() -> Vec<(anyhow::Error, &'static str)> {
+        let path = || PathBuf::from("some/file");
+        let kernels = || KernelError::UnknownIsa { given: "foo".into() };
+        let system = || io::Error::from(io::ErrorKind::StorageFull);
+        let singular = || VolumeError::SingularAffine { rows: [[0.0; 4]; 3] };
+        let empty = || FormatError::Empty { path: path() };
+        let no_cases = || PlanError::NoCases { folder: path(), reason: "it is empty".into() };
+        let spacing = || PrepError::Spacing { spacing_mm: [0.0; 3] };
+        let rule = || MetricsError::UnknownRule { name: "a".into(), known: vec!["b".into()] };
+        let refused = || PickleError::Refused { name: "os.system".into() };
+        let twice = || CrossvalError::Twice { case: "a".into(), second: path() };
+        vec![
+            (singular().into(), "set a valid sform or qform"),
+            (
+                FormatError::Placement { path: path(), source: singular() }.into(),
+                "set a valid sform or qform",
+            ),
+            (FormatError::Io { path: path(), action: "write", source: system() }.into(), "the disk is full"),
+            (
+                InteropError::Damaged { path: path(), what: "no end".into() }.into(),
+                "copy or download the file again",
+            ),
+            (InteropError::Pickle { path: path(), source: refused() }.into(), "numbers and text only"),
+            (refused().into(), "numbers and text only"),
+            (kernels().into(), "unset GLIOSEG_KERNELS_ISA"),
+            (no_cases().into(), ""),
+            (spacing().into(), "check the voxel size"),
+            (AugmentError::NoCases.into(), "check the fold"),
+            (StoreError::Format { path: path(), reason: "cut off".into() }.into(), "glioseg prep"),
+            (
+                StoreError::Prep { case: "a".into(), source: Box::new(spacing()) }.into(),
+                "check the voxel size",
+            ),
+            (NetError::Spec { what: "no stage".into() }.into(), "`architecture` in plans.json"),
+            (NetError::Kernels(kernels()).into(), "unset GLIOSEG_KERNELS_ISA"),
+            (rule().into(), "name rules of that list"),
+            (ReportError::from(rule()).into(), "name rules of that list"),
+            (ReportError::from(empty()).into(), "copy or download the file again"),
+            (CaseError::Unreadable { reason: "gone".into(), path: path() }.into(), "check the path"),
+            (twice().into(), "the folds of splits_final.json"),
+            (CrossvalError::from(empty()).into(), "copy or download the file again"),
+            (EnsembleError::LabelOrder.into(), "leave out --save-probabilities"),
+            (PostprocessError::OutputIsInput { path: path() }.into(), "another"),
+            (RecipeError::Unknown { name: "a".into(), known: vec![] }.into(), ""),
+            (InferError::from(NetError::Kernels(kernels())).into(), "unset GLIOSEG_KERNELS_ISA"),
+            (
+                TrainError::from(InferError::from(NetError::Kernels(kernels()))).into(),
+                "unset GLIOSEG_KERNELS_ISA",
+            ),
+            (TrainError::from(StoreError::from(no_cases())).into(), ""),
+            (Problem::new("nothing to do", "see --help"), "see --help"),
+        ]
+    }
+
+    #[test]
+    fn every_error_shows_its_hint_and_its_cause_once_however_it_is_wrapped() {
+        let wrappers: [fn(anyhow::Error) -> anyhow::Error; 3] =
+            [|e| e, |e| e.context("cannot start"), |e| e.context("the model").context("case `a`")];
+        let mut seen = Vec::new();
+        for wrap in wrappers {
+            for (error, hint) in examples() {
+                let innermost = error.chain().last().expect("the error itself").to_string();
+                seen.extend(kind(error.as_ref()));
+                let hint = match hint {
+                    "" => diagnosis(error.as_ref()).and_then(Diagnose::hint).expect("a hint"),
+                    hint => hint.to_owned(),
+                };
+                let text = describe(&wrap(error));
+                let (message, remedy) =
+                    text.split_once("\n  hint: ").unwrap_or_else(|| panic!("no hint: {text}"));
+                assert!(remedy.contains(&hint) && !remedy.contains("hint:"), "{text}");
+                assert_eq!(message.matches(&innermost).count(), 1, "{text}");
+            }
+        }
+        for kind in DIAGNOSED {
+            assert!(seen.contains(kind), "no example of {kind}");
+        }
+    }
+
+    #[test]
+    fn the_list_names_every_error_of_the_sources() {
+        fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path()) {
+                if entry.is_dir() {
+                    sources(&entry, found);
+                } else if entry.extension().is_some_and(|e| e == "rs") {
+                    found.push(entry);
+                }
+            }
+        }
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(crates).expect("the workspace") {
+            sources(&entry.expect("a crate").path().join("src"), &mut files);
+        }
+        let mut errors = 0;
+        for file in files {
+            let text = std::fs::read_to_string(&file).expect("text");
+            for line in text.lines() {
+                let name = line.strip_prefix("pub enum ").and_then(|l| l.split([' ', '<']).next());
+                let Some(name) = name.filter(|n| n.ends_with("Error")) else { continue };
+                errors += 1;
+                assert!(
+                    DIAGNOSED.iter().any(|known| known.replace(' ', "").rsplit("::").next() == Some(name)),
+                    "{name} of {} implements `Diagnose` and is named in the list of this file, or its hints are lost",
+                    file.display()
+                );
+            }
+        }
+        assert!(errors > 15, "only {errors} found");
     }
 
     #[test]

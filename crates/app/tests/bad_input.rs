@@ -6,9 +6,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::nifti;
+use glioseg_volume::Volume;
 use glioseg_volume::phantom::{PhantomOptions, phantom};
-use glioseg_volume::{Volume, nifti};
-use support::{model, numbered, predict, record, run, small_phantom, write_case};
+use support::{glioseg, model, numbered, predict, record, run, small_phantom, write_case};
 
 /// A case whose channel 1 is spoilt by `spoil`, in its own folder.
 fn spoilt(root: &Path, case: &str, spoil: impl FnOnce(&Path)) {
@@ -249,4 +250,39 @@ fn a_wrong_option_lists_the_valid_ones() {
     let (code, _, stderr) = run(&["predict", "-m", "a", "-i", "b", "-o", "c", "--kernels", "fast"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("auto") && stderr.contains("direct") && stderr.contains("burn"), "{stderr}");
+}
+
+#[test]
+fn hints_are_shown_whichever_command_they_come_through() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(at("a.nii.gz"), b"").expect("written");
+    fs::write(at("a.pth"), b"PK, but no archive").expect("written");
+    fs::write(at("plans.json"), b"{").expect("written");
+    let again = "hint: copy or download the file again";
+    for (arguments, told, hint) in [
+        (["info", &at("a.nii.gz")], "is empty (0 bytes)", again),
+        (["info", &at("a.pth")], "the zip directory at its end is missing", again),
+        (["info", &at("plans.json")], "is not valid JSON", "hint: "),
+    ] {
+        let (code, _, stderr) = run(&arguments);
+        assert_eq!(code, 2, "{stderr}");
+        assert_eq!(stderr.matches(told).count(), 1, "{stderr}");
+        assert!(stderr.contains(hint), "{stderr}");
+    }
+    let model = model().display().to_string();
+    let plans = Path::new(&model).join("plans.json").display().to_string();
+    fs::create_dir(at("in")).expect("a folder");
+    write_case(&numbered(Path::new(&at("in")), "a"), 11);
+    for arguments in [
+        vec!["predict", "-m", &model, "-i", &at("in"), "-o", &at("out")],
+        vec!["bench", "network", "--net", &plans, "--size", "8"],
+    ] {
+        let output =
+            glioseg(&arguments).env("GLIOSEG_KERNELS_ISA", "foo").output().expect("the program starts");
+        let stderr = String::from_utf8(output.stderr).expect("utf-8");
+        assert!(!output.status.success(), "{stderr}");
+        assert_eq!(stderr.matches("GLIOSEG_KERNELS_ISA is `foo`").count(), 1, "{stderr}");
+        assert_eq!(stderr.matches("hint: unset GLIOSEG_KERNELS_ISA").count(), 1, "{stderr}");
+    }
 }

@@ -4,7 +4,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
+use glioseg_formats::nifti;
+use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::run;
 
 const SHAPE: [usize; 3] = [20, 22, 24];
@@ -259,6 +260,20 @@ fn odd_cohorts_are_scored_ranked_and_reported() {
     assert!(code == 0 && stdout.contains("winner"), "{stdout}{stderr}");
     let (code, stdout, stderr) = run(&["compare", &scores, &scores]);
     assert!(code == 0 && stdout.contains(&name), "{stdout}{stderr}");
+    // What cannot be ordered from worse to better ranks nothing, whatever it is the spread of.
+    for spread in ["sq_dsc_std", "sq_hd95_std"] {
+        let (code, _, stderr) = run(&["rank", &scores, &scores, "--metrics", spread]);
+        assert!(
+            code == 2 && stderr.contains(&format!("cannot rank by {spread}: `{spread}` (spread of")),
+            "{stderr}"
+        );
+        assert!(stderr.contains("hint: name one of Dice, HD95"), "{stderr}");
+    }
+    let (code, stdout, stderr) =
+        run(&["rank", &scores, &scores, "--metrics", "sq_hd95", "--rule", "brats2026"]);
+    assert!(code == 0 && stdout.contains("wt sq_hd95"), "{stdout}{stderr}");
+    let (code, _, stderr) = run(&["rank", &scores, &scores, "--metrics", "kappa"]);
+    assert!(code == 2 && stderr.contains("no rule has a metric `kappa`"), "{stderr}");
 }
 
 #[test]

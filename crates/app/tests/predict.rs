@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
 use support::{glioseg, model, numbered, predict, record, run, write_case};
 
 fn bytes(path: &Path) -> Vec<u8> {

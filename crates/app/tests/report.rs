@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use base64::Engine as _;
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
 use support::{glioseg, numbered, predict, record, run, write_case};
 
 /// A server that ends with the test.

@@ -5,8 +5,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use glioseg_formats::nifti;
 use glioseg_volume::testing::shared;
-use glioseg_volume::{Geometry, LabelMap, nifti};
+use glioseg_volume::{Geometry, LabelMap};
 use support::{model, numbered, predict, record, run, write_case};
 
 fn labels(folder: &Path, case: &str) -> LabelMap {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
 use support::{glioseg, run};
 
 /// A network of two stages on patches of 16³ voxels.

@@ -5,11 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_eval::calibration::{Calibration, CalibrationScores, RegionCalibration};
-use glioseg_eval::{CaseScores, CaseStatus, CohortScores, EvalError, LabelScheme};
+use glioseg_formats::nifti;
+use glioseg_metrics::calibration::{Calibration, CalibrationScores, RegionCalibration};
+use glioseg_metrics::{LabelScheme, MetricsError};
 use glioseg_plan::{Dataset, Labels};
+use glioseg_report::{CaseScores, CaseStatus, CohortScores};
+use glioseg_volume::LabelMap;
 use glioseg_volume::crop::{self, BoundingBox, box_shape};
-use glioseg_volume::{LabelMap, nifti};
 use rayon::prelude::*;
 
 use crate::ensemble::EnsembleError;
@@ -170,7 +172,7 @@ fn of_case(
             counted.map(|((p, label), _)| (p.clamp(0.0, 1.0), region.labels.contains(label))).unzip();
         let mut own = Calibration::new(BINS);
         own.add(&probabilities, &positive)
-            .map_err(|e: EvalError| EnsembleError::format(npz, e.to_string()))?;
+            .map_err(|e: MetricsError| EnsembleError::format(npz, e.to_string()))?;
         Ok(own)
     });
     gathered.collect::<Result<Vec<_>, _>>().map(Some)

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::nifti;
 pub use glioseg_plan::canonical_channel;
-use glioseg_volume::nifti;
 use thiserror::Error;
 
 /// A case with one file per channel, or one file with all channels.
@@ -110,9 +111,8 @@ pub enum CaseError {
     },
 }
 
-impl CaseError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for CaseError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::MissingChannel { missing, .. } => format!(
                 "add the file for {missing}, or rename it as the other channels are named (known endings: {})",
@@ -138,8 +138,7 @@ impl CaseError {
         })
     }
 
-    /// The file or folder that the error is about.
-    pub fn path(&self) -> Option<&Path> {
+    fn path(&self) -> Option<&Path> {
         match self {
             Self::MissingChannel { path, .. }
             | Self::UnknownNumber { path, .. }

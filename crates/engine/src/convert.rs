@@ -7,10 +7,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use glioseg_formats::atomic;
+use glioseg_interop::{KeyOrder, python_json};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::{Checkpoint, EngineChoice, Mode, NetError, NetworkSpec, Parameters, Program};
-use glioseg_plan::{KeyOrder, python_json};
-use glioseg_volume::atomic;
 use serde_json::Value;
 
 use crate::infer::InferError;
@@ -108,20 +108,14 @@ fn convert_fold(
             total: before.len(),
         });
     }
-    Ok(Converted {
-        fold: fold.name.clone(),
-        source: fold.checkpoint.clone(),
-        file,
-        parameters,
-    })
+    Ok(Converted { fold: fold.name.clone(), source: fold.checkpoint.clone(), file, parameters })
 }
 
 /// The logits for an input of the least size at which every layer has something to do.
 fn answer(spec: &NetworkSpec, weights: Parameters) -> Result<Vec<f32>, NetError> {
     let size = spec.fixed_input().unwrap_or_else(|| spec.divisor().map(|d| if d == 1 { 1 } else { 2 * d }));
     let count = spec.in_channels * size.iter().product::<usize>();
-    let values: Vec<f32> =
-        (0..count).map(|i| ((i * 2_654_435_761) % 1009) as f32 / 504.5 - 1.0).collect();
+    let values: Vec<f32> = (0..count).map(|i| ((i * 2_654_435_761) % 1009) as f32 / 504.5 - 1.0).collect();
     let mut engine = EngineChoice::default().start()?;
     engine.prepare(&Program::new(spec, 1, size, Mode::Predict)?)?;
     engine.load(Arc::new(weights))?;

@@ -6,11 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_eval::rules::nnunet;
-use glioseg_eval::{EvalError, LabelScheme, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::read_labels;
+use glioseg_metrics::rules::nnunet;
+use glioseg_metrics::{LabelScheme, MetricsError, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_plan::{RawCase, RawDataset};
-use glioseg_volume::VolumeError;
-use glioseg_volume::nifti::read_labels;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -66,20 +67,19 @@ pub enum CrossvalError {
     Ensemble(Box<EnsembleError>),
     /// A label map.
     #[error(transparent)]
-    Volume(Box<VolumeError>),
+    Volume(Box<FormatError>),
     /// Scores.
     #[error(transparent)]
-    Eval(Box<EvalError>),
+    Metrics(Box<MetricsError>),
     /// Steps on label maps.
     #[error(transparent)]
     Postprocess(Box<PostprocessError>),
 }
 
-boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(VolumeError), Eval(EvalError), Postprocess(PostprocessError));
+boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Metrics(MetricsError), Postprocess(PostprocessError));
 
-impl CrossvalError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for CrossvalError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::MissingCase { .. } => {
                 Some("run `glioseg train … --resume` for its fold, which repeats the validation where cases are missing".into())
@@ -89,7 +89,7 @@ impl CrossvalError {
             Self::Io { .. } => Some("check the path, its permissions, and the space on the disk".into()),
             Self::Ensemble(e) => e.hint(),
             Self::Volume(e) => e.hint(),
-            Self::Eval(e) => e.hint(),
+            Self::Metrics(e) => e.hint(),
             Self::Postprocess(e) => e.hint(),
         }
     }

@@ -7,8 +7,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use glioseg_plan::{Convention, Dataset, KeyOrder, Labels, PlanError, TumourParts, python_json};
-use glioseg_volume::{VolumeError, atomic};
+use glioseg_formats::{FormatError, atomic};
+use glioseg_interop::{KeyOrder, python_json};
+use glioseg_plan::{Convention, Dataset, Labels, PlanError, TumourParts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -136,8 +137,8 @@ impl Recoding {
 /// Writes `dataset.json` of recoded label maps into `folder`.
 ///
 /// # Errors
-/// [`VolumeError::Io`] that names the file.
-pub fn write_description(folder: &Path, dataset: &Dataset, recoding: &Recoding) -> Result<(), VolumeError> {
+/// [`FormatError::Io`] that names the file.
+pub fn write_description(folder: &Path, dataset: &Dataset, recoding: &Recoding) -> Result<(), FormatError> {
     let text = python_json(&recoding.description(dataset), KeyOrder::Given);
     atomic::write(&folder.join("dataset.json"), |file| file.write_all(text.as_bytes()))
 }

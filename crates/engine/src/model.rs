@@ -272,6 +272,7 @@ fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     fn folder(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a folder");

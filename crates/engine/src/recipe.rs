@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
 use glioseg_plan::{Dataset, PlanError, TumourParts};
 use serde::Deserialize;
 use thiserror::Error;
@@ -137,9 +138,8 @@ pub enum RecipeError {
     Plan(#[from] PlanError),
 }
 
-impl RecipeError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for RecipeError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { .. } => Some("name one of them, or give the path of a recipe of your own".into()),
             Self::Read { .. } => {

@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_net::Checkpoint;
-use glioseg_net::checkpoint::{Value, read_pickle_file};
+use glioseg_interop::{Value, read_pickle_file};
+use glioseg_net::{Checkpoint, NetError};
 use glioseg_plan::{Configuration, Dataset, Plans, V1Model};
 
 use crate::infer::InferError;
@@ -40,7 +40,7 @@ pub(crate) fn is_model(path: &Path) -> bool {
 /// [`InferError::NotAModel`] if plans or trainer are nowhere told; the errors of pickles, plans and checkpoint.
 pub(crate) fn describe(path: &Path, checkpoint: &Path) -> Result<Described, InferError> {
     let beside = PathBuf::from(format!("{}.pkl", checkpoint.display()));
-    let info = if beside.is_file() { Some(read_pickle_file(&beside)?) } else { None };
+    let info = if beside.is_file() { Some(read_pickle_file(&beside).map_err(NetError::from)?) } else { None };
     let (plans, plans_path) = if let Some(plans) = info.as_ref().and_then(|i| i.get("plans")) {
         (plans.to_json(), beside.clone())
     } else {
@@ -49,7 +49,7 @@ pub(crate) fn describe(path: &Path, checkpoint: &Path) -> Result<Described, Infe
             let reason = format!("it has neither plans.pkl nor plans in {}", beside.display());
             return Err(InferError::NotAModel { path: path.into(), reason, below: Vec::new() });
         }
-        (read_pickle_file(&file)?.to_json(), file)
+        (read_pickle_file(&file).map_err(NetError::from)?.to_json(), file)
     };
     // The trainer's arguments: plans file, fold, output folder, dataset folder, batch dice, stage, …
     let init = info.as_ref().and_then(|i| i.get("init")).and_then(Value::as_list).unwrap_or_default();

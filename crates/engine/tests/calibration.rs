@@ -5,9 +5,13 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::calibration::{Calibrated, calibration};
-use glioseg_eval::{Convention, EvaluateOptions, LabelScheme, LabelSource, Rule, evaluate_cohort};
-use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
+use glioseg_formats::nifti;
+use glioseg_metrics::{LabelScheme, Rule};
+use glioseg_plan::Convention;
+use glioseg_report::{EvaluateOptions, LabelSource, evaluate_cohort};
+use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;
 
 /// z, y, x; spacing 2, 1 and 4 mm, so that the margin of 10 mm is 5, 10 and 3 voxels (2.5 is rounded up).

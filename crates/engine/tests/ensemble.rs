@@ -5,11 +5,13 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::ensemble::{EnsembleOptions, ensemble};
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::postprocess::{Postprocessing, Step};
+use glioseg_formats::nifti;
 use glioseg_volume::testing::shared;
-use glioseg_volume::{Affine, Geometry, LabelMap, nifti};
+use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;
 
 /// A folder in which the cases of both `a` and `b` are merged.

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
 use glioseg_engine::infer::{
     Accumulation, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict,
 };
 use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Folds};
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
+use glioseg_net::EngineChoice;
 use glioseg_volume::testing::shared;
 
 fn options(mirroring: bool) -> PredictOptions {
@@ -26,8 +26,7 @@ fn options(mirroring: bool) -> PredictOptions {
         save_probabilities: true,
         uncertainty: false,
         strict: false,
-        device: Device::flex(),
-        device_name: "cpu".into(),
+        engine: EngineChoice::default(),
     }
 }
 

@@ -1,15 +1,15 @@
 //! Models of nnU-Net v1 as the BraTS 2021 winner's fork wrote them: networks, preprocessing and predictions.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use glioseg_engine::convert::convert;
 use glioseg_engine::infer::{Event, PostprocessingChoice, PredictOptions, PredictSummary, predict};
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
-use glioseg_net::checkpoint::read_pickle_file;
-use glioseg_net::{Checkpoint, Unet};
+use glioseg_formats::nifti;
+use glioseg_interop::read_pickle_file;
+use glioseg_net::{Checkpoint, EngineChoice, Mode, Parameters, Program};
 use glioseg_prep::{PreparedCase, preprocess_case, preprocess_training_case};
-use glioseg_volume::nifti;
 use glioseg_volume::testing::{assert_close, relative_l2, shared};
 
 fn open(folder: &Path) -> Model {
@@ -36,7 +36,7 @@ fn array(path: &Path, key: &str) -> (Vec<f32>, Vec<usize>) {
 #[test]
 fn every_network_answers_as_the_winners_own() {
     let Some(golden) = shared("golden/v1") else { return };
-    let device = Device::flex();
+    let mut engine = EngineChoice::default().start().expect("an engine");
     let file = Checkpoint::open(golden.join("forward.safetensors")).expect("reference");
     for (name, input, heads) in [
         ("BL", [24, 32, 40], 3),
@@ -48,17 +48,19 @@ fn every_network_answers_as_the_winners_own() {
     ] {
         let model = open(&golden.join(name));
         assert_eq!(model.tile(), input, "{name}");
-        let mut net = Unet::new(&model.network, &device).expect("a network");
-        net.load_weights(&Checkpoint::open(&model.folds[0].checkpoint).expect("weights"))
-            .expect("its weights");
-        assert_eq!(model.network.num_parameters(), net.num_parameters(), "{name}");
+        let mut weights = Parameters::zeros(&model.network).expect("a network");
+        let checkpoint = Checkpoint::open(&model.folds[0].checkpoint).expect("weights");
+        weights.load_checkpoint(&checkpoint).expect("its weights");
         let [z, y, x] = input;
         let values = file.read(&format!("input.{z}x{y}x{x}")).expect("input");
-        let answers = net.forward_heads(Tensor::from_data(TensorData::new(values, [1, 4, z, y, x]), &device));
+        engine
+            .prepare(&Program::new(&model.network, 1, input, Mode::Evaluate).expect("a program"))
+            .expect("memory");
+        engine.load(Arc::new(weights)).expect("weights");
+        let answers = engine.forward(&values).expect("an answer").heads;
         assert_eq!(answers.len(), heads, "{name}");
-        for (i, answer) in answers.into_iter().enumerate() {
-            let ours: Vec<f32> = answer.into_data().try_into_vec().expect("f32");
-            let distance = relative_l2(&ours, &file.read(&format!("{name}.out.{i}")).expect("output"));
+        for (i, ours) in answers.into_iter().enumerate() {
+            let distance = relative_l2(ours, &file.read(&format!("{name}.out.{i}")).expect("output"));
             assert!(distance < 1e-5, "{name}, head {i}: {distance}");
         }
     }

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::infer::InferError;
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
-use glioseg_net::checkpoint::{Value, read_pickle_file, write_pickle};
-use glioseg_net::{Checkpoint, NetError, Unet};
+use glioseg_interop::{Value, read_pickle_file, write_pickle};
+use glioseg_net::{Checkpoint, EngineChoice, Mode, NetError, Parameters, Program};
 use glioseg_plan::Rules;
 use glioseg_volume::testing::relative_l2;
 
@@ -53,18 +54,20 @@ fn everything_is_told_and_the_network_answers_as_pytorchs() {
     assert_eq!(model.mirror_axes, [0, 1, 2]);
     assert_eq!(model.configuration.use_mask_for_norm, [true; 4]);
     assert_eq!(model.network.fixed_input(), Some([8, 16, 8]));
-    let device = Device::flex();
     let checkpoint = Checkpoint::open(&model.folds[0].checkpoint).expect("weights");
     assert_eq!(checkpoint.metadata().current_epoch, Some(7));
-    let mut net = Unet::new(&model.network, &device).expect("a network");
-    net.load_weights(&checkpoint).expect("its weights");
+    let mut weights = Parameters::zeros(&model.network).expect("a network");
+    weights.load_checkpoint(&checkpoint).expect("its weights");
     let answer = Checkpoint::open(fixture().join("answer.safetensors")).expect("the reference");
     let x = answer.read("x").expect("an input");
-    let heads = net.forward_heads(Tensor::from_data(TensorData::new(x, [1, 4, 8, 16, 8]), &device));
+    let mut engine = EngineChoice::default().start().expect("an engine");
+    let program = Program::new(&model.network, 1, [8, 16, 8], Mode::Evaluate).expect("a program");
+    engine.prepare(&program).expect("memory");
+    engine.load(Arc::new(weights)).expect("weights");
+    let heads = engine.forward(&x).expect("an answer").heads;
     assert_eq!(heads.len(), 2);
-    for (i, head) in heads.into_iter().enumerate() {
-        let ours: Vec<f32> = head.into_data().try_into_vec().expect("f32");
-        let distance = relative_l2(&ours, &answer.read(&format!("out.{i}")).expect("logits"));
+    for (i, ours) in heads.into_iter().enumerate() {
+        let distance = relative_l2(ours, &answer.read(&format!("out.{i}")).expect("logits"));
         assert!(distance < 1e-5, "head {i}: {distance}");
     }
 }
@@ -129,9 +132,9 @@ fn trainers_without_a_known_network_are_refused_by_name() {
     // Another of the winner's networks: the weights say what does not fit.
     change(&path, "name", &Value::Str("nnUNetTrainerV2BraTSRegions_DA4_BN_BD".into()));
     let model = open(&path).expect("plans of a network");
-    let mut net = Unet::new(&model.network, &Device::flex()).expect("a network");
+    let mut weights = Parameters::zeros(&model.network).expect("a network");
     let checkpoint = Checkpoint::open(&model.folds[0].checkpoint).expect("weights");
-    let error = net.load_weights(&checkpoint).expect_err("surplus tensors");
+    let error = weights.load_checkpoint(&checkpoint).expect_err("surplus tensors");
     assert!(error.to_string().contains("tensor `axial_embedding.0.params.0` of shape"), "{error}");
 }
 
@@ -192,11 +195,11 @@ fn weights_that_end_early_are_an_error() {
     let failed = match open(&path) {
         Err(_) => true,
         Ok(model) => {
-            let mut net = Unet::new(&model.network, &Device::flex()).expect("a network");
-            let loaded = Checkpoint::open(&file).and_then(|c| net.load_weights(&c));
+            let mut weights = Parameters::zeros(&model.network).expect("a network");
+            let loaded = Checkpoint::open(&file).and_then(|c| weights.load_checkpoint(&c));
             matches!(
                 loaded,
-                Err(NetError::Damaged { .. } | NetError::Truncated { .. } | NetError::Pickle { .. })
+                Err(NetError::Damaged { .. } | NetError::Truncated { .. } | NetError::Interop(_))
             )
         }
     };

@@ -139,12 +139,7 @@ pub enum AxialOutput<'a> {
 ///
 /// # Source
 /// axial-attention 0.5, `SelfAttention` within `PermuteToFrom`.
-pub fn axial_attention(
-    cpu: Cpu,
-    call: &AxialCall<'_>,
-    output: AxialOutput<'_>,
-    out: &mut [f32],
-) {
+pub fn axial_attention(cpu: Cpu, call: &AxialCall<'_>, output: AxialOutput<'_>, out: &mut [f32]) {
     let AxialCall { shape, input, positions, weights } = *call;
     shape.check(weights);
     assert_eq!(out.len(), shape.len(), "values of the output");

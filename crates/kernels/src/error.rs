@@ -1,6 +1,7 @@
 //! The crate's errors. Only the choice of instruction set can fail; wrong lengths are our own contradictions and panic.
 
 use crate::isa::{ISA_VARIABLE, Level};
+use glioseg_diagnose::Diagnose;
 
 /// Why the kernels cannot start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,9 +22,8 @@ pub enum KernelError {
     },
 }
 
-impl KernelError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for KernelError {
+    fn hint(&self) -> Option<String> {
         let words: Vec<_> = crate::Cpu::available().iter().map(|cpu| cpu.level().word()).collect();
         Some(format!("unset {ISA_VARIABLE} to use the best, or choose one of: {}", words.join(", ")))
     }

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Numbers, assert_close, cpus};
 use glioseg_kernels::{
-    Algorithm, ConvShape, Cpu, Moments, NormCall, NormKind, PackedBackwardData, Prologue, Source, TransposedShape,
-    bias_gradient, channel_stats, conv_transpose3d_reference, conv3d_backward_data,
+    Algorithm, ConvShape, Cpu, Moments, NormCall, NormKind, PackedBackwardData, Prologue, Source,
+    TransposedShape, bias_gradient, channel_stats, conv_transpose3d_reference, conv3d_backward_data,
     conv3d_backward_data_reference, conv3d_backward_weights, conv3d_backward_weights_by,
     conv3d_backward_weights_reference, norm_backward, norm_backward_reference,
 };

@@ -3,6 +3,7 @@
 mod common;
 
 use common::Numbers;
+use glioseg_diagnose::Diagnose as _;
 use glioseg_kernels::{
     Algorithm, ChannelStats, ConvShape, Cpu, KernelError, Level, PackedConv, Source, channel_stats, conv3d,
     conv3d_backward_weights_by,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::PickleError;
+use glioseg_diagnose::Diagnose;
 
 /// An error of this crate; [`NetError::hint`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -99,14 +99,9 @@ pub enum NetError {
         /// What is wrong.
         what: String,
     },
-    /// The pickle in a file could not be read.
-    #[error("{}: {source}", path.display())]
-    Pickle {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: PickleError,
-    },
+    /// A file of PyTorch or a pickle could not be read.
+    #[error(transparent)]
+    Interop(#[from] glioseg_interop::InteropError),
     /// A file was read but holds no weights.
     #[error("{}: holds no weights: {found}", path.display())]
     NoWeights {
@@ -192,9 +187,8 @@ fn and_more(others: usize) -> String {
     }
 }
 
-impl NetError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for NetError {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             NetError::Spec { .. } => "check `architecture` in plans.json, or what a preset changes in it".into(),
             NetError::Kernels(error) => return error.hint(),
@@ -221,12 +215,7 @@ impl NetError {
             NetError::Truncated { .. } | NetError::Damaged { .. } => {
                 "copy or download the file again; the original may be intact".into()
             }
-            NetError::Pickle { source: PickleError::Refused { .. }, .. } => {
-                "checkpoints hold numbers and text only; do not open this file with other programs unless you trust \
-                 where it comes from"
-                    .into()
-            }
-            NetError::Pickle { .. } => "copy or download the file again; the original may be intact".into(),
+            NetError::Interop(error) => return error.hint(),
             NetError::NoWeights { .. } => {
                 "nnU-Net keeps the weights in `network_weights` (version 2) or `state_dict` (version 1)".into()
             }

@@ -4,9 +4,9 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use glioseg_net::checkpoint::{
-    CheckpointKind, Metadata, NdArray, Value, read_pickle, read_pickle_file, write_safetensors,
-};
+use glioseg_diagnose::Diagnose as _;
+use glioseg_interop::{NdArray, Value, read_pickle, read_pickle_file};
+use glioseg_net::checkpoint::{CheckpointKind, Metadata, write_safetensors};
 use glioseg_net::{
     Checkpoint, Dims, EngineChoice, Mode, NetError, NetworkSpec, NormKind, NormSpec, Parameters, Program,
     decoder_like_encoder,

@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Case, Failure, Trained, cases, dropping, engine};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_net::engine::{ReferenceEngine, Rounding};
 use glioseg_net::loss::{LossOptions, Targets};
 use glioseg_net::optimiser::OptimiserOptions;

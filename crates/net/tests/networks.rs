@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{Failure, engine, winner};
+use glioseg_diagnose::Diagnose as _;
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::loss::{DiceForm, LossOptions, Targets};
 use glioseg_net::optimiser::OptimiserOptions;

@@ -1,6 +1,7 @@
 //! What can be wrong with a dataset description or plans.
 
-use glioseg_volume::VolumeError;
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
 use std::path::{Path, PathBuf};
 
 /// Why a `dataset.json` or `plans.json` was refused, or a dataset could not be fingerprinted, planned or split.
@@ -93,7 +94,7 @@ pub enum PlanError {
     },
     /// An image or label map cannot be read, or a file not written.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
     /// A dataset without a single training case.
     #[error("{} holds no training case: {reason}", folder.display())]
     NoCases {
@@ -293,9 +294,8 @@ fn present_keys(present: &[String]) -> String {
     }
 }
 
-impl PlanError {
-    /// What to do about it, where that is more than the message says.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for PlanError {
+    fn hint(&self) -> Option<String> {
         match self {
             PlanError::Read { path, .. } => Some(read_hint(path).to_owned()),
             PlanError::TooLarge { .. } | PlanError::Syntax { .. } => {
@@ -373,6 +373,13 @@ impl PlanError {
                     .to_owned(),
             ),
             PlanError::Memory { .. } => Some("plan for more memory with --gpu-memory GB".to_owned()),
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            PlanError::Case { path, .. } => Some(path),
+            _ => None,
         }
     }
 }

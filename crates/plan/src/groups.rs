@@ -1,7 +1,7 @@
 //! How many cases are worked on at once, so that memory stays bounded.
 
 use crate::RawCase;
-use glioseg_volume::nifti::read_info;
+use glioseg_formats::nifti::read_info;
 use std::ops::Range;
 
 /// Used where the system does not tell how much memory is free.

@@ -5,8 +5,10 @@
 
 use crate::splits::some_of;
 use crate::{RawCase, RawDataset};
-use glioseg_volume::nifti::{ImageInfo, read_info, read_labels, read_volume};
-use glioseg_volume::{Geometry, GridComparison, VolumeError};
+use glioseg_diagnose::Diagnose as _;
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::{ImageInfo, read_info, read_labels, read_volume};
+use glioseg_volume::{Geometry, GridComparison};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -166,7 +168,7 @@ impl CaseCheck {
         self.problems.push(Problem { severity, case, path: Some(path.to_owned()), message, hint: None });
     }
 
-    fn unreadable(&mut self, path: &Path, error: &VolumeError) {
+    fn unreadable(&mut self, path: &Path, error: &FormatError) {
         self.problems.push(Problem {
             severity: Severity::Error,
             case: Some(self.case.clone()),
@@ -257,8 +259,8 @@ fn check_voxels(check: &mut CaseCheck, path: &Path, info: &ImageInfo) {
         Ok(volume) => volume,
         Err(error) => return check.unreadable(path, &error),
     };
-    if let Err(error) = volume.check_finite(path) {
-        return check.unreadable(path, &error);
+    if let Err(found) = volume.check_finite() {
+        return check.unreadable(path, &FormatError::NotFinite { path: path.to_owned(), found });
     }
     for channel in 0..info.channels {
         let values = volume.channel(channel);

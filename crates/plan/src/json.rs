@@ -1,8 +1,8 @@
 //! JSON as Python writes it, and access that knows the path of every value.
 
 use crate::PlanError;
+use glioseg_interop::parse_python_json;
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// The most bytes a description or plans may have; a `dataset.json` that lists every file of a large dataset has a few MB.
@@ -23,57 +23,17 @@ pub fn read_json(path: &Path) -> Result<Value, PlanError> {
     parse_json(&std::fs::read(path).map_err(failed)?, path)
 }
 
-/// Parses JSON as Python's `json` writes it; `path` is only named in errors. See [`read_json`].
+/// Parses JSON as [`parse_python_json`] does; `path` is only named in errors.
 ///
 /// # Errors
 /// [`PlanError::Syntax`].
 pub fn parse_json(text: &[u8], path: &Path) -> Result<Value, PlanError> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    serde_json::from_slice(&quote_non_finite(text)).map_err(|source| PlanError::Syntax {
+    parse_python_json(text).map_err(|source| PlanError::Syntax {
         path: path.to_owned(),
         line: source.line(),
         column: source.column(),
         source,
     })
-}
-
-/// Puts quotes around the bare tokens `NaN`, `Infinity` and `-Infinity` outside strings.
-fn quote_non_finite(text: &[u8]) -> Cow<'_, [u8]> {
-    let mut out: Option<Vec<u8>> = None;
-    let (mut i, mut copied, mut in_string) = (0, 0, false);
-    while i < text.len() {
-        if in_string {
-            match text[i] {
-                b'\\' => i += 1,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            i += 1;
-            continue;
-        }
-        if text[i] == b'"' {
-            in_string = true;
-        }
-        let token = [&b"NaN"[..], b"Infinity", b"-Infinity"].into_iter().find(|t| text[i..].starts_with(t));
-        if let Some(token) = token {
-            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len() + 64));
-            out.extend_from_slice(&text[copied..i]);
-            out.push(b'"');
-            out.extend_from_slice(token);
-            out.push(b'"');
-            i += token.len();
-            copied = i;
-        } else {
-            i += 1;
-        }
-    }
-    match out {
-        Some(mut out) => {
-            out.extend_from_slice(&text[copied..]);
-            Cow::Owned(out)
-        }
-        None => Cow::Borrowed(text),
-    }
 }
 
 /// A value of a JSON file together with where it stands, so that errors can say so.
@@ -235,6 +195,7 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     #[test]
     fn non_finite_tokens_are_taken_outside_strings_only() {
@@ -253,11 +214,6 @@ mod tests {
         assert_eq!(b, [f64::INFINITY, f64::NEG_INFINITY, -1.0]);
         assert_eq!(node.get("NaN \" NaN").and_then(|n| n.str()).expect("string"), "say NaN, -Infinity");
         assert_eq!(node.get("c").and_then(|n| n.str()).expect("string"), "\\");
-    }
-
-    #[test]
-    fn text_without_tokens_is_not_copied() {
-        assert!(matches!(quote_non_finite(b"{\"a\": 1.5}"), Cow::Borrowed(_)));
     }
 
     #[test]

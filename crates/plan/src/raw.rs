@@ -7,7 +7,8 @@
 
 use crate::json::Node;
 use crate::{Dataset, PlanError};
-use glioseg_volume::nifti::{read_labels, read_stack};
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::{read_labels, read_stack};
 use glioseg_volume::{LabelMap, Volume};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
@@ -183,7 +184,7 @@ impl RawCase {
             );
             return failed(first, reason);
         }
-        volume.check_finite(first)?;
+        volume.check_finite().map_err(|found| FormatError::NotFinite { path: first.to_owned(), found })?;
         let labels = read_labels(&self.labels)?;
         if labels.shape() != volume.shape() {
             let reason = format!(

@@ -1,8 +1,9 @@
 //! Which cases a fold trains on and which it is validated with.
 
+use crate::PlanError;
 use crate::json::{Node, read_json};
-use crate::{KeyOrder, PlanError, RandomState, python_json};
-use glioseg_volume::atomic;
+use glioseg_formats::atomic;
+use glioseg_interop::{KeyOrder, RandomState, python_json};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -234,6 +235,7 @@ pub(crate) fn some_of(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     fn names(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("case_{i:04}")).collect()

@@ -450,6 +450,7 @@ fn intensities(root: &Node<'_>) -> Result<Value, PlanError> {
 mod tests {
     use super::*;
     use crate::{ArchitectureKind, Dataset, Plans};
+    use glioseg_diagnose::Diagnose as _;
 
     fn plans() -> Value {
         let stage = |spacing: f64| {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use glioseg_diagnose::Diagnose as _;
+use glioseg_formats::nifti;
 use glioseg_plan::brats::{Cohort, Linking, survey, write_dataset};
 use glioseg_plan::{Convention, RawDataset, TumourParts};
-use glioseg_volume::{Geometry, LabelMap, Volume, nifti};
+use glioseg_volume::{Geometry, LabelMap, Volume};
 
 const OLD: [&str; 4] = ["_t1", "_t1ce", "_t2", "_flair"];
 const NEW: [&str; 4] = ["-t1n", "-t1c", "-t2w", "-t2f"];

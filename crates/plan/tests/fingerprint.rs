@@ -1,7 +1,8 @@
 //! The fingerprint of a dataset is nnU-Net's; folds too.
 
+use glioseg_diagnose::Diagnose as _;
+use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_plan::{Fingerprint, PlanError, RawDataset, Splits, read_json};
-use glioseg_volume::nifti::{write_labels, write_volume};
 use glioseg_volume::testing::shared;
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The integrity check lists every problem of every case, each with both sides.
 
+use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_plan::{RawDataset, Severity, check_dataset};
-use glioseg_volume::nifti::{write_labels, write_volume};
 use glioseg_volume::testing::shared;
 use glioseg_volume::{Affine, Geometry, LabelMap, Volume};
 use serde_json::{Value, json};

@@ -1,5 +1,6 @@
 //! What is read from hand-written plans and descriptions, and the message for each way they can be wrong.
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_plan::{
     ArchitectureKind, Dataset, Dropout, Nonlin, NormKind, PlanError, Plans, Region, ResamplingFn,
 };

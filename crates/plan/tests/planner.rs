@@ -2,6 +2,7 @@
 
 mod support;
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_plan::{
     ArchitectureKind, Dataset, Fingerprint, PlanError, PlanOptions, Planned, Planner, Plans, RawCase,
     RawDataset, Splits, plan, read_json,

@@ -1,5 +1,6 @@
 //! Which files belong to a dataset, and what is wrong with one that has none.
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_plan::{Dataset, Fold, RawDataset, Splits};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! Where the foreground lies, for patches that must contain some of it.
 
-use glioseg_plan::{Labels, RandomState};
+use glioseg_interop::RandomState;
+use glioseg_plan::Labels;
 use std::collections::BTreeMap;
 
 /// nnU-Net's seed for the choice of voxels of a case.

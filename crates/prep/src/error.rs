@@ -1,5 +1,7 @@
 //! What can be wrong with a case that is preprocessed.
 
+use glioseg_diagnose::Diagnose;
+
 /// Why a case could not be preprocessed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -85,9 +87,8 @@ pub enum PrepError {
     },
 }
 
-impl PrepError {
-    /// What to do about it, where that is more than the message says.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for PrepError {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             PrepError::Channels { .. } => {
                 "give the channels named in the model's dataset.json, and no others"

@@ -1,5 +1,6 @@
 //! A case from its image to the plan's grid and back, and what is said when they do not fit.
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_plan::{Configuration, Plans};
 use glioseg_prep::{Image, PrepError, PreparedCase, preprocess_case};
 use serde_json::{Value, json};

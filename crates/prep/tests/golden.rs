@@ -1,8 +1,8 @@
 //! Preprocessed cases and exported predictions of genuine nnU-Net v2 runs.
 
+use glioseg_formats::nifti::read_stack;
 use glioseg_plan::Plans;
 use glioseg_prep::{PreparedCase, preprocess_case};
-use glioseg_volume::nifti::read_stack;
 use glioseg_volume::testing::{assert_close, shared};
 use serde_json::{Value, json};
 use std::fs::File;

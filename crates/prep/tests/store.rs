@@ -1,9 +1,10 @@
 //! Boxes are read as they were written, also beyond the image; damaged files are refused with a reason.
 
+use glioseg_diagnose::Diagnose as _;
+use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_plan::{Fingerprint, PlanOptions, Plans, RawDataset, plan};
 use glioseg_prep::augment::{Cases as _, ClassSummary};
 use glioseg_prep::store::{PatchBox, StoredCase, StoredCases, case_path, prepare_dataset, stored_cases};
-use glioseg_volume::nifti::{write_labels, write_volume};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use proptest::prelude::*;
 use serde_json::json;

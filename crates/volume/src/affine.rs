@@ -78,10 +78,10 @@ impl Affine {
     /// The affine from world mm back to the voxel index.
     ///
     /// # Errors
-    /// [`VolumeError::SingularAffine`] (without a path) where there is none.
+    /// [`VolumeError::SingularAffine`] where there is none.
     pub fn inverse(&self) -> Result<Self, VolumeError> {
         if self.is_singular() {
-            return Err(VolumeError::SingularAffine { path: None, rows: self.rows });
+            return Err(VolumeError::SingularAffine { rows: self.rows });
         }
         let inverse = invert(&self.linear());
         let t = self.translation();

@@ -16,23 +16,31 @@ pub struct Geometry {
     /// Voxel size in mm along z, y, x, as SimpleITK reports it: `|pixdim|` brought to mm. An image of two dimensions
     /// has `999 * max(y, x)` along z, as nnU-Net gives it.
     pub spacing: [f64; 3],
-    pub(crate) stored: Stored,
+    forms: HeaderForms,
 }
 
-/// The fields of a NIfTI header that place an image, as read, in x, y, z and the header's own unit.
+/// What places an image in the world, as a NIfTI header says it: in x, y, z and the header's own unit.
+///
+/// Two transforms may be given, the qform (a turn, as a quaternion) and the sform (any affine); a code of 0 says that one is
+/// absent.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Stored {
+pub struct HeaderForms {
     /// True for an image of two dimensions.
-    pub(crate) flat: bool,
-    pub(crate) qform_code: i32,
-    pub(crate) sform_code: i32,
+    pub flat: bool,
+    /// Meaning of the qform.
+    pub qform_code: i32,
+    /// Meaning of the sform.
+    pub sform_code: i32,
     /// `qfac`, dx, dy, dz.
-    pub(crate) pixdim: [f64; 4],
-    /// Quaternion b, c, d.
-    pub(crate) quaternion: [f64; 3],
-    pub(crate) offset: [f64; 3],
-    pub(crate) srow: [[f64; 4]; 3],
-    pub(crate) xyzt_units: u8,
+    pub pixdim: [f64; 4],
+    /// The qform's quaternion b, c, d.
+    pub quaternion: [f64; 3],
+    /// The qform's offset.
+    pub offset: [f64; 3],
+    /// Rows of the sform.
+    pub srow: [[f64; 4]; 3],
+    /// Units of space (bits 0 to 2) and time.
+    pub xyzt_units: u8,
 }
 
 /// Which properties of two grids agree, each within `1e-8 + 1e-5 * |b|` as numpy's `allclose`.
@@ -61,7 +69,7 @@ impl GridComparison {
     }
 }
 
-impl Stored {
+impl HeaderForms {
     /// Voxel sizes with what the NIfTI library makes of missing ones: 0 and NaN count as 1.
     fn zooms(&self) -> [f64; 3] {
         [1, 2, 3].map(|i| {
@@ -189,18 +197,18 @@ impl Geometry {
     /// The geometry of header fields; `shape` is z, y, x.
     ///
     /// # Errors
-    /// [`VolumeError::SingularAffine`] (without a path) if the header declares forms and none of them is regular.
-    pub(crate) fn from_stored(shape: [usize; 3], stored: Stored) -> Result<Self, VolumeError> {
-        let unit = stored.unit_mm();
-        let [sx, sy, sz] = stored.zooms().map(|v| v * unit);
-        let sz = if stored.flat { 999.0 * sx.max(sy) } else { sz };
-        let geometry = Self { shape, spacing: [sz, sy, sx], stored };
-        let (q, s) = (geometry.stored.qform_code > 0, geometry.stored.sform_code > 0);
-        let sform_ok = s && !geometry.stored.sform().is_singular();
-        let qform_ok = q && !geometry.stored.qform().is_singular();
+    /// [`VolumeError::SingularAffine`] if the header declares forms and none of them is regular.
+    pub fn from_forms(shape: [usize; 3], forms: HeaderForms) -> Result<Self, VolumeError> {
+        let unit = forms.unit_mm();
+        let [sx, sy, sz] = forms.zooms().map(|v| v * unit);
+        let sz = if forms.flat { 999.0 * sx.max(sy) } else { sz };
+        let geometry = Self { shape, spacing: [sz, sy, sx], forms };
+        let (q, s) = (geometry.forms.qform_code > 0, geometry.forms.sform_code > 0);
+        let sform_ok = s && !geometry.forms.sform().is_singular();
+        let qform_ok = q && !geometry.forms.qform().is_singular();
         if (q || s) && !sform_ok && !qform_ok {
-            let form = if s { geometry.stored.sform() } else { geometry.stored.qform() };
-            return Err(VolumeError::SingularAffine { path: None, rows: form.rows() });
+            let form = if s { geometry.forms.sform() } else { geometry.forms.qform() };
+            return Err(VolumeError::SingularAffine { rows: form.rows() });
         }
         Ok(geometry)
     }
@@ -211,12 +219,12 @@ impl Geometry {
     /// back. Axes that are not at right angles cannot be a qform, which is then left out.
     ///
     /// # Errors
-    /// [`VolumeError::SingularAffine`] (without a path) if the affine cannot be inverted.
+    /// [`VolumeError::SingularAffine`] if the affine cannot be inverted.
     pub fn from_affine(shape: [usize; 3], affine: Affine) -> Result<Self, VolumeError> {
         let srow = affine.rows().map(|r| r.map(single));
         let affine = Affine::from_rows(srow);
         if affine.is_singular() {
-            return Err(VolumeError::SingularAffine { path: None, rows: affine.rows() });
+            return Err(VolumeError::SingularAffine { rows: affine.rows() });
         }
         let linear = affine.linear();
         let mut rotation = closest_orthogonal(&linear);
@@ -225,7 +233,7 @@ impl Geometry {
             row[2] *= qfac;
         }
         let lengths = affine.column_lengths().map(single);
-        let stored = Stored {
+        let forms = HeaderForms {
             flat: false,
             qform_code: i32::from(is_orthogonal(&linear, 1e-4)),
             sform_code: 1,
@@ -235,12 +243,12 @@ impl Geometry {
             srow,
             xyzt_units: 2,
         };
-        Self::from_stored(shape, stored)
+        Self::from_forms(shape, forms)
     }
 
     /// Voxels of 1 mm, index equal to position: for tests and made images. `shape` is z, y, x.
     pub fn isotropic(shape: [usize; 3]) -> Self {
-        let stored = Stored {
+        let forms = HeaderForms {
             flat: false,
             qform_code: 1,
             sform_code: 1,
@@ -250,12 +258,23 @@ impl Geometry {
             srow: Affine::IDENTITY.rows(),
             xyzt_units: 2,
         };
-        Self { shape, spacing: [1.0; 3], stored }
+        Self { shape, spacing: [1.0; 3], forms }
     }
 
     /// Number of voxels of one channel.
     pub const fn voxels(&self) -> usize {
         self.shape[0] * self.shape[1] * self.shape[2]
+    }
+
+    /// The voxel z, y, x at an index into an array of this shape.
+    pub const fn position(&self, index: usize) -> [usize; 3] {
+        let [_, y, x] = self.shape;
+        [index / (y * x), index / x % y, index % x]
+    }
+
+    /// The transforms as the image's header gave them.
+    pub const fn forms(&self) -> &HeaderForms {
+        &self.forms
     }
 
     /// Volume of a voxel in mL.
@@ -269,17 +288,17 @@ impl Geometry {
     /// centre. Other than nibabel it brings metres and micrometres to mm, and passes over a singular sform where there
     /// is a qform.
     pub fn affine(&self) -> Affine {
-        let stored = &self.stored;
-        let sform = stored.sform();
-        let qform_usable = stored.qform_code > 0;
-        let affine = if stored.sform_code > 0 && !(qform_usable && sform.is_singular()) {
+        let forms = &self.forms;
+        let sform = forms.sform();
+        let qform_usable = forms.qform_code > 0;
+        let affine = if forms.sform_code > 0 && !(qform_usable && sform.is_singular()) {
             sform
         } else if qform_usable {
-            stored.qform()
+            forms.qform()
         } else {
-            stored.base(self.shape)
+            forms.base(self.shape)
         };
-        let unit = stored.unit_mm();
+        let unit = forms.unit_mm();
         // Exactly as read where the header is in mm.
         if unit.to_bits() == 1f64.to_bits() {
             affine
@@ -295,8 +314,8 @@ impl Geometry {
 
     /// Position of the first voxel in ITK's world (LPS+, mm), in x, y, z.
     pub fn origin(&self) -> [f64; 3] {
-        let unit = self.stored.unit_mm();
-        let [x, y, z] = self.stored.itk_form().map_or([0.0; 3], |form| form.translation());
+        let unit = self.forms.unit_mm();
+        let [x, y, z] = self.forms.itk_form().map_or([0.0; 3], |form| form.translation());
         // Adding 0 turns -0 into 0.
         [-x * unit + 0.0, -y * unit + 0.0, z * unit + 0.0]
     }
@@ -304,7 +323,7 @@ impl Geometry {
     /// Directions of the axes in ITK's world (LPS+): element `[w][a]` is component `w` of index axis `a`, both in
     /// x, y, z. Its rows in order are SimpleITK's `GetDirection`.
     pub fn direction(&self) -> [[f64; 3]; 3] {
-        let Some(form) = self.stored.itk_form() else {
+        let Some(form) = self.forms.itk_form() else {
             return [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
         };
         let linear = form.linear();

@@ -1,17 +1,15 @@
-//! Images in memory and on disk: volumes, geometry, NIfTI, resampling, labels.
+//! Images in memory: volumes, label maps, geometry, resampling, components, distances.
 //!
-//! Arrays are `[c, z, y, x]`, which is the order of a NIfTI file in memory; `spacing[a]` belongs to axis `a`. Only
+//! Nothing here knows a file. Arrays are `[c, z, y, x]`, the order of a NIfTI file; `spacing[a]` belongs to axis `a`. Only
 //! [`Affine`] and what ITK reports (origin, direction) speak in `x, y, z`, and say so.
 
 mod affine;
-pub mod atomic;
 pub mod components;
 pub mod crop;
 pub mod distance;
 mod error;
 mod geometry;
 mod labels;
-pub mod nifti;
 pub mod phantom;
 pub mod resample;
 #[doc(hidden)]
@@ -19,6 +17,6 @@ pub mod testing;
 mod volume;
 
 pub use affine::Affine;
-pub use error::VolumeError;
-pub use geometry::{Geometry, GridComparison};
+pub use error::{NotFinite, VolumeError};
+pub use geometry::{Geometry, GridComparison, HeaderForms};
 pub use volume::{LabelMap, Volume};

@@ -1,8 +1,6 @@
 //! An image and a label map in memory.
 
-use std::path::Path;
-
-use crate::error::VolumeError;
+use crate::error::{NotFinite, VolumeError};
 use crate::geometry::Geometry;
 
 /// An image of one or more channels on one grid.
@@ -60,11 +58,11 @@ impl Volume {
         &mut self.data[channel * voxels..(channel + 1) * voxels]
     }
 
-    /// Checks that every voxel is a finite number; `path` is named in the error.
+    /// Checks that every voxel is a finite number.
     ///
     /// # Errors
-    /// [`VolumeError::NotFinite`] with the number of NaN and infinite voxels and the first of them.
-    pub fn check_finite(&self, path: &Path) -> Result<(), VolumeError> {
+    /// [`NotFinite`] with the number of NaN and infinite voxels and the first of them.
+    pub fn check_finite(&self) -> Result<(), NotFinite> {
         // The exponent bits are all set for NaN and infinity only; a branch-free count is quick enough to run always.
         let count = self.data.iter().filter(|v| !v.is_finite()).count();
         if count == 0 {
@@ -72,12 +70,11 @@ impl Volume {
         }
         let index = self.data.iter().position(|v| !v.is_finite()).unwrap_or(0);
         let voxels = self.geometry.voxels();
-        Err(VolumeError::NotFinite {
-            path: path.to_owned(),
+        Err(NotFinite {
             count,
             total: self.data.len(),
             channel: index / voxels,
-            position: position(index % voxels, self.geometry.shape),
+            position: self.geometry.position(index % voxels),
             value: self.data[index],
         })
     }
@@ -105,9 +102,4 @@ fn check_length(channels: usize, found: usize, geometry: &Geometry) -> Result<()
         return Err(VolumeError::Length { channels, shape: geometry.shape, expected, found });
     }
     Ok(())
-}
-
-/// z, y, x of an index into `[z, y, x]`.
-pub(crate) fn position(index: usize, shape: [usize; 3]) -> [usize; 3] {
-    [index / (shape[1] * shape[2]), index / shape[2] % shape[1], index % shape[2]]
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use glioseg_eval::{Comparison, Rule, Run, compare};
+use glioseg_metrics::Rule;
+use glioseg_report::{Comparison, Run, compare};
 
-use super::evaluate::problem;
 use super::table::{number, p_value, table};
 use super::{Outcome, print};
 use crate::ui::Ui;
@@ -35,9 +35,9 @@ pub(crate) struct Compare {
 }
 
 pub(crate) fn run(options: &Compare, ui: &Ui) -> anyhow::Result<Outcome> {
-    let runs = Run::read_all(&[&options.first, &options.second]).map_err(|e| problem(&e))?;
-    let rule = options.rule.as_deref().map(str::parse::<Rule>).transpose().map_err(|e| problem(&e))?;
-    let mut found = compare(&runs[0], &runs[1], rule, &options.metrics).map_err(|e| problem(&e))?;
+    let runs = Run::read_all(&[&options.first, &options.second])?;
+    let rule = options.rule.as_deref().map(str::parse::<Rule>).transpose()?;
+    let mut found = compare(&runs[0], &runs[1], rule, &options.metrics)?;
     for (run, only) in [(&found.first, &found.only_first), (&found.second, &found.only_second)] {
         if !only.is_empty() {
             ui.warn(&format!("{} cases are in {run} only and left out, such as {}", only.len(), only[0]));
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Compare, ui: &Ui) -> anyhow::Result<Outcome> {
 
 /// A row per metric, then a row per case with the values of B and what they gained over A.
 fn lines(found: &Comparison) -> Vec<String> {
-    let title = |name: &glioseg_eval::MetricName| format!("{} {}", name.region, name.metric);
+    let title = |name: &glioseg_report::MetricName| format!("{} {}", name.region, name.metric);
     let mut rows =
         vec![["metric", "A", "B", "B better", "B worse", "p (Wilcoxon)"].map(str::to_owned).to_vec()];
     for m in &found.metrics {

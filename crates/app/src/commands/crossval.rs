@@ -7,19 +7,19 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use glioseg_engine::crossval::{Candidate, CrossvalError, best, collect, combine, decide_postprocessing};
+use glioseg_engine::crossval::{Candidate, best, collect, combine, decide_postprocessing};
 use glioseg_engine::postprocess::{FILE_NAME, Postprocessing};
 use glioseg_engine::train::{
     FoldChoice, Outcome as End, Places, Settings, Setup, TrainError, TrainOptions, VALIDATION_FOLDER,
     begun_settings,
 };
-use glioseg_eval::NnUnetSummary;
+use glioseg_formats::atomic;
+use glioseg_metrics::NnUnetSummary;
 use glioseg_net::EngineChoice;
 use glioseg_plan::{RawDataset, Splits};
-use glioseg_volume::atomic;
 use serde_json::{Value, json};
 
-use super::dataset::{open, problem};
+use super::dataset::open;
 use super::report::{self, Report};
 use super::train::{How, finish, make_ready, train};
 use super::{Outcome, Problem, print};
@@ -70,12 +70,12 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
                 return Ok(Outcome::SomeFailed);
             }
         }
-        candidates.push(collect(&dataset, configuration, &model, &folds).map_err(failed)?);
+        candidates.push(collect(&dataset, configuration, &model, &folds)?);
     }
     let results = options.how.places(&options.dataset, &settings).results;
     for i in 0..configurations.len() {
         for j in i + 1..configurations.len() {
-            let pair = combine(&dataset, &candidates[i], &candidates[j], &results).map_err(failed)?;
+            let pair = combine(&dataset, &candidates[i], &candidates[j], &results)?;
             candidates.push(pair);
         }
     }
@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
 
 fn all_folds(options: &Crossval, places: &Places) -> anyhow::Result<Vec<usize>> {
     let path = places.preprocessed.join(Splits::FILE);
-    let there = Splits::read(&path).map_err(problem)?.folds.len();
+    let there = Splits::read(&path)?.folds.len();
     let Some(asked) = &options.folds else { return Ok((0..there).collect()) };
     match asked.iter().find(|&&fold| fold >= there) {
         Some(fold) => Err(Problem::new(
@@ -136,7 +136,7 @@ fn decide(
 ) -> anyhow::Result<Outcome> {
     let best = best(candidates);
     ui.say(&format!("postprocessing of {}", best.name()));
-    let (steps, after) = decide_postprocessing(dataset, best).map_err(failed)?;
+    let (steps, after) = decide_postprocessing(dataset, best)?;
     let single = best.models.len() == 1;
     let path = if single { best.models[0].join(FILE_NAME) } else { best.folder.join(FILE_NAME) };
     // Other candidates keep none from an earlier comparison that they have not won now.
@@ -146,7 +146,7 @@ fn decide(
             std::fs::remove_file(&stale)?;
         }
     }
-    steps.write(&path).map_err(CrossvalError::from).map_err(failed)?;
+    steps.write(&path)?;
     let command = instructions(best, &path, folds);
     let information = information(dataset, candidates, best, folds, (&steps, &path), &after, &command);
     let text = serde_json::to_string_pretty(&information)?;
@@ -226,10 +226,4 @@ fn information(
         },
         "command": command,
     })
-}
-
-/// Message and remedy of the comparison.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
-fn failed(error: CrossvalError) -> anyhow::Error {
-    Problem::hinted(error.to_string(), error.hint())
 }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use glioseg_plan::brats::{Linking, survey, write_dataset};
 use glioseg_plan::{
-    Convention, IntegrityReport, PlanError, Problem as Finding, RawDataset, Severity, check_dataset,
-    preprocessed_folder,
+    Convention, IntegrityReport, Problem as Finding, RawDataset, Severity, check_dataset, preprocessed_folder,
 };
 use serde_json::json;
 
@@ -121,7 +120,7 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
             "choose a folder beside it",
         ));
     }
-    let cohort = survey(source, options.coding).map_err(problem)?;
+    let cohort = survey(source, options.coding)?;
     let labels: Vec<String> = cohort.label_values.iter().map(ToString::to_string).collect();
     ui.say(&format!(
         "{} | {} cases, {} with label maps | labels {}: {}{}",
@@ -138,8 +137,7 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     if let Some(first) = cohort.others.first() {
         ui.say(&format!("{} other images are left alone, such as {}", cohort.others.len(), first.display()));
     }
-    let written =
-        write_dataset(&cohort, out, options.files.linking(), &|case| ui.say(case)).map_err(problem)?;
+    let written = write_dataset(&cohort, out, options.files.linking(), &|case| ui.say(case))?;
     for (case, reason) in &written.failed {
         ui.warn(&format!("case `{case}`: {reason}"));
     }
@@ -211,21 +209,9 @@ fn counts(report: &IntegrityReport) -> serde_json::Value {
     })
 }
 
-/// An error of the library, with its place and remedy.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
-pub(crate) fn problem(error: PlanError) -> anyhow::Error {
-    let mut text = error.to_string();
-    if let PlanError::Case { path, .. } = &error
-        && !text.contains(&path.display().to_string())
-    {
-        text += &format!("\n  in: {}", path.display());
-    }
-    Problem::hinted(text, error.hint())
-}
-
 /// Opens a raw dataset.
 pub(crate) fn open(folder: &Path) -> anyhow::Result<RawDataset> {
-    RawDataset::open(folder).map_err(problem)
+    Ok(RawDataset::open(folder)?)
 }
 
 /// The folder for what is made of a dataset; it is made if it is not there.

@@ -8,9 +8,9 @@ use glioseg_engine::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, en
 use glioseg_engine::postprocess::Postprocessing;
 use serde_json::json;
 
-use super::{Outcome, Problem, print};
+use super::{Outcome, print};
 use crate::cli::Labels;
-use crate::ui::Ui;
+use crate::ui::{Ui, about};
 
 /// Averages the probabilities that several predictions saved (CASE.npz), and writes one label map per case.
 ///
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
     let postprocessing = options.postprocessing.as_deref().map(Postprocessing::read).transpose();
     let ensemble_options = EnsembleOptions {
         dataset: options.dataset.clone(),
-        postprocessing: postprocessing.map_err(|e| problem(&e.into()))?.unwrap_or_default(),
+        postprocessing: postprocessing?.unwrap_or_default(),
         postprocessing_path: options.postprocessing.clone().unwrap_or_default(),
         labels: options.labels.into(),
         save_probabilities: options.save_probabilities,
@@ -68,8 +68,7 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
             Err(error) => ui.warn(&describe(&case.case, error)),
         }
     };
-    let cases =
-        ensemble(&options.input, &options.output, &ensemble_options, &observer).map_err(|e| problem(&e))?;
+    let cases = ensemble(&options.input, &options.output, &ensemble_options, &observer)?;
     let mut failed = 0;
     for case in &cases {
         match &case.result {
@@ -92,12 +91,7 @@ fn line(case: &str, counts: &[(u16, usize)], as_json: bool) -> String {
 }
 
 fn describe(case: &str, error: &EnsembleError) -> String {
-    let hint = error.hint().map(|h| format!("\n  hint: {h}"));
-    format!("case `{case}`: {error}{}", hint.unwrap_or_default())
-}
-
-fn problem(error: &EnsembleError) -> anyhow::Error {
-    Problem::hinted(error.to_string(), error.hint())
+    format!("case `{case}`: {}", about(error))
 }
 
 #[cfg(test)]

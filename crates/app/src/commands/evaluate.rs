@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::calibration::calibration;
-use glioseg_eval::statistics::{Bootstrap, Summary};
-use glioseg_eval::{
-    CaseScores, CaseStatus, CohortScores, Convention, EvalError, EvaluateOptions, LabelScheme, LabelSource,
-    NnUnetSummary, Rule, ScoreOptions, evaluate_cohort,
-};
+use glioseg_metrics::statistics::{Bootstrap, Summary};
+use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
+use glioseg_plan::Convention;
 use glioseg_plan::Dataset;
+use glioseg_report::{
+    CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, ReportError, evaluate_cohort,
+};
 use serde_json::json;
 
 use super::table::{number, table};
 use super::{Outcome, Problem, print};
-use crate::ui::Ui;
+use crate::ui::{Ui, about};
 
 /// Scores a folder of predictions against a folder of references and writes every number by every rule.
 #[derive(Debug, Args)]
@@ -83,21 +84,11 @@ fn distance(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The message and the remedy of an error of scoring.
-pub(crate) fn problem(error: &EvalError) -> anyhow::Error {
-    Problem::hinted(error.to_string(), error.hint())
-}
-
 pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
     let evaluate = EvaluateOptions {
-        rules: Rule::parse_list(&options.rules).map_err(|e| problem(&e))?,
+        rules: Rule::parse_list(&options.rules)?,
         labels: label_source(options, ui)?,
-        prediction_convention: options
-            .pred_labels
-            .as_deref()
-            .map(str::parse::<Convention>)
-            .transpose()
-            .map_err(|e| problem(&e.into()))?,
+        prediction_convention: options.pred_labels.as_deref().map(str::parse::<Convention>).transpose()?,
         trust_labels: options.trust_labels,
         reference_suffix: options.ref_suffix.clone(),
         prediction_suffix: options.pred_suffix.clone(),
@@ -114,13 +105,12 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make the folder {}", options.output.display()))?;
     let observer = |case: &CaseScores, number: usize, of: usize| show_case(case, number, of, ui);
-    let mut scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer)
-        .map_err(|e| problem(&e))?;
+    let mut scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer)?;
     if scores.labels_guessed {
         ui.warn(&format!("labels are taken to be those of {}; say so with --labels", scores.labels.name));
     }
     let unread = calibrate(&mut scores, ui);
-    write(&scores, &options.output).map_err(|e| problem(&e))?;
+    write(&scores, &options.output)?;
     show(&scores, options.json)?;
     let outcome = tell_the_rest(&scores, &options.output, ui);
     Ok(if unread { Outcome::SomeFailed } else { outcome })
@@ -130,8 +120,7 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
 fn calibrate(scores: &mut CohortScores, ui: &Ui) -> bool {
     let found = calibration(scores);
     for (case, error) in &found.failed {
-        let hint = error.hint().map_or_else(String::new, |hint| format!("\n  hint: {hint}"));
-        ui.warn(&format!("case `{case}` is left out of the calibration: {error}{hint}"));
+        ui.warn(&format!("case `{case}` is left out of the calibration: {}", about(error)));
     }
     scores.calibration = found.scores;
     !found.failed.is_empty()
@@ -144,7 +133,7 @@ fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
         let plain: Option<Vec<u16>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
         let scheme = match plain {
             Some(labels) => LabelScheme::plain(&labels),
-            None => LabelScheme::brats(text.parse::<Convention>().map_err(|e| problem(&e.into()))?),
+            None => LabelScheme::brats(text.parse::<Convention>()?),
         };
         return Ok(known(scheme));
     }
@@ -157,7 +146,7 @@ fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
         folders.into_iter().flatten().map(|f| f.join("dataset.json")).find(|p| p.is_file())
     };
     let Some(path) = options.dataset.clone().or_else(nearby) else { return Ok(LabelSource::Guess) };
-    let dataset = Dataset::read(&path).map_err(|e| problem(&e.into()))?;
+    let dataset = Dataset::read(&path)?;
     if options.dataset.is_none() {
         ui.say(&format!("labels from {}", path.display()));
     }
@@ -181,8 +170,8 @@ fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {
     }
 }
 
-fn write(scores: &CohortScores, output: &Path) -> Result<(), EvalError> {
-    if let Some(summary) = NnUnetSummary::of_cohort(scores) {
+fn write(scores: &CohortScores, output: &Path) -> Result<(), ReportError> {
+    if let Some(summary) = scores.nnunet_summary() {
         summary.write(&output.join("summary.json"))?;
     }
     scores.write_json(&output.join("scores.json"))?;
@@ -212,7 +201,7 @@ fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {
     for rule in &scores.rules {
         for statistic in scores.statistics.iter().filter(|s| s.name.rule == rule.name()) {
             // A region that no case has (such as a resection cavity) would be a row of dashes.
-            if statistic.summary.n > 0 && rule.shown().contains(&statistic.name.metric.as_str()) {
+            if statistic.summary.n > 0 && rule.metric(&statistic.name.metric).is_some_and(|m| m.shown) {
                 let name = &statistic.name;
                 let mut row = vec![name.rule.clone(), name.region.clone(), name.metric.clone()];
                 row.extend(cells(&statistic.summary));

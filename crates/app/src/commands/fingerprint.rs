@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use glioseg_plan::{Fingerprint as Facts, RawDataset};
 
-use super::dataset::{by, open, output_folder, problem};
+use super::dataset::{by, open, output_folder};
 use super::{Outcome, print};
 use crate::ui::{Ui, duration};
 
@@ -65,8 +65,8 @@ pub(crate) fn get(
 ) -> anyhow::Result<(Facts, PathBuf)> {
     let path = folder.join(Facts::FILE);
     if path.exists() && !overwrite {
-        let facts = Facts::read(&path).map_err(problem)?;
-        facts.check(dataset, &path).map_err(problem)?;
+        let facts = Facts::read(&path)?;
+        facts.check(dataset, &path)?;
         ui.say(&format!("{} is there already; --overwrite makes it anew", path.display()));
         return Ok((facts, path));
     }
@@ -76,8 +76,8 @@ pub(crate) fn get(
         let number = done.fetch_add(1, Ordering::Relaxed) + 1;
         ui.say(&format!("case {number}/{of} {case}"));
     };
-    let facts = Facts::extract(dataset, &progress).map_err(problem)?;
-    facts.write(&path).map_err(problem)?;
+    let facts = Facts::extract(dataset, &progress)?;
+    facts.write(&path)?;
     ui.say(&format!("fingerprint of {of} cases in {}", duration(start.elapsed())));
     Ok((facts, path))
 }

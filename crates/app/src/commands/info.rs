@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use glioseg_engine::cases::canonical_channel;
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
+use glioseg_formats::nifti;
+use glioseg_interop::{Value as Pickled, read_pickle_file};
 use glioseg_net::Checkpoint;
-use glioseg_net::checkpoint::{Value as Pickled, read_pickle_file};
 use glioseg_plan::{Dataset, Plans};
-use glioseg_volume::nifti;
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, Problem, print};

@@ -23,6 +23,8 @@ pub(crate) mod view;
 
 use std::io::Write as _;
 
+use glioseg_diagnose::Diagnose;
+
 /// How a command ended that could start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -45,13 +47,11 @@ impl Problem {
     pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { message: message.into(), hint: hint.into() })
     }
+}
 
-    /// A library's message, with its remedy if it has one.
-    pub(crate) fn hinted(message: String, hint: Option<String>) -> anyhow::Error {
-        match hint {
-            Some(hint) => Self::new(message, hint),
-            None => anyhow::anyhow!(message),
-        }
+impl Diagnose for Problem {
+    fn hint(&self) -> Option<String> {
+        Some(self.hint.clone())
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use glioseg_formats::nifti;
 use glioseg_volume::phantom::{CHANNELS, Phantom as Made, PhantomOptions, phantom};
-use glioseg_volume::{LabelMap, Volume, nifti};
+use glioseg_volume::{LabelMap, Volume};
 use serde_json::json;
 
 use super::{Outcome, Problem};

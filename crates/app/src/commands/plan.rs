@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use glioseg_plan::{KeyOrder, PlanOptions, Planned, Planner, Plans, RawDataset, python_json};
+use glioseg_interop::{KeyOrder, python_json};
+use glioseg_plan::{PlanOptions, Planned, Planner, Plans, RawDataset};
 
-use super::dataset::{by, open, output_folder, problem};
+use super::dataset::{by, open, output_folder};
 use super::{Outcome, fingerprint, print};
 use crate::ui::Ui;
 
@@ -75,7 +76,7 @@ pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
     if options.json {
         print(&python_json(&planned.json, KeyOrder::Given))?;
     } else {
-        table(&planned, &Plans::from_value(planned.json.clone(), &path).map_err(problem)?)?;
+        table(&planned, &Plans::from_value(planned.json.clone(), &path)?)?;
     }
     Ok(Outcome::Done)
 }
@@ -88,8 +89,8 @@ pub(crate) fn make(
     ui: &Ui,
 ) -> anyhow::Result<(Planned, PathBuf)> {
     let (facts, _) = fingerprint::get(dataset, folder, false, ui)?;
-    let planned = glioseg_plan::plan(dataset, &facts, options).map_err(problem)?;
-    let path = planned.write(dataset, folder).map_err(problem)?;
+    let planned = glioseg_plan::plan(dataset, &facts, options)?;
+    let path = planned.write(dataset, folder)?;
     for note in &planned.notes {
         ui.say(note);
     }
@@ -109,7 +110,7 @@ fn table(planned: &Planned, plans: &Plans) -> anyhow::Result<()> {
             print(&format!("{name} | 3d_fullres with the result of 3d_lowres as an input"))?;
             continue;
         }
-        let c = plans.configuration(name).map_err(problem)?;
+        let c = plans.configuration(name)?;
         let estimate = planned.attempts.iter().rfind(|a| &a.configuration == name).map_or(0, |a| a.estimate);
         let spacing: Vec<String> = c.spacing.iter().map(|s| format!("{s:.3}")).collect();
         print(&format!(

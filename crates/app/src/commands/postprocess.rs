@@ -9,15 +9,15 @@ use glioseg_engine::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
     ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
 };
-use glioseg_eval::cohort::find_cases;
 use glioseg_plan::{Convention, Dataset, TumourParts};
+use glioseg_report::cohort::find_cases;
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::table::{number, table};
 use super::{Outcome, Problem, print};
 use crate::cli::Labels;
-use crate::ui::Ui;
+use crate::ui::{Ui, about};
 
 /// Changes finished label maps: keeps the largest component, replaces a label of which there is too little.
 ///
@@ -100,12 +100,12 @@ impl Meaning {
             );
             return Ok(Self { dataset: None, parts: Err(unknown), known: Vec::new() });
         };
-        let dataset = Dataset::read(&path).map_err(super::dataset::problem)?;
+        let dataset = Dataset::read(&path)?;
         if options.dataset.is_none() {
             ui.say(&format!("labels from {}", path.display()));
         }
         Ok(Self {
-            parts: TumourParts::of(&dataset).map_err(super::dataset::problem),
+            parts: TumourParts::of(&dataset).map_err(anyhow::Error::new),
             known: dataset.labels.all_labels().to_vec(),
             dataset: Some(dataset),
         })
@@ -150,13 +150,12 @@ impl Meaning {
 
 pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     let mut meaning = Meaning::of(options, ui)?;
-    let cases: Vec<(String, PathBuf)> =
-        find_cases(&options.input, None).map_err(|e| super::evaluate::problem(&e))?.into_iter().collect();
+    let cases: Vec<(String, PathBuf)> = find_cases(&options.input, None)?.into_iter().collect();
     let mut postprocessing = match &options.file {
         Some(path) => {
-            let steps = Postprocessing::read(path).map_err(|e| problem(&e))?;
+            let steps = Postprocessing::read(path)?;
             if !meaning.known.is_empty() {
-                steps.check(&meaning.known, path).map_err(|e| problem(&e))?;
+                steps.check(&meaning.known, path)?;
             }
             steps
         }
@@ -183,7 +182,7 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     postprocessing.steps.extend(threshold);
     let recoding = match options.labels.into() {
         OutputLabels::Dataset => Recoding::default(),
-        labels => labels.recoding_of(&meaning.parts()?).map_err(super::dataset::problem)?,
+        labels => labels.recoding_of(&meaning.parts()?)?,
     };
     if postprocessing.steps.is_empty() && options.labels == Labels::Dataset {
         return Err(Problem::new(
@@ -194,12 +193,11 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     let work = PostprocessOptions { postprocessing, known: meaning.known, recoding };
     let observer = |case: &PostprocessedCase| {
         if let Err(error) = &case.changed {
-            let hint = error.hint().map(|h| format!("\n  hint: {h}")).unwrap_or_default();
-            ui.warn(&format!("case `{}`: {error}{hint}", case.case));
+            ui.warn(&format!("case `{}`: {}", case.case, about(error)));
         }
     };
-    let done = postprocess_cases(&cases, &options.output, &work, &observer).map_err(|e| problem(&e))?;
-    work.postprocessing.write(&options.output.join(FILE_NAME)).map_err(|e| problem(&e))?;
+    let done = postprocess_cases(&cases, &options.output, &work, &observer)?;
+    work.postprocessing.write(&options.output.join(FILE_NAME))?;
     if let Some(dataset) = &meaning.dataset {
         write_description(&options.output, dataset, &work.recoding).context("cannot describe the labels")?;
     }
@@ -216,7 +214,7 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
 
 fn search(options: &Postprocess, cases: &[(String, PathBuf)], label: u16) -> anyhow::Result<ThresholdSearch> {
     let folder = options.reference.as_deref().unwrap_or(Path::new(""));
-    let references = find_cases(folder, None).map_err(|e| super::evaluate::problem(&e))?;
+    let references = find_cases(folder, None)?;
     let reference_label = match options.ref_labels {
         Some(coding) => coding.parts().enhancing,
         None => reference_enhancing(folder)?.filter(|_| options.label.is_none()).unwrap_or(label),
@@ -234,7 +232,7 @@ fn search(options: &Postprocess, cases: &[(String, PathBuf)], label: u16) -> any
         .collect();
     let thresholds =
         if options.thresholds.is_empty() { WINNER_THRESHOLDS.to_vec() } else { options.thresholds.clone() };
-    Ok(search_threshold(&counts.map_err(|e| problem(&e))?, &thresholds))
+    Ok(search_threshold(&counts?, &thresholds))
 }
 
 /// The value of enhancing tumour that a `dataset.json` beside the references, or above their folder, tells.
@@ -244,7 +242,7 @@ fn reference_enhancing(folder: &Path) -> anyhow::Result<Option<u16>> {
     else {
         return Ok(None);
     };
-    let dataset = Dataset::read(&path).map_err(super::dataset::problem)?;
+    let dataset = Dataset::read(&path)?;
     Ok(TumourParts::of(&dataset).ok().map(|p| p.enhancing))
 }
 
@@ -274,10 +272,6 @@ fn line(case: &str, changed: &[usize], as_json: bool) -> String {
     }
     let fields: Vec<String> = changed.iter().map(ToString::to_string).collect();
     format!("{case}\tchanged={}", if fields.is_empty() { "0".into() } else { fields.join("+") })
-}
-
-fn problem(error: &PostprocessError) -> anyhow::Error {
-    Problem::hinted(error.to_string(), error.hint())
 }
 
 #[cfg(test)]

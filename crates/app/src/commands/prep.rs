@@ -9,9 +9,9 @@ use glioseg_plan::{Configuration, Plans, RawDataset};
 use glioseg_prep::guard::check_stored;
 use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, PrepareSummary, StoreError, prepare_dataset};
 
-use super::dataset::{open, output_folder, problem};
+use super::dataset::{open, output_folder};
 use super::{Outcome, Problem, print};
-use crate::ui::{Ui, duration};
+use crate::ui::{Ui, about, duration};
 
 /// Preprocesses all cases of a dataset as planned: one file per case, from which training reads its patches.
 ///
@@ -55,12 +55,9 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
             format!("make them with `{planned}`, or name others with --plans"),
         ));
     }
-    let plans = Plans::read(&path).map_err(problem)?;
-    let configurations: Vec<_> = options
-        .configuration
-        .iter()
-        .map(|name| plans.configuration(name).map_err(problem))
-        .collect::<Result<_, _>>()?;
+    let plans = Plans::read(&path)?;
+    let configurations: Vec<_> =
+        options.configuration.iter().map(|name| plans.configuration(name)).collect::<Result<_, _>>()?;
     let mut failed = 0;
     for configuration in &configurations {
         let cases = folder.join(&configuration.data_identifier);
@@ -113,8 +110,7 @@ pub(crate) fn prepare(
             Err(error) => ui.warn(&describe(done.case, error)),
         }
     };
-    let summary = prepare_dataset(dataset, plans, configuration, cases, overwrite, &observer)
-        .map_err(|e| store_problem(&e))?;
+    let summary = prepare_dataset(dataset, plans, configuration, cases, overwrite, &observer)?;
     if !summary.removed.is_empty() {
         let names = summary.removed.join(", ");
         ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
@@ -136,18 +132,6 @@ pub(crate) fn warn_of_channels(dataset: &RawDataset, summary: &PrepareSummary, u
 
 /// Message, place and remedy of a case that failed.
 fn describe(case: &str, error: &StoreError) -> String {
-    let message = error.to_string();
-    let name = format!("case `{case}`");
-    let mut text = if message.contains(&name) { message } else { format!("{name}: {message}") };
-    if let Some(path) = error.path().filter(|p| !text.contains(&p.display().to_string())) {
-        text += &format!("\n  in: {}", path.display());
-    }
-    if let Some(hint) = error.hint() {
-        text += &format!("\n  hint: {hint}");
-    }
-    text
-}
-
-fn store_problem(error: &StoreError) -> anyhow::Error {
-    Problem::hinted(error.to_string(), error.hint())
+    let (told, name) = (about(error), format!("case `{case}`"));
+    if error.to_string().contains(&name) { told } else { format!("{name}: {told}") }
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use glioseg_eval::{RankOptions, Ranking, Rule, Run, rank};
+use glioseg_metrics::{Metric, Rule};
+use glioseg_report::{RankOptions, Ranking, Run, rank};
 
-use super::evaluate::problem;
 use super::table::{number, p_value, table};
 use super::{Outcome, Problem, print};
 use crate::ui::Ui;
@@ -37,21 +37,32 @@ pub(crate) struct Rank {
 }
 
 pub(crate) fn run(options: &Rank, ui: &Ui) -> anyhow::Result<Outcome> {
-    let runs = Run::read_all(&options.runs).map_err(|e| problem(&e))?;
+    let runs = Run::read_all(&options.runs)?;
     let rank_options = RankOptions {
-        rule: options.rule.as_deref().map(str::parse::<Rule>).transpose().map_err(|e| problem(&e))?,
+        rule: options.rule.as_deref().map(str::parse::<Rule>).transpose()?,
         metrics: options.metrics.clone(),
         permutations: options.permutations as usize,
         seed: options.seed,
     };
-    if let Some(wrong) = options.metrics.iter().find(|m| Rule::every().all(|r| r.more_is_better(m).is_none()))
-    {
+    if let Some(wrong) = options.metrics.iter().find(|key| !can_be_ranked_by(key)) {
+        let named = |rule: Rule| rule.metrics().iter().find(|m| m.key == *wrong);
+        let reason = match Rule::every().find_map(named) {
+            Some(metric) => format!("`{wrong}` ({}) is neither good nor bad", metric.label),
+            None => format!("no rule has a metric `{wrong}`"),
+        };
+        let rules = rank_options.rule.map_or_else(|| Rule::preferred().collect(), |rule| vec![rule]);
+        let mut known: Vec<&str> = Vec::new();
+        for metric in rules.iter().flat_map(|r| r.metrics()).filter(|m| m.has_direction()) {
+            if !known.contains(&metric.key) {
+                known.push(metric.key);
+            }
+        }
         return Err(Problem::new(
-            format!("`{wrong}` cannot be ranked by: it is not known whether more of it is better"),
-            "name a Dice, a distance (HD95, ASD) or a rate; cases.csv lists what there is",
+            format!("cannot rank by {wrong}: {reason}"),
+            format!("name one of {}", known.join(", ")),
         ));
     }
-    let ranking = rank(&runs, &rank_options).map_err(|e| problem(&e))?;
+    let ranking = rank(&runs, &rank_options)?;
     for place in ranking.places.iter().filter(|p| !p.missing.is_empty()) {
         ui.warn(&format!(
             "{} has no scores for {} cases, where it ranks last",
@@ -77,8 +88,13 @@ pub(crate) fn run(options: &Rank, ui: &Ui) -> anyhow::Result<Outcome> {
 }
 
 /// The table of places, the matrix of p values, and what differs significantly.
+/// Whether some rule has a metric of that name that can be ordered from worse to better.
+fn can_be_ranked_by(key: &str) -> bool {
+    Rule::every().any(|rule| rule.metric(key).is_some_and(Metric::has_direction))
+}
+
 fn lines(ranking: &Ranking) -> Vec<String> {
-    let title = |m: &glioseg_eval::MetricName| format!("{} {}", m.region, m.metric);
+    let title = |m: &glioseg_report::MetricName| format!("{} {}", m.region, m.metric);
     let mut head: Vec<String> = ["place", "run", "mean rank", "winner"].map(str::to_owned).to_vec();
     head.extend(ranking.metrics.iter().map(title));
     let mut rows = vec![head];

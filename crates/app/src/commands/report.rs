@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::cases::find_cases as find_images;
-use glioseg_eval::cohort::find_cases;
-use glioseg_eval::labels::guess_convention;
-use glioseg_eval::report::{ReportCase, ReportInput, ReportRun, read_curves, write_report};
-use glioseg_eval::{CohortScores, Convention, LabelScheme, Predicted, Run};
+use glioseg_metrics::LabelScheme;
+use glioseg_plan::Convention;
 use glioseg_plan::Dataset;
+use glioseg_report::cohort::find_cases;
+use glioseg_report::cohort::guess_convention;
+use glioseg_report::page::{ReportCase, ReportInput, ReportRun, read_curves, write_report};
+use glioseg_report::{CohortScores, Predicted, Run};
 
-use super::evaluate::problem;
 use super::{Outcome, Problem};
-use crate::ui::Ui;
+use crate::ui::{Ui, about};
 
 /// Writes one self-contained HTML file: scores, distributions, ranking, learning curves, and every case with outlined
 /// slices. Volumes are linked, not copied: `glioseg view` serves them to the page's 3D viewer.
@@ -76,7 +77,7 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
             ui.say(&format!("drawn {done} of {of} cases"));
         }
     };
-    let written = write_report(&input, &output, &progress).map_err(|e| problem(&e))?;
+    let written = write_report(&input, &output, &progress)?;
     for left_out in &written.left_out {
         ui.warn(left_out);
     }
@@ -99,7 +100,7 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
 /// [`run`] at the end of another command, whose work is done whatever becomes of the report.
 pub(crate) fn run_after(options: &Report, ui: &Ui) {
     if let Err(error) = run(options, ui) {
-        ui.warn(&format!("no report: {error:#}"));
+        ui.warn(&format!("no report: {}", about(error.as_ref())));
     }
 }
 
@@ -142,7 +143,7 @@ fn gather(options: &Report, ui: &Ui) -> anyhow::Result<ReportInput> {
         }
     }
     let references = match &options.reference {
-        Some(folder) => find_cases(folder, options.ref_suffix.as_deref()).map_err(|e| problem(&e))?,
+        Some(folder) => find_cases(folder, options.ref_suffix.as_deref())?,
         None => found.iter().flat_map(|f| f.references.clone()).collect(),
     };
     let scheme = label_scheme(options, &found, &references, ui)?;
@@ -186,7 +187,7 @@ fn gather(options: &Report, ui: &Ui) -> anyhow::Result<ReportInput> {
         .collect();
     let mut curves = Vec::new();
     for model in &options.model {
-        let own = read_curves(model).map_err(|e| problem(&e))?;
+        let own = read_curves(model)?;
         if own.is_empty() {
             ui.warn(&format!("{} holds no log of a training: no learning curves", model.display()));
         }
@@ -222,7 +223,7 @@ fn title(options: &Report, found: &[Found]) -> String {
 
 /// The runs of --scores.
 fn scored(options: &Report) -> anyhow::Result<Vec<Found>> {
-    let runs = Run::read_all(&options.scores).map_err(|e| problem(&e))?;
+    let runs = Run::read_all(&options.scores)?;
     let mut found = Vec::new();
     for (path, run) in options.scores.iter().zip(runs) {
         let file = if path.is_dir() { path.join("scores.json") } else { path.clone() };
@@ -232,7 +233,7 @@ fn scored(options: &Report) -> anyhow::Result<Vec<Found>> {
                 "score the predictions with `glioseg evaluate`; nnU-Net's summary.json does not hold enough for a report",
             ));
         }
-        let scores = CohortScores::read_json(&file).map_err(|e| problem(&e))?;
+        let scores = CohortScores::read_json(&file)?;
         let mut found_run = Found {
             predictions: BTreeMap::new(),
             references: BTreeMap::new(),
@@ -242,8 +243,7 @@ fn scored(options: &Report) -> anyhow::Result<Vec<Found>> {
         // Where the folders were moved, --pred and --ref say where they are now.
         let moved = options.pred.get(found.len()).filter(|_| options.pred.len() == options.scores.len());
         if let Some(folder) = moved {
-            found_run.predictions =
-                find_cases(folder, options.pred_suffix.as_deref()).map_err(|e| problem(&e))?;
+            found_run.predictions = find_cases(folder, options.pred_suffix.as_deref())?;
             found_run.run.predicted = record(folder)?;
             found_run.folder = Some(folder.clone());
         }
@@ -262,7 +262,7 @@ fn scored(options: &Report) -> anyhow::Result<Vec<Found>> {
 /// The record of a prediction, where there is one.
 fn record(folder: &Path) -> anyhow::Result<Option<Predicted>> {
     let folder = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
-    Predicted::read(folder).map_err(|e| problem(&e))
+    Ok(Predicted::read(folder)?)
 }
 
 /// A folder of predictions that was not scored.
@@ -271,7 +271,7 @@ fn predicted(folder: &Path, options: &Report) -> anyhow::Result<Found> {
     // A batch in which every case failed has a record and no label map.
     let predictions = match find_cases(folder, options.pred_suffix.as_deref()) {
         Err(_) if predicted.is_some() => BTreeMap::new(),
-        found => found.map_err(|e| problem(&e))?,
+        found => found?,
     };
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let name = absolute
@@ -300,7 +300,7 @@ fn dataset(options: &Report, found: &[Found]) -> anyhow::Result<Option<Dataset>>
         candidates.extend(folders.map(|f| f.join("dataset.json")).filter(|p| p.is_file()));
     }
     let path = candidates.first();
-    path.map(|p| Dataset::read(p)).transpose().map_err(|e| problem(&e.into()))
+    Ok(path.map(|p| Dataset::read(p)).transpose()?)
 }
 
 /// What the labels mean: as the scores have it, as a `dataset.json` says, or a guess.

@@ -14,14 +14,14 @@ use glioseg_engine::train::{
     EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
     TrainOptions, Trained, VALIDATION_FOLDER, begun_settings,
 };
-use glioseg_eval::NnUnetSummary;
+use glioseg_metrics::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
-use super::dataset::{by, open, problem};
+use super::dataset::{by, open};
 use super::report::{self, Report};
 use super::{Outcome, Problem, plan, prep, print};
 use crate::cli::Compute;
@@ -289,9 +289,9 @@ pub(crate) fn make_ready(
         })?;
         plan::make(dataset, folder, &planned, ui)?;
     }
-    let plans = Plans::read(&path).map_err(problem)?;
+    let plans = Plans::read(&path)?;
     let plans = settings.apply_to(&plans, &places.configuration)?;
-    let configuration = plans.configuration(&places.configuration).map_err(problem)?;
+    let configuration = plans.configuration(&places.configuration)?;
     let cases = folder.join(&configuration.data_identifier);
     let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
     if summary.prepared > 0 || strict {
@@ -360,7 +360,7 @@ pub(crate) fn finish(setup: &Setup, trained: &Trained, ui: &Ui) -> anyhow::Resul
 
 /// `validation | Dice whole tumour 0.912 …, mean 0.87 | 5 cases`.
 pub(crate) fn scores(summary: &NnUnetSummary, classes: &[String]) -> String {
-    let dice = |values: &glioseg_eval::Values| values.get("Dice").unwrap_or(f64::NAN);
+    let dice = |values: &glioseg_metrics::Values| values.get("Dice").unwrap_or(f64::NAN);
     let each: Vec<String> =
         classes.iter().zip(summary.mean.values()).map(|(name, v)| format!("{name} {:.3}", dice(v))).collect();
     format!(

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use glioseg_formats::nifti;
+use glioseg_volume::Volume;
 use glioseg_volume::phantom::{PhantomOptions, phantom};
-use glioseg_volume::{Volume, nifti};
 
 /// The model that comes along: four channels, three regions, patch 40³.
 pub(crate) fn model() -> PathBuf {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_net::NetError;
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
+use glioseg_interop::InteropError;
 use glioseg_plan::PlanError;
-use glioseg_volume::VolumeError;
 use thiserror::Error;
 
 /// Why an ensemble, or one case of it, could not be made.
@@ -113,13 +114,13 @@ pub enum EnsembleError {
     LabelOrder,
     /// An image.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
     /// The dataset description.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// A pickle.
     #[error(transparent)]
-    Net(#[from] NetError),
+    Interop(#[from] InteropError),
     /// Postprocessing.
     #[error(transparent)]
     Postprocess(#[from] crate::postprocess::PostprocessError),
@@ -133,8 +134,13 @@ fn more(missing: &[String]) -> String {
 }
 
 impl EnsembleError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl Diagnose for EnsembleError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "check the path and its permissions".into(),
             Self::NoCases { .. } => {
@@ -162,12 +168,8 @@ impl EnsembleError {
             Self::LabelOrder => "leave out --save-probabilities, or write the dataset's own labels".into(),
             Self::Volume(error) => return error.hint(),
             Self::Plan(error) => return error.hint(),
-            Self::Net(_) => "is the .pkl that of this case? it is read as plain data and never run".into(),
+            Self::Interop(_) => "is the .pkl that of this case? it is read as plain data and never run".into(),
             Self::Postprocess(error) => return error.hint(),
         })
-    }
-
-    pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Format { path: path.into(), reason: reason.into() }
     }
 }

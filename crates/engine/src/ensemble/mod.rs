@@ -14,8 +14,9 @@ use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::{FormatError, atomic, nifti, npz};
 use glioseg_plan::Dataset;
-use glioseg_volume::{LabelMap, VolumeError, atomic, crop, nifti};
+use glioseg_volume::{LabelMap, crop};
 use half::f16;
 use rayon::prelude::*;
 use serde_json::json;
@@ -26,7 +27,7 @@ use place::{Place, Properties};
 pub use saved::Version;
 use saved::{Archive, Array};
 
-use crate::infer::{Decision, write_array};
+use crate::infer::Decision;
 use crate::labels::{OutputLabels, Recoding, meaning, other_labels, write_description};
 use crate::postprocess::Postprocessing;
 
@@ -88,7 +89,7 @@ pub fn ensemble(
     if options.save_probabilities && !recoding.keeps_order(&dataset) {
         return Err(EnsembleError::LabelOrder);
     }
-    std::fs::create_dir_all(out).map_err(|source| VolumeError::Io {
+    std::fs::create_dir_all(out).map_err(|source| FormatError::Io {
         path: out.into(),
         action: "make",
         source,
@@ -285,11 +286,12 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     };
     let mut data = vec![0; place.geometry.voxels()];
     crop::insert(&seg, place.bbox, &mut data, place.geometry.shape);
-    Ok(Ensembled { map: LabelMap::new(data, place.geometry)?, version })
+    let map = LabelMap::new(data, place.geometry).map_err(FormatError::from)?;
+    Ok(Ensembled { map, version })
 }
 
 fn check_alike(first: &Array<'_>, second: &Array<'_>) -> Result<(), EnsembleError> {
-    let (first_path, second_path) = (first.path.to_owned(), second.path.to_owned());
+    let (first_path, second_path) = (first.path().to_owned(), second.path().to_owned());
     if first.version != second.version {
         let (first, second) = (first.version.name(), second.version.name());
         return Err(EnsembleError::Versions { first, second, first_path, second_path });
@@ -340,17 +342,17 @@ fn merge_and_save(
     let (version, shape) = (arrays[0].version, arrays[0].shape);
     let mut seg = Err(EnsembleError::format(path, "nothing was merged"));
     let failed =
-        |source| EnsembleError::Volume(VolumeError::Io { path: path.into(), action: "write", source });
+        |source| EnsembleError::Volume(FormatError::Io { path: path.into(), action: "write", source });
     let complete = |seg: &Result<Vec<u16>, EnsembleError>| match seg {
         Ok(_) => Ok(()),
         Err(_) => Err(io::Error::other("the mean is not complete")),
     };
     let written = match version {
-        Version::V2 => write_array(path, version.array(), shape, |push| {
+        Version::V2 => npz::write(path, version.array(), &shape, |push| {
             seg = merge(arrays, decision, |mean| push(mean).map_err(failed));
             complete(&seg)
         }),
-        Version::V1 => write_array(path, version.array(), shape, |push| {
+        Version::V1 => npz::write(path, version.array(), &shape, |push| {
             seg = merge(arrays, decision, |mean| {
                 let halves: Vec<f16> = mean.iter().map(|&v| f16::from_f32(v)).collect();
                 push(&halves).map_err(failed)

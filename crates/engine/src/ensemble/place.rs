@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use glioseg_net::checkpoint::{Value, read_pickle_file};
+use glioseg_formats::{FormatError, nifti};
+use glioseg_interop::{Value, read_pickle_file};
 use glioseg_volume::crop::{BoundingBox, box_shape};
-use glioseg_volume::{Affine, Geometry, nifti};
+use glioseg_volume::{Affine, Geometry};
 
 use super::EnsembleError;
 use super::saved::Version;
@@ -82,7 +83,7 @@ impl Properties {
         } else {
             return Ok(None);
         };
-        Ok(Some(Geometry::from_affine(shape, affine)?))
+        Ok(Some(Geometry::from_affine(shape, affine).map_err(FormatError::from)?))
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
 use glioseg_net::NetError;
 use glioseg_plan::PlanError;
 use glioseg_prep::PrepError;
-use glioseg_volume::VolumeError;
 use thiserror::Error;
 
 use super::Accumulation;
@@ -172,7 +173,7 @@ pub enum InferError {
     Case(#[from] CaseError),
     /// An image.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
     /// Plans or dataset description.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -196,9 +197,8 @@ fn fold_list(found: &[String]) -> String {
     }
 }
 
-impl InferError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for InferError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Case(e) => e.hint(),
             Self::Volume(e) => e.hint(),
@@ -265,8 +265,7 @@ impl InferError {
         }
     }
 
-    /// The file or folder that the error is about, where the message does not name it.
-    pub fn path(&self) -> Option<&Path> {
+    fn path(&self) -> Option<&Path> {
         match self {
             Self::Case(e) => e.path(),
             Self::MissingFold { path, .. } | Self::Cascade { path, .. } | Self::Channels { path, .. } => {

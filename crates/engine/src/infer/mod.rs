@@ -25,7 +25,6 @@ pub use finish::PostprocessingChoice;
 pub use flags::{Flag, FlagKind};
 pub use gaussian::gaussian_weights;
 pub(crate) use networks::forward;
-pub(crate) use output::write_array;
 pub use predict::{Event, Part, PredictOptions, PredictSummary, predict};
 pub use record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 pub use tiles::{Grid, tile_starts};

@@ -52,7 +52,13 @@ impl Networks {
             }
         }
         let programs = models.iter().map(|m| program(m, interpolate)).collect::<Result<_, _>>()?;
-        Ok(Self { hashes, programs, resident, engine: Mutex::new(engine), interpolate_positions: interpolate })
+        Ok(Self {
+            hashes,
+            programs,
+            resident,
+            engine: Mutex::new(engine),
+            interpolate_positions: interpolate,
+        })
     }
 
     /// Calls `work` with the network of every fold of a model in turn.
@@ -65,12 +71,11 @@ impl Networks {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         engine.prepare(&self.programs[at])?;
         for (i, fold) in model.folds.iter().enumerate() {
-            let weights = match &self.resident {
-                Some(resident) => Arc::clone(&resident[at][i]),
-                None => {
-                    let checkpoint = Checkpoint::open(&fold.checkpoint)?;
-                    Arc::new(weights(model, &checkpoint, self.interpolate_positions)?)
-                }
+            let weights = if let Some(resident) = &self.resident {
+                Arc::clone(&resident[at][i])
+            } else {
+                let checkpoint = Checkpoint::open(&fold.checkpoint)?;
+                Arc::new(weights(model, &checkpoint, self.interpolate_positions)?)
             };
             engine.load(weights)?;
             work(engine.as_mut())?;

@@ -1,21 +1,21 @@
 //! `CASE.npz`: probabilities as nnU-Net saves them, of either version.
 
-use std::io::{self, BufWriter, Write};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use glioseg_net::checkpoint::{Value, write_pickle};
+use glioseg_formats::{FormatError, atomic, npz};
+use glioseg_interop::{Value, write_pickle};
+use glioseg_volume::Geometry;
 use glioseg_volume::crop::box_shape;
-use glioseg_volume::{Geometry, VolumeError, atomic};
 use half::f16;
-use npyz::{AutoSerialize, Serialize, WriterBuilder};
 
 use super::export::{Decision, Probabilities};
 
 /// Writes `probabilities`, `f32`, `[output, z, y, x]`, as a compressed npz; one output is in memory at a time.
 ///
 /// # Errors
-/// [`VolumeError::Io`] with the path; no unfinished file is left.
-pub(crate) fn write_probabilities(path: &Path, probabilities: &Probabilities) -> Result<(), VolumeError> {
+/// [`FormatError::Io`] with the path; no unfinished file is left.
+pub(crate) fn write_probabilities(path: &Path, probabilities: &Probabilities) -> Result<(), FormatError> {
     let shape = probabilities.shape();
     write_npz(path, "probabilities", probabilities.outputs(), shape, |output| probabilities.channel(output))
 }
@@ -24,50 +24,22 @@ pub(crate) fn write_probabilities(path: &Path, probabilities: &Probabilities) ->
 ///
 /// # Errors
 /// As [`write_probabilities`].
-pub(crate) fn write_softmax(path: &Path, probabilities: &Probabilities) -> Result<(), VolumeError> {
+pub(crate) fn write_softmax(path: &Path, probabilities: &Probabilities) -> Result<(), FormatError> {
     let shape = box_shape(probabilities.bbox());
     write_npz(path, "softmax", probabilities.outputs(), shape, |output| {
         probabilities.inside(output).iter().map(|&p| f16::from_f32(p)).collect()
     })
 }
 
-fn write_npz<T: Serialize + AutoSerialize + Copy>(
+fn write_npz<T: npz::Element>(
     path: &Path,
     key: &str,
     outputs: usize,
     shape: [usize; 3],
     output: impl Fn(usize) -> Vec<T>,
-) -> Result<(), VolumeError> {
+) -> Result<(), FormatError> {
     let [z, y, x] = shape;
-    write_array(path, key, [outputs, z, y, x], |push| (0..outputs).try_for_each(|i| push(&output(i))))
-}
-
-/// Writes an npz of one array, `[output, z, y, x]`, whose values `fill` pushes piece by piece, in order.
-///
-/// # Errors
-/// As [`write_probabilities`]; also if `fill` gives an error, or pushes more or fewer values than the shape has.
-pub(crate) fn write_array<T: Serialize + AutoSerialize + Copy>(
-    path: &Path,
-    key: &str,
-    shape: [usize; 4],
-    fill: impl FnOnce(&mut dyn FnMut(&[T]) -> io::Result<()>) -> io::Result<()>,
-) -> Result<(), VolumeError> {
-    atomic::write(path, |file| {
-        let mut zip = zip::ZipWriter::new(file);
-        let options = zip::write::SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Deflated)
-            .compression_level(Some(1))
-            .large_file(true);
-        zip.start_file(format!("{key}.npy"), options)?;
-        let mut array = npyz::WriteOptions::<T>::new()
-            .default_dtype()
-            .shape(&shape.map(|n| n as u64))
-            .writer(BufWriter::new(&mut zip))
-            .begin_nd()?;
-        fill(&mut |values| array.extend(values.iter().copied()))?;
-        array.finish()?;
-        zip.finish()?.flush()
-    })
+    npz::write(path, key, &[outputs, z, y, x], |push| (0..outputs).try_for_each(|i| push(&output(i))))
 }
 
 /// What version 1 keeps of a case beside its probabilities: enough for `nnUNet_ensemble` to put the box back.
@@ -87,11 +59,11 @@ impl V1Properties {
     /// Writes `CASE.pkl`.
     ///
     /// # Errors
-    /// [`VolumeError::Io`] with the path; no unfinished file is left.
+    /// [`FormatError::Io`] with the path; no unfinished file is left.
     ///
     /// # Source
     /// nnU-Net v1, `ImageCropper.crop` and `save_segmentation_nifti_from_softmax`.
-    pub(crate) fn write(&self, path: &Path, probabilities: &Probabilities) -> Result<(), VolumeError> {
+    pub(crate) fn write(&self, path: &Path, probabilities: &Probabilities) -> Result<(), FormatError> {
         let int = |n: usize| Value::Int(n as i128);
         let ints = |n: [usize; 3]| Value::Tuple(n.map(int).to_vec());
         let floats = |n: &[f64]| Value::Tuple(n.iter().map(|&f| Value::Float(f)).collect());

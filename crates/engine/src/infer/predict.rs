@@ -9,11 +9,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use glioseg_diagnose::Diagnose as _;
+use glioseg_formats::{FormatError, nifti};
 use glioseg_net::EngineChoice;
 use glioseg_plan::{Labels, Rules};
 use glioseg_prep::PreparedCase;
 use glioseg_prep::guard::ChannelCheck;
-use glioseg_volume::{Geometry, LabelMap, nifti};
+use glioseg_volume::{Geometry, LabelMap};
 use indexmap::IndexMap;
 
 use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
@@ -523,7 +525,7 @@ fn write_case(
     let Segmentation { labels, probabilities } = segmentation;
     let mut map = match LabelMap::new(labels, geometry) {
         Ok(map) => map,
-        Err(error) => return Err(Failure { files, error: Box::new(error.into()) }),
+        Err(error) => return Err(Failure { files, error: Box::new(FormatError::from(error).into()) }),
     };
     let postprocessed_voxels = finish.postprocessing.apply(&mut map);
     let volume_ml = volumes(&map, &model.dataset.labels);

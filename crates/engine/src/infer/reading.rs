@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use glioseg_formats::{FormatError, nifti};
 use glioseg_prep::guard::ChannelCheck;
 use glioseg_prep::{PreparedCase, preprocess_case};
-use glioseg_volume::{Geometry, Volume, VolumeError, nifti};
+use glioseg_volume::{Geometry, Volume};
 
 use super::InferError;
 use super::flags::ImageFacts;
@@ -67,12 +68,9 @@ fn read_channels(
         .zip(&infos)
         .flat_map(|(path, info)| std::iter::repeat_n(path.as_path(), info.channels))
         .collect();
-    volume.check_finite(&files.files[0]).map_err(|mut error| {
-        if let VolumeError::NotFinite { path, channel, .. } = &mut error {
-            *path = file_of[*channel].into();
-        }
-        error
-    })?;
+    volume
+        .check_finite()
+        .map_err(|found| FormatError::NotFinite { path: file_of[found.channel].into(), found })?;
     let mut warnings = Vec::new();
     for (path, info) in files.files.iter().zip(&infos).skip(1) {
         let grids = infos[0].geometry.same_grid(&info.geometry);

@@ -156,7 +156,7 @@ impl Record {
     /// Writes the record whole: to a temporary name, then renamed.
     pub(crate) fn write(&self, path: &Path) -> Result<(), InferError> {
         let text = serde_json::to_vec_pretty(self).expect("plain data");
-        Ok(glioseg_volume::atomic::write(path, |file| file.write_all(&text))?)
+        Ok(glioseg_formats::atomic::write(path, |file| file.write_all(&text))?)
     }
 }
 

@@ -5,8 +5,9 @@
 //! are what is left; the mean's entropy tells where the answer is near the edge, the variance where passes contradict
 //! each other.
 
+use glioseg_formats::{FormatError, nifti};
 use glioseg_plan::Labels;
-use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError, crop, nifti};
+use glioseg_volume::{Geometry, LabelMap, Volume, crop};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -188,14 +189,14 @@ impl CaseMoments {
     /// Writes both maps below `folder`, one channel per region in steps of 1 / 1024, and scores the case; `map` holds the dataset's own labels.
     ///
     /// # Errors
-    /// [`VolumeError`] with the path of a map that could not be written.
+    /// [`FormatError`] with the path of a map that could not be written.
     pub(crate) fn finish(
         self,
         labels: &Labels,
         map: &LabelMap,
         folder: &Path,
         case: &str,
-    ) -> Result<CaseUncertainty, VolumeError> {
+    ) -> Result<CaseUncertainty, FormatError> {
         let regions = regions(labels);
         let voxels = self.sums.len() / (2 * regions.len());
         let models = self.models as f32;
@@ -225,7 +226,7 @@ impl CaseMoments {
             }
         });
         let scores: Vec<RegionUncertainty> = scores.collect();
-        let write = |name: &str, values: &[f32]| -> Result<PathBuf, VolumeError> {
+        let write = |name: &str, values: &[f32]| -> Result<PathBuf, FormatError> {
             let path = uncertainty_path(folder, case, name);
             let mut whole = vec![0f32; regions.len() * map.data.len()];
             let coarse: Vec<f32> = values.par_iter().map(|v| (v * STEPS).round() / STEPS).collect();

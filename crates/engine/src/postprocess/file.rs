@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use glioseg_volume::atomic;
+use glioseg_formats::atomic;
 use serde_json::{Map, Value, json};
 
 use super::{FILE_NAME, Neighbours, PostprocessError, Postprocessing, Step};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
 use rayon::prelude::*;
 
 use super::{PostprocessError, Postprocessing, SearchCase};
@@ -40,7 +40,7 @@ pub fn postprocess_cases(
     options: &PostprocessOptions,
     observer: &(dyn Fn(&PostprocessedCase) + Sync),
 ) -> Result<Vec<PostprocessedCase>, PostprocessError> {
-    std::fs::create_dir_all(out).map_err(|source| glioseg_volume::VolumeError::Io {
+    std::fs::create_dir_all(out).map_err(|source| glioseg_formats::FormatError::Io {
         path: out.into(),
         action: "make",
         source,

@@ -27,8 +27,10 @@ mod search;
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
+use glioseg_volume::LabelMap;
 use glioseg_volume::components::{Connectivity, components};
-use glioseg_volume::{LabelMap, VolumeError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -246,12 +248,11 @@ pub enum PostprocessError {
     },
     /// An image.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
 }
 
-impl PostprocessError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for PostprocessError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Read { .. } => Some("check the path and its permissions".into()),
             Self::Format { path, .. } if path.extension().is_some_and(|e| e == "pkl") => {

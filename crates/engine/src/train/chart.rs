@@ -9,7 +9,7 @@ use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{Line, PrimitiveStyle, Rectangle};
 use embedded_graphics::text::{Alignment, Baseline, Text, TextStyleBuilder};
-use glioseg_volume::{VolumeError, atomic};
+use glioseg_formats::{FormatError, atomic};
 
 use super::EpochRecord;
 
@@ -99,7 +99,7 @@ impl Frame {
 }
 
 /// Draws the history and replaces the file.
-pub(super) fn draw(path: &Path, history: &[EpochRecord]) -> Result<(), VolumeError> {
+pub(super) fn draw(path: &Path, history: &[EpochRecord]) -> Result<(), FormatError> {
     let height = PANELS.iter().sum();
     let size = Size::new(WIDTH, height);
     let mut canvas = Canvas { size, pixels: vec![255; 3 * (WIDTH * height) as usize] };

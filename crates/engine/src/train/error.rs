@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_eval::EvalError;
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
+use glioseg_metrics::MetricsError;
 use glioseg_net::NetError;
 use glioseg_plan::PlanError;
 use glioseg_prep::augment::AugmentError;
 use glioseg_prep::store::StoreError;
-use glioseg_volume::VolumeError;
 use thiserror::Error;
 
 use crate::infer::InferError;
@@ -178,10 +179,10 @@ pub enum TrainError {
     Infer(Box<InferError>),
     /// Scores of the final validation.
     #[error(transparent)]
-    Eval(Box<EvalError>),
+    Metrics(Box<MetricsError>),
     /// An image or label map.
     #[error(transparent)]
-    Volume(Box<VolumeError>),
+    Volume(Box<FormatError>),
 }
 
 boxed_from!(
@@ -191,8 +192,8 @@ boxed_from!(
     Augment(AugmentError),
     Net(NetError),
     Infer(InferError),
-    Eval(EvalError),
-    Volume(VolumeError)
+    Metrics(MetricsError),
+    Volume(FormatError)
 );
 
 fn gb(bytes: u64) -> f64 {
@@ -203,9 +204,10 @@ impl TrainError {
     pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), action, source }
     }
+}
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for TrainError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Preset { .. } => Some("a preset is a JSON object with settings such as {\"epochs\": 100}".into()),
             Self::Assignment { .. } => {
@@ -258,16 +260,15 @@ impl TrainError {
             Self::Augment(e) => e.hint(),
             Self::Net(e) => e.hint(),
             Self::Infer(e) => e.hint(),
-            Self::Eval(e) => e.hint(),
+            Self::Metrics(e) => e.hint(),
             Self::Volume(e) => e.hint(),
         }
     }
 
-    /// The file or folder that the error is about, where the message does not name it.
-    pub fn path(&self) -> Option<&Path> {
+    fn path(&self) -> Option<&Path> {
         match self {
             Self::Infer(e) => e.path(),
-            Self::Eval(e) => e.path(),
+            Self::Metrics(e) => e.path(),
             Self::Store(e) => e.path(),
             _ => None,
         }

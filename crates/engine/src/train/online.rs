@@ -30,10 +30,7 @@ mod tests {
     fn the_mean_leaves_out_what_nobody_has() {
         let some = Overlap { both: 1, predicted: 1, reference: 1 };
         let half = Overlap { both: 1, predicted: 3, reference: 1 };
-        assert_eq!(
-            dices(&[some, Overlap::default(), half]),
-            (vec![Some(1.0), None, Some(0.5)], Some(0.75))
-        );
+        assert_eq!(dices(&[some, Overlap::default(), half]), (vec![Some(1.0), None, Some(0.5)], Some(0.75)));
         assert_eq!(dices(&[Overlap::default()]), (vec![None], None));
     }
 }

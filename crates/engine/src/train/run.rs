@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use glioseg_eval::NnUnetSummary;
+use glioseg_formats::atomic;
+use glioseg_metrics::NnUnetSummary;
 use glioseg_net::loss::{LossOptions, Overlap};
 use glioseg_net::optimiser::{Optimiser, poly_lr};
 use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update};
 use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
-use glioseg_volume::atomic;
 
 use super::estimate::free_memory;
 use super::online::{dices, targets};
@@ -209,8 +209,7 @@ pub fn train(
         (training.engine, path, training.progress.history)
     };
     engine.release();
-    let summary =
-        validation::validate(setup, engine.as_mut(), options.save_probabilities, stop, observer)?;
+    let summary = validation::validate(setup, engine.as_mut(), options.save_probabilities, stop, observer)?;
     let outcome = if summary.is_some() { Outcome::Finished } else { Outcome::Stopped };
     Ok(Trained { outcome, checkpoint: Some(checkpoint), summary, history })
 }

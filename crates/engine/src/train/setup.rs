@@ -3,14 +3,13 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::atomic;
+use glioseg_interop::{KeyOrder, python_json};
 use glioseg_net::loss::LossOptions;
 use glioseg_net::{Dims, NetworkSpec};
-use glioseg_plan::{
-    Configuration, Fold, KeyOrder, Labels, Plans, RawDataset, Splits, python_json, read_json,
-};
+use glioseg_plan::{Configuration, Fold, Labels, Plans, RawDataset, Splits, read_json};
 use glioseg_prep::augment::{Augmentation, BatchOptions, Pipeline, PipelineOptions, TargetOptions};
 use glioseg_prep::store::{StoredCase, StoredCases, case_path};
-use glioseg_volume::atomic;
 
 use super::{Settings, TrainError};
 

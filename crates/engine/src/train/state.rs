@@ -255,7 +255,11 @@ impl Store {
     ///
     /// # Source
     /// nnU-Net v2, `nnUNetTrainer.on_train_end`.
-    pub(super) fn save_final(&self, parameters: &Parameters, progress: &Progress) -> Result<PathBuf, TrainError> {
+    pub(super) fn save_final(
+        &self,
+        parameters: &Parameters,
+        progress: &Progress,
+    ) -> Result<PathBuf, TrainError> {
         let path = self.path(FINAL);
         let metadata = self.metadata(progress, false)?;
         write_safetensors(&path, parameters, &metadata).map_err(|e| self.failed(e))?;

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use glioseg_eval::rules::nnunet;
-use glioseg_eval::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::{read_info, read_labels, write_labels};
+use glioseg_metrics::rules::nnunet;
+use glioseg_metrics::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_net::{Engine, Mode, Program};
 use glioseg_plan::Rules;
 use glioseg_prep::store::StoredCase;
 use glioseg_volume::LabelMap;
-use glioseg_volume::nifti::{read_info, read_labels, write_labels};
 
 use super::{Event, Setup, TrainError};
 use crate::infer::output::write_probabilities;
@@ -87,7 +88,7 @@ fn segment(
     (number, of): (usize, usize),
     image: &Path,
     observer: &mut dyn FnMut(Event<'_>),
-    save: impl FnOnce(&crate::infer::Probabilities) -> Result<(), glioseg_volume::VolumeError>,
+    save: impl FnOnce(&crate::infer::Probabilities) -> Result<(), FormatError>,
 ) -> Result<LabelMap, TrainError> {
     let rules = setup.configuration.rules;
     let activated = rules == Rules::V1;
@@ -115,5 +116,5 @@ fn segment(
         save(probabilities)?;
     }
     let geometry = read_info(image)?.geometry;
-    Ok(LabelMap::new(segmentation.labels, geometry)?)
+    Ok(LabelMap::new(segmentation.labels, geometry).map_err(FormatError::from)?)
 }

@@ -59,9 +59,8 @@ fn phases(shape: &ConvShape) -> Vec<([usize; 3], [usize; 3])> {
     let [sd, sh, sw] = shape.stride;
     let all = (0..sd * sh * sw).map(|index| {
         let remainder = [index / (sh * sw), index / sw % sh, index % sw];
-        let taps: [usize; 3] = std::array::from_fn(|a| {
-            shape.kernel[a].saturating_sub(remainder[a]).div_ceil(shape.stride[a])
-        });
+        let taps: [usize; 3] =
+            std::array::from_fn(|a| shape.kernel[a].saturating_sub(remainder[a]).div_ceil(shape.stride[a]));
         (remainder, taps)
     });
     all.filter(|(_, taps)| !taps.contains(&0)).collect()
@@ -106,9 +105,8 @@ impl<'a> PackedBackwardData<'a> {
         if shape.stride == [1; 3] {
             return 0;
         }
-        let voxels = |remainder: [usize; 3]| -> usize {
-            (0..3).map(|a| phase_axis(shape, remainder, a).2).product()
-        };
+        let voxels =
+            |remainder: [usize; 3]| -> usize { (0..3).map(|a| phase_axis(shape, remainder, a).2).product() };
         let most = phases(shape).into_iter().map(|(remainder, _)| voxels(remainder)).max();
         shape.batch * shape.in_channels * most.unwrap_or(0)
     }

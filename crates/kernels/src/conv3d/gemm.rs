@@ -273,8 +273,8 @@ impl Job<'_> {
         let values = &self.matrix[panel * depth * width..][..depth * width];
         let base = std::array::from_fn(|r| r * I::LANES);
         let acc = [[isa.splat(0.0); PANEL]; C];
-        // SAFETY: a panel has `PANEL` vectors per row, and as many rows as there are weights.
         let rows = PackedRows { values, channel: width, taps: &[0] };
+        // SAFETY: a panel has `PANEL` vectors per row, and as many rows as there are weights.
         let acc = unsafe { accumulate(isa, rows, base, (weights, co % CO_BLOCK), acc) };
         let voxels: usize = self.call.part.output.iter().product();
         for (c, acc) in acc.iter().enumerate().take(shape.out_channels - co) {

@@ -13,12 +13,7 @@
 //! A training that can go on also keeps what its optimiser needs, under names that begin with `optimizer.`; they are no
 //! weights, and loading weights passes them over.
 
-mod globals;
-mod pickle;
-mod pickle_write;
-mod pth;
 mod safetensors;
-mod value;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,16 +21,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use glioseg_interop::{TensorRef, TensorType, TorchFile, Value, read_pickle_file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use crate::NetError;
-pub use pickle::{PickleError, read_pickle};
-pub use pickle_write::write_pickle;
-pub use pth::read_pickle_file;
 pub use safetensors::{write_safetensors, write_training};
-pub use value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};
 
 /// How names of what an optimiser keeps begin in our own files.
 const STATE: &str = "optimizer.";
@@ -103,8 +95,8 @@ impl Place {
 /// What reads the values.
 #[derive(Debug)]
 enum Container {
-    Torch(pth::Storages),
-    Flat(File),
+    Torch(TorchFile),
+    Flat(Mutex<File>),
 }
 
 /// A tensor of a checkpoint: its name and shape.
@@ -128,8 +120,7 @@ pub struct Checkpoint {
     state: Vec<(String, Place)>,
     /// Hash of all values, in our own files.
     hash: Option<String>,
-    pickle: Option<Value>,
-    container: Mutex<Container>,
+    container: Container,
 }
 
 impl Checkpoint {
@@ -150,20 +141,16 @@ impl Checkpoint {
             let what = "it is empty".into();
             return Err(NetError::Truncated { path, bytes, what });
         }
-        if start.starts_with(b"PK") {
-            let (value, storages) = pth::open_zip(&path, file, bytes)?;
-            return Self::from_torch(path, value, storages);
-        }
-        if start.starts_with(&pth::LEGACY_START) {
-            let (value, storages) = pth::open_legacy(&path, file, bytes)?;
-            return Self::from_torch(path, value, storages);
+        if TorchFile::begins_with(&start) {
+            let torch = TorchFile::open(&path)?;
+            return Self::from_torch(path, torch);
         }
         if start.get(8) == Some(&b'{') {
             let again = file.try_clone().map_err(io)?;
             let safetensors::Header { tensors, metadata, hash } = safetensors::open(&path, again, bytes)?;
             let (state, weights) = tensors.into_iter().partition(|(name, _)| name.starts_with(STATE));
-            let (kind, container) = (CheckpointKind::Safetensors, Container::Flat(file));
-            let checkpoint = Self::new(path, kind, metadata, weights, None, container);
+            let (kind, container) = (CheckpointKind::Safetensors, Container::Flat(Mutex::new(file)));
+            let checkpoint = Self::new(path, kind, metadata, weights, container);
             return Ok(Self { state, hash, ..checkpoint });
         }
         let found = format!("`{}`", start.escape_ascii());
@@ -175,24 +162,14 @@ impl Checkpoint {
         kind: CheckpointKind,
         metadata: Metadata,
         tensors: Vec<(String, Place)>,
-        pickle: Option<Value>,
         container: Container,
     ) -> Self {
         let index = tensors.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
-        Self {
-            path,
-            kind,
-            metadata,
-            tensors,
-            index,
-            state: vec![],
-            hash: None,
-            pickle,
-            container: Mutex::new(container),
-        }
+        Self { path, kind, metadata, tensors, index, state: vec![], hash: None, container }
     }
 
-    fn from_torch(path: PathBuf, value: Value, storages: pth::Storages) -> Result<Self, NetError> {
+    fn from_torch(path: PathBuf, torch: TorchFile) -> Result<Self, NetError> {
+        let value = torch.value();
         let no_weights = |found: String| NetError::NoWeights { path: path.clone(), found };
         let (kind, weights) = if let Some(weights) = value.get("network_weights") {
             (CheckpointKind::NnUnetV2, weights)
@@ -205,15 +182,15 @@ impl Checkpoint {
                 keys.map_or(value.kind().into(), |k| format!("a dict of {}", k.join(", "))),
             ));
         };
-        let tensors = pth::state_dict(weights);
+        let tensors = state_dict(weights);
         if tensors.is_empty() {
             return Err(no_weights("its weights are empty".into()));
         }
         let metadata = match kind {
-            CheckpointKind::NnUnetV1 => v1_metadata(&path, &value)?,
-            _ => v2_metadata(&value),
+            CheckpointKind::NnUnetV1 => v1_metadata(&path, value)?,
+            _ => v2_metadata(value),
         };
-        Ok(Self::new(path, kind, metadata, tensors, Some(value), Container::Torch(storages)))
+        Ok(Self::new(path, kind, metadata, tensors, Container::Torch(torch)))
     }
 
     /// Only the tensors whose names start with `prefix`, under the rest of their names: for files that hold several
@@ -244,7 +221,10 @@ impl Checkpoint {
 
     /// Everything else that a PyTorch file holds (optimizer state, logs …); `None` for safetensors.
     pub fn pickle(&self) -> Option<&Value> {
-        self.pickle.as_ref()
+        match &self.container {
+            Container::Torch(torch) => Some(torch.value()),
+            Container::Flat(_) => None,
+        }
     }
 
     /// Names and shapes of the weights, in the order of the file.
@@ -264,14 +244,14 @@ impl Checkpoint {
     }
 
     fn read_place(&self, place: &Place) -> Result<Vec<f32>, NetError> {
-        match place {
-            Place::Torch(tensor) => self.read_tensor(tensor),
-            Place::Flat { start, dtype, shape } => {
-                let mut container = self.container.lock().unwrap_or_else(PoisonError::into_inner);
-                let Container::Flat(file) = &mut *container else { unreachable!("one container per file") };
-                safetensors::read(file, *start, *dtype, shape.iter().product())
+        match (place, &self.container) {
+            (Place::Torch(tensor), Container::Torch(torch)) => Ok(torch.read(tensor)?),
+            (Place::Flat { start, dtype, shape }, Container::Flat(file)) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                safetensors::read(&mut file, *start, *dtype, shape.iter().product())
                     .map_err(|source| NetError::Io { path: self.path.clone(), source })
             }
+            _ => unreachable!("one container per file"),
         }
     }
 
@@ -314,9 +294,8 @@ impl Checkpoint {
     /// # Errors
     /// [`NetError::Damaged`] or [`NetError::Io`] if the file does not hold them.
     pub fn read_tensor(&self, tensor: &TensorRef) -> Result<Vec<f32>, NetError> {
-        let mut container = self.container.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *container {
-            Container::Torch(storages) => storages.read(&self.path, tensor),
+        match &self.container {
+            Container::Torch(torch) => Ok(torch.read(tensor)?),
             Container::Flat(_) => {
                 let what = "a reference to another file's tensor".into();
                 Err(NetError::Damaged { path: self.path.clone(), what })
@@ -402,15 +381,16 @@ fn v1_metadata(path: &Path, value: &Value) -> Result<Metadata, NetError> {
     })
 }
 
-/// `count` values from a reader, converted in pieces.
-fn read_values(reader: &mut impl Read, dtype: TensorType, count: usize) -> std::io::Result<Vec<f32>> {
-    let mut values = Vec::with_capacity(count);
-    let mut buffer = vec![0u8; 1 << 16];
-    let per_piece = buffer.len() / dtype.size();
-    while values.len() < count {
-        let piece = &mut buffer[..per_piece.min(count - values.len()) * dtype.size()];
-        reader.read_exact(piece)?;
-        dtype.append_f32(piece, &mut values);
-    }
-    Ok(values)
+/// Every tensor of a state dict, with its name.
+fn state_dict(weights: &Value) -> Vec<(String, Place)> {
+    let entries = weights.as_dict().unwrap_or_default();
+    entries
+        .iter()
+        .filter_map(|(k, v)| match (k, v) {
+            (Value::Str(name), Value::Tensor(tensor)) => {
+                Some((name.to_string(), Place::Torch(tensor.clone())))
+            }
+            _ => None,
+        })
+        .collect()
 }

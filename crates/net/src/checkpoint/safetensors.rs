@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use glioseg_interop::TensorType;
 use safetensors::{Dtype, View};
 use sha2::{Digest, Sha256};
 
-use super::value::TensorType;
-use super::{Metadata, Place, hexadecimal, read_values};
+use super::{Metadata, Place, hexadecimal};
 use crate::optimiser::Optimiser;
 use crate::{NetError, Parameters};
 
@@ -93,7 +93,7 @@ pub(super) fn read(
     count: usize,
 ) -> std::io::Result<Vec<f32>> {
     file.seek(SeekFrom::Start(start))?;
-    read_values(file, dtype, count)
+    dtype.read(file, count)
 }
 
 fn tensor_type(dtype: Dtype) -> Option<TensorType> {

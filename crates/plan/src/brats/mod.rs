@@ -18,7 +18,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::nifti;
+use glioseg_formats::nifti;
 use rayon::prelude::*;
 
 use crate::{Convention, Evidence, PlanError};

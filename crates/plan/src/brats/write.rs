@@ -4,12 +4,14 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::{LabelMap, VolumeError, atomic, nifti};
+use glioseg_formats::{FormatError, atomic, nifti};
+use glioseg_volume::LabelMap;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{BratsCase, Cohort};
-use crate::{Convention, KeyOrder, PlanError, python_json};
+use crate::{Convention, PlanError};
+use glioseg_interop::{KeyOrder, python_json};
 
 /// How files of the challenge come into the dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +63,7 @@ pub fn write_dataset(
     }
     let make = |name: &str| {
         let folder = out.join(name);
-        fs::create_dir_all(&folder).map_err(|source| VolumeError::Io {
+        fs::create_dir_all(&folder).map_err(|source| FormatError::Io {
             path: folder.clone(),
             action: "make",
             source,
@@ -142,7 +144,7 @@ impl Work<'_> {
     }
 
     fn bring(&self, from: &Path, to: &Path) -> Result<(), PlanError> {
-        let failed = |source| VolumeError::Io { path: to.to_owned(), action: "write", source };
+        let failed = |source| FormatError::Io { path: to.to_owned(), action: "write", source };
         // What an interrupted run has left may be an older file.
         if to.exists() {
             fs::remove_file(to).map_err(failed)?;

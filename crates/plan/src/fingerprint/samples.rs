@@ -5,8 +5,9 @@
 //! their order, twice. The samples themselves are not held. A case keeps the values that were drawn from, or the
 //! samples where they are fewer; together at most 400 MB per channel, on disk beyond a part of that.
 
-use crate::{PlanError, RandomState};
-use glioseg_volume::VolumeError;
+use crate::PlanError;
+use glioseg_formats::FormatError;
+use glioseg_interop::RandomState;
 use rayon::prelude::*;
 use std::io::{Read as _, Seek as _, Write as _};
 use tempfile::SpooledTempFile;
@@ -156,7 +157,7 @@ pub(super) fn draw(random: &mut RandomState, last: u32, count: usize, mut each: 
 }
 
 fn failed(action: &'static str, source: std::io::Error) -> PlanError {
-    PlanError::Volume(VolumeError::Io { path: std::env::temp_dir(), action, source })
+    PlanError::Volume(FormatError::Io { path: std::env::temp_dir(), action, source })
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ mod estimate;
 mod target;
 mod topology;
 
-use crate::{Fingerprint, Normalization, PlanError, RawDataset, Splits, python_json};
+use crate::{Fingerprint, Normalization, PlanError, RawDataset, Splits};
 use configuration::{Setting, plan_configuration};
-use glioseg_volume::atomic;
+use glioseg_formats::atomic;
+use glioseg_interop::python_json;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::io::Write as _;
@@ -368,7 +369,7 @@ impl Planned {
             }
         }
         let save = |path: &Path, value: &Value| {
-            let text = python_json(value, crate::KeyOrder::Given);
+            let text = python_json(value, glioseg_interop::KeyOrder::Given);
             atomic::write(path, |file| file.write_all(text.as_bytes()))
         };
         let description = folder.join("dataset.json");

@@ -249,6 +249,7 @@ mod tests {
     use super::super::sampler::tests::Memory;
     use super::super::{Augmentation, CaseError, ClassSummary, PipelineOptions, TargetOptions};
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
 
     fn memory() -> Memory {
         let case = |k: usize| {

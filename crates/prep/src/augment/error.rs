@@ -1,6 +1,8 @@
 //! What can go wrong while patches are made.
 
 use std::path::PathBuf;
+
+use glioseg_diagnose::Diagnose;
 use thiserror::Error;
 
 /// Why a patch could not be made.
@@ -75,9 +77,8 @@ fn at(file: Option<&PathBuf>) -> String {
     file.map(|f| format!("\n  in: {}", f.display())).unwrap_or_default()
 }
 
-impl AugmentError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for AugmentError {
+    fn hint(&self) -> Option<String> {
         match self {
             AugmentError::Read { .. } | AugmentError::ReadShape { .. } => {
                 Some("prepare this case again, or leave it out of the fold".into())

@@ -109,7 +109,7 @@ fn real_cases_are_judged_rightly() {
     let Some(real) = shared("real") else { return };
     for case in ["TCGA-DU-7294", "TCGA-FG-6692"] {
         let files = CHANNELS.map(|c| real.join(format!("{case}/{case}_{c}.nii.gz")));
-        let (volume, _) = glioseg_volume::nifti::read_stack(&files).expect("readable");
+        let (volume, _) = glioseg_formats::nifti::read_stack(&files).expect("readable");
         judge(&volume, true, case);
     }
 }

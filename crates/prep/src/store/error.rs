@@ -1,8 +1,9 @@
 //! What can go wrong with the case store.
 
 use crate::PrepError;
+use glioseg_diagnose::Diagnose;
+use glioseg_formats::FormatError;
 use glioseg_plan::PlanError;
-use glioseg_volume::VolumeError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ pub enum StoreError {
     Plan(Box<PlanError>),
     /// Reading or writing a file.
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] FormatError),
     /// The case cannot be preprocessed.
     #[error("case `{case}`: {source}")]
     Prep {
@@ -42,7 +43,7 @@ pub enum StoreError {
         /// All cases.
         of: usize,
         /// What the system said, with the file.
-        source: Box<VolumeError>,
+        source: Box<FormatError>,
     },
 }
 
@@ -54,36 +55,25 @@ impl From<PlanError> for StoreError {
 
 impl StoreError {
     pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
-        StoreError::Volume(VolumeError::Io { path: path.to_owned(), action, source })
+        StoreError::Volume(FormatError::Io { path: path.to_owned(), action, source })
     }
 
     /// What the system said if the disk is full, or the user's share of it; else the error itself.
-    pub(super) fn disk_full(self) -> Result<VolumeError, Self> {
+    pub(super) fn disk_full(self) -> Result<FormatError, Self> {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
-            StoreError::Volume(VolumeError::Io { path, action, source })
+            StoreError::Volume(FormatError::Io { path, action, source })
                 if matches!(source.kind(), StorageFull | QuotaExceeded) =>
             {
-                Ok(VolumeError::Io { path, action, source })
+                Ok(FormatError::Io { path, action, source })
             }
             other => Err(other),
         }
     }
+}
 
-    /// The file or folder it is about, where the message does not name one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            StoreError::Format { path, .. } => Some(path),
-            StoreError::Plan(error) => match &**error {
-                PlanError::Case { path, .. } => Some(path),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// What to do about it, where that is more than the message says.
-    pub fn hint(&self) -> Option<String> {
+impl Diagnose for StoreError {
+    fn hint(&self) -> Option<String> {
         match self {
             StoreError::Plan(error) => error.hint(),
             StoreError::Volume(error) => error.hint(),
@@ -95,6 +85,14 @@ impl StoreError {
                 let place = source.hint().unwrap_or_default();
                 Some(format!("{place}; then run the same command again: finished cases are kept"))
             }
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            StoreError::Format { path, .. } => Some(path),
+            StoreError::Plan(error) => error.path(),
+            _ => None,
         }
     }
 }

@@ -4,11 +4,11 @@ use super::StoreError;
 use super::format::{EXTENSION, Header, Source, VERSION, write};
 use super::read::StoredCase;
 use crate::{TrainingCase, preprocess_training_case};
+use glioseg_formats::nifti::read_info;
+use glioseg_formats::{FormatError, atomic};
 use glioseg_plan::{
     Configuration, Normalization, Plans, RawCase, RawDataset, case_groups, case_size, memory_budget,
 };
-use glioseg_volume::nifti::read_info;
-use glioseg_volume::{VolumeError, atomic};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -80,9 +80,9 @@ pub fn prepare_dataset(
     prepare_with(dataset, plans, configuration, folder, overwrite, observer, &write_case)
 }
 
-type WriteCase<'a> = dyn Fn(&Path, &Header, &TrainingCase) -> Result<(), VolumeError> + Sync + 'a;
+type WriteCase<'a> = dyn Fn(&Path, &Header, &TrainingCase) -> Result<(), FormatError> + Sync + 'a;
 
-fn write_case(path: &Path, header: &Header, case: &TrainingCase) -> Result<(), VolumeError> {
+fn write_case(path: &Path, header: &Header, case: &TrainingCase) -> Result<(), FormatError> {
     atomic::write(path, |file| write(file, header, case))
 }
 
@@ -351,8 +351,9 @@ fn warnings(cases: &[StoredCase], dataset: &RawDataset, configuration: &Configur
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_diagnose::Diagnose as _;
+    use glioseg_formats::nifti::{write_labels, write_volume};
     use glioseg_plan::{Fingerprint, PlanOptions, plan};
-    use glioseg_volume::nifti::{write_labels, write_volume};
     use glioseg_volume::{Geometry, LabelMap, Volume};
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -391,7 +392,7 @@ mod tests {
         let write = |path: &Path, header: &Header, case: &TrainingCase| {
             if written.fetch_add(1, Ordering::Relaxed) >= 2 {
                 let source = io::Error::from(io::ErrorKind::StorageFull);
-                return Err(VolumeError::Io { path: path.to_owned(), action: "write", source });
+                return Err(FormatError::Io { path: path.to_owned(), action: "write", source });
             }
             write_case(path, header, case)
         };

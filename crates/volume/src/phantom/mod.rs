@@ -177,7 +177,7 @@ fn geometry(shape: [usize; 3], spacing_mm: [f64; 3]) -> Result<Geometry, VolumeE
     let back = (shape[1].max(1) - 1) as f64 * sy;
     let affine = Affine::from_rows([[-sx, 0.0, 0.0, 0.0], [0.0, -sy, 0.0, back], [0.0, 0.0, sz, 0.0]]);
     if spacing_mm.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
-        return Err(VolumeError::SingularAffine { path: None, rows: affine.rows() });
+        return Err(VolumeError::SingularAffine { rows: affine.rows() });
     }
     Geometry::from_affine(shape, affine)
 }

@@ -40,8 +40,7 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
     let targets: Vec<Targets<'_>> = targets.iter().map(|t| Targets::Regions(t)).collect();
     let loss = LossOptions::v2(true, false);
     let optimiser = OptimiserOptions::NNUNET;
-    let update =
-        Update { loss: &loss, weights: &weights, optimiser, lr: 0.01, clip: Some(12.0), seed: 0 };
+    let update = Update { loss: &loss, weights: &weights, optimiser, lr: 0.01, clip: Some(12.0), seed: 0 };
     let data = input(&spec, batch, size);
     let mut seconds = Vec::with_capacity(options.runs);
     // One to warm up.

@@ -1,0 +1,20 @@
+//! What every error of the project can say beside its message.
+//!
+//! A crate of its own, since crates that share nothing else (kernels, readers of Python's files, images) have errors too.
+
+use std::error::Error;
+use std::path::Path;
+
+/// An error that knows a remedy, and which file it is about.
+///
+/// An error that passes another one through (`#[error(transparent)]`) answers for it, because it takes its place in the
+/// chain of causes; one that has a cause of its own need not: whoever prints a chain asks every link.
+pub trait Diagnose: Error {
+    /// What to do about it, where there is something to say.
+    fn hint(&self) -> Option<String>;
+
+    /// The file or folder it is about, where there is one.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+}
