@@ -249,7 +249,7 @@ fn one_file_with_all_channels_is_a_case_too() {
 fn a_wrong_option_lists_the_valid_ones() {
     let (code, _, stderr) = run(&["predict", "-m", "a", "-i", "b", "-o", "c", "--kernels", "fast"]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("auto") && stderr.contains("direct") && stderr.contains("burn"), "{stderr}");
+    assert!(stderr.contains("auto") && stderr.contains("direct") && stderr.contains("reference"), "{stderr}");
 }
 
 #[test]
@@ -284,5 +284,15 @@ fn hints_are_shown_whichever_command_they_come_through() {
         assert!(!output.status.success(), "{stderr}");
         assert_eq!(stderr.matches("GLIOSEG_KERNELS_ISA is `foo`").count(), 1, "{stderr}");
         assert_eq!(stderr.matches("hint: unset GLIOSEG_KERNELS_ISA").count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn an_unknown_device_says_what_this_build_has() {
+    for (option, value) in [("--device", "tpu"), ("--precision", "f8")] {
+        let (code, _, stderr) = run(&["predict", "-m", "a", "-i", "b", "-o", "c", option, value]);
+        assert_eq!(code, 2, "{stderr}");
+        let known = if option == "--device" { "this build runs on: cpu" } else { "this build computes in: f32" };
+        assert!(stderr.contains(value) && stderr.contains(known) && stderr.contains("hint:"), "{stderr}");
     }
 }

@@ -342,9 +342,16 @@ fn brats_folders_become_a_dataset_without_findings() {
 
 #[test]
 fn real_cases_become_a_dataset() {
-    let Some(real) = shared("real") else { return };
+    let Some(shared) = shared("real") else { return };
     let dir = tempfile::tempdir().expect("a folder");
-    let out = dir.path().join("out");
+    let [real, out] = ["real", "out"].map(|n| dir.path().join(n));
+    for case in ["TCGA-DU-7294", "TCGA-FG-6692"] {
+        fs::create_dir_all(real.join(case)).expect("a folder");
+        for file in fs::read_dir(shared.join(case)).expect("a case") {
+            let file = file.expect("a file");
+            fs::copy(file.path(), real.join(case).join(file.file_name())).expect("copied");
+        }
+    }
     let (code, stdout, stderr) =
         run(&["dataset", "brats", &text(&real), &text(&out), "--files", "reference"]);
     assert_eq!(code, 0, "{stderr}");

@@ -403,8 +403,8 @@ impl NetworkSpec {
         if self.nonlin_first && self.block == BlockKind::Residual {
             return fail("a residual encoder with the activation before the normalisation".into());
         }
-        if !self.slope.is_finite() {
-            return fail(format!("activation slope {}", self.slope));
+        if !self.slope.is_finite() || self.slope > 1.0 {
+            return fail(format!("activation slope {}, must be at most 1", self.slope));
         }
         let mut widths = vec![];
         if self.block == BlockKind::Residual {
