@@ -159,7 +159,7 @@ fn every_choice_of_kernels_gives_the_same_labels_but_for_a_few_voxels() {
         .iter()
         .map(|kernels| {
             let out = dir.path().join(kernels);
-            let (code, _, stderr) = predict(&input, &out, &["--kernels", kernels, "--no-mirroring"]);
+            let (code, _, stderr) = predict(&input, &out, &["--kernels", kernels]);
             assert_eq!(code, 0, "{stderr}");
             assert_eq!(record(&out)["settings"]["kernels"], *kernels);
             nifti::read_labels(&out.join("one.nii.gz")).expect("labels").data
