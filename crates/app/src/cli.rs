@@ -92,7 +92,8 @@ pub(crate) enum Command {
     glioseg predict --recipe brats21 -m BL_MODEL -m BL_L_GN_MODEL -i BraTS2021 -o submission\n\n\
     The recipe brats21 averages two models, takes an enhancing tumour below 200 voxels for necrotic core, and writes the labels\n\
     0, 1, 2, 4. A recipe is a small JSON file: copy crates/engine/recipes/brats21.json of the sources to make another.\n\n\
-    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start."
+    Ctrl-C stops before the next tile; --continue does the rest later. A second one ends at once.\n\n\
+    Exit code: 0 all cases done, 1 some case failed or Ctrl-C (the others are written), 2 could not start."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {

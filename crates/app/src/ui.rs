@@ -138,6 +138,7 @@ diagnosed!(
     glioseg_engine::crossval::CrossvalError,
     glioseg_engine::ensemble::EnsembleError,
     glioseg_engine::infer::InferError,
+    glioseg_engine::output::OutputError,
     glioseg_engine::postprocess::PostprocessError,
     glioseg_engine::recipe::RecipeError,
     glioseg_engine::train::TrainError,
@@ -163,6 +164,7 @@ mod tests {
     use glioseg_engine::crossval::CrossvalError;
     use glioseg_engine::ensemble::EnsembleError;
     use glioseg_engine::infer::InferError;
+    use glioseg_engine::output::OutputError;
     use glioseg_engine::postprocess::PostprocessError;
     use glioseg_engine::recipe::RecipeError;
     use glioseg_engine::train::TrainError;
@@ -233,7 +235,8 @@ mod tests {
             (CaseError::Unreadable { reason: "gone".into(), path: path() }.into(), "check the path"),
             (twice().into(), "the folds of splits_final.json"),
             (CrossvalError::from(empty()).into(), "copy or download the file again"),
-            (EnsembleError::LabelOrder.into(), "leave out --save-probabilities"),
+            (OutputError::LabelOrder.into(), "leave out --save-probabilities"),
+            (EnsembleError::from(OutputError::LabelOrder).into(), "leave out --save-probabilities"),
             (PostprocessError::OutputIsInput { path: path() }.into(), "another"),
             (RecipeError::Unknown { name: "a".into(), known: vec![] }.into(), ""),
             (InferError::from(NetError::Kernels(kernels())).into(), "unset GLIOSEG_KERNELS_ISA"),

@@ -19,6 +19,7 @@ pub mod ensemble;
 pub mod infer;
 pub mod labels;
 pub mod model;
+pub mod output;
 pub mod postprocess;
 pub mod recipe;
 pub mod train;

@@ -2,32 +2,12 @@
 
 use std::path::Path;
 
-use glioseg_engine::infer::{
-    Accumulation, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict,
-};
-use glioseg_engine::labels::OutputLabels;
-use glioseg_engine::model::{CheckpointChoice, Folds};
+use glioseg_engine::infer::{Batch, Event, PredictOptions, PredictSummary, predict};
 use glioseg_formats::nifti;
-use glioseg_net::EngineChoice;
 use glioseg_volume::testing::shared;
 
 fn options(mirroring: bool) -> PredictOptions {
-    PredictOptions {
-        folds: Folds::Found,
-        checkpoint: CheckpointChoice::Final,
-        part: None,
-        skip_finished: false,
-        step: 0.5,
-        mirroring,
-        accumulation: Accumulation::Half,
-        interpolate_positions: false,
-        postprocessing: PostprocessingChoice::default(),
-        labels: OutputLabels::Dataset,
-        save_probabilities: true,
-        uncertainty: false,
-        strict: false,
-        engine: EngineChoice::default(),
-    }
+    PredictOptions { mirroring, save_probabilities: true, ..PredictOptions::default() }
 }
 
 /// `probabilities` of an npz, `[output, z, y, x]`, and its shape.
@@ -47,13 +27,12 @@ fn compare(dataset: &str, mirroring: bool) {
     let out = tempfile::tempdir().expect("a folder");
     let summary = predict(
         &[golden.join("model")],
-        &[golden.join("raw/imagesTs")],
-        out.path(),
-        &options(mirroring),
+        options(mirroring),
+        &Batch::new(&[golden.join("raw/imagesTs")], out.path()),
         &|_: Event<'_>| {},
     )
     .expect("a prediction");
-    assert_eq!(summary, PredictSummary { done: 2, failed: 0, skipped: 0 });
+    assert_eq!(summary, PredictSummary { done: 2, ..PredictSummary::default() });
     let reference = golden.join(if mirroring { "predicted" } else { "predicted_no_mirroring" });
     for case in ["case_03", "case_07"] {
         if !reference.join(format!("{case}.nii.gz")).exists() {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use glioseg_engine::convert::convert;
-use glioseg_engine::infer::{Event, PostprocessingChoice, PredictOptions, PredictSummary, predict};
+use glioseg_engine::infer::{Batch, Event, PostprocessingChoice, PredictOptions, PredictSummary, predict};
 use glioseg_engine::model::{CheckpointChoice, Folds, Model};
 use glioseg_formats::nifti;
 use glioseg_interop::read_pickle_file;
@@ -139,10 +139,10 @@ fn compare(golden: &Path, models: &[&str], images: &str, cases: &[&str], referen
     let file = |case: &str, channel: usize| golden.join(images).join(format!("{case}_000{channel}.nii.gz"));
     let files: Vec<_> = cases.iter().flat_map(|case| (0..4).map(|c| file(case, c))).collect();
     let out = tempfile::tempdir().expect("a folder");
-    let done =
-        predict(&models, &files, out.path(), &options(mirroring), &|_: Event<'_>| {}).expect("a prediction");
+    let batch = Batch::new(&files, out.path());
+    let done = predict(&models, options(mirroring), &batch, &|_: Event<'_>| {}).expect("a prediction");
     let reference = golden.join(reference);
-    assert_eq!(done, PredictSummary { done: cases.len(), failed: 0, skipped: 0 });
+    assert_eq!(done, PredictSummary { done: cases.len(), ..PredictSummary::default() });
     for case in cases {
         let at = |folder: &Path, ending: &str| folder.join(format!("{case}.{ending}"));
         let ours = nifti::read_labels(&at(out.path(), "nii.gz")).expect("ours");
@@ -234,7 +234,8 @@ fn a_converted_model_predicts_the_same_bytes() {
         assert!(told.len() >= folds && model.folds.len() == folds, "{name}: {told:?}");
         assert!(told.iter().all(|c| c.file.extension().is_some_and(|e| e == "safetensors")));
         for (model, out) in [(&golden.join(name), &before), (&target, &after)] {
-            let done = predict(std::slice::from_ref(model), &files, out, &options(false), &|_: Event<'_>| {});
+            let batch = Batch::new(&files, out);
+            let done = predict(std::slice::from_ref(model), options(false), &batch, &|_: Event<'_>| {});
             assert_eq!(done.expect(name).done, 1, "{name}");
         }
         assert!(same_files(&before, &after) >= 2, "{name}");

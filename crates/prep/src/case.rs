@@ -2,6 +2,7 @@
 
 use crate::normalize::{normalize, normalize_v1};
 use crate::torch_labels::resample_torch_labels;
+use crate::trail::{Trail, Undo};
 use crate::{PrepError, resample_options};
 use glioseg_plan::{Configuration, Normalization, Plans, Rules};
 use glioseg_volume::Volume;
@@ -103,22 +104,14 @@ impl CaseProperties {
         Some(by_plan)
     }
 
-    /// Puts a predicted box back into the whole image, `outside` around it, and turns the axes back to z, y, x.
-    ///
-    /// For label maps and for a channel of probabilities.
-    ///
-    /// # Shapes
-    /// `cropped` holds [`CaseProperties::shape_after_cropping`] voxels, the result those of the image.
-    ///
-    /// # Panics
-    /// If `cropped` has another size.
-    ///
-    /// # Source
-    /// nnU-Net v2, `convert_predicted_logits_to_segmentation_with_correct_shape`.
-    pub fn restore<T: Copy + Send + Sync>(&self, cropped: &[T], outside: T) -> Vec<T> {
-        let mut whole = vec![outside; self.shape_before_cropping.iter().product()];
-        crop::insert(cropped, self.bbox, &mut whole, self.shape_before_cropping);
-        crop::transpose(whole, self.shape_before_cropping, self.transpose_backward)
+    /// The way back to the grid of the image.
+    pub fn trail(&self, configuration: &Configuration) -> Trail {
+        let mut trail = Trail::default();
+        trail.push(Undo::Transpose { axes: self.transpose_backward });
+        trail.push(Undo::Crop { shape: self.shape_before_cropping, bbox: self.bbox });
+        let options = self.probabilities_resampling(configuration);
+        trail.push(Undo::Resample { shape: self.shape_after_cropping, options });
+        trail
     }
 }
 

@@ -49,7 +49,8 @@ fn the_way_back_puts_every_voxel_where_it_was() {
         let image = image([7, 9, 8]);
         let case = prepare(image.clone(), &plans).expect("a case that fits");
         assert_eq!(case.shape, transpose.map(|a| [4, 6, 5][a]));
-        assert_eq!(case.properties.restore(&case.data, 0.0), image.data, "{transpose:?}");
+        let back = case.properties.trail(&plans.1).back(case.data);
+        assert_eq!(back.channel(0, 0.0), image.data, "{transpose:?}");
     }
 }
 
@@ -57,7 +58,7 @@ fn the_way_back_puts_every_voxel_where_it_was() {
 fn what_lies_outside_the_box_gets_the_given_value() {
     let plans = plans([1, 0, 2], |_| ());
     let case = prepare(image([7, 9, 8]), &plans).expect("a case that fits");
-    let back = case.properties.restore(&vec![3u16; case.data.len()], 7);
+    let back = case.properties.trail(&plans.1).back(vec![3u16; case.data.len()]).channel(0, 7);
     assert_eq!(back.len(), 7 * 9 * 8);
     assert_eq!(back.iter().filter(|&&v| v == 3).count(), 4 * 6 * 5);
     assert_eq!((back[0], back[(3 * 9 + 4) * 8 + 4]), (7, 3));

@@ -1,7 +1,7 @@
 //! Preprocessed cases and exported predictions of genuine nnU-Net v2 runs.
 
 use glioseg_formats::nifti::read_stack;
-use glioseg_plan::Plans;
+use glioseg_plan::{Configuration, Plans};
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::testing::{assert_close, shared};
 use serde_json::{Value, json};
@@ -18,9 +18,14 @@ fn read_npz(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     (shape, npy.into_vec::<f32>().expect("f32 values"))
 }
 
-fn prepare(root: &Path, case: &str, folder: &str) -> PreparedCase {
+fn plans(root: &Path) -> (Plans, Configuration) {
     let plans = Plans::read(&root.join("plans.json")).expect("plans");
     let configuration = plans.configuration("3d_fullres").expect("a configuration");
+    (plans, configuration)
+}
+
+fn prepare(root: &Path, case: &str, folder: &str) -> PreparedCase {
+    let (plans, configuration) = plans(root);
     let files: Vec<_> = (0..configuration.normalization.len())
         .map(|c| root.join(format!("raw/{folder}/{case}_{c:04}.nii.gz")))
         .collect();
@@ -64,6 +69,7 @@ fn predictions_lie_where_the_way_back_puts_them() {
     for set in ["iso", "aniso"] {
         let Some(root) = shared(&format!("golden/pipeline/{set}")) else { return };
         let p = prepare(&root, "case_03", "imagesTs").properties;
+        let trail = p.trail(&plans(&root).1);
         let (shape, probabilities) = read_npz(&root.join("predicted/case_03.npz"), "probabilities");
         assert_eq!(shape[1..], p.transpose_backward.map(|a| p.shape_before_cropping[a]));
         let voxels: usize = shape[1..].iter().product();
@@ -76,7 +82,7 @@ fn predictions_lie_where_the_way_back_puts_them() {
             };
             let outside = (0..voxels).find(|&i| !inside(i)).map_or(0.0, |i| channel[i]);
             let cropped = glioseg_volume::crop::crop(channel.to_vec(), p.shape_before_cropping, p.bbox);
-            assert_eq!(p.restore(&cropped, outside), channel, "{set}");
+            assert_eq!(trail.back(cropped).channel(0, outside), channel, "{set}");
         }
     }
 }

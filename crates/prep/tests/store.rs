@@ -4,7 +4,9 @@ use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_plan::{Fingerprint, PlanOptions, Plans, RawDataset, plan};
 use glioseg_prep::augment::{Cases as _, ClassSummary};
-use glioseg_prep::store::{PatchBox, StoredCase, StoredCases, case_path, prepare_dataset, stored_cases};
+use glioseg_prep::store::{
+    PatchBox, PrepareOptions, StoredCase, StoredCases, case_path, prepare_dataset, stored_cases,
+};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use proptest::prelude::*;
 use serde_json::json;
@@ -40,7 +42,8 @@ static STORE: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     assert_eq!(planned.json["image_reader_writer"], "NibabelIO");
     let plans = Plans::from_value(planned.json, Path::new("plans.json")).expect("plans");
     let configuration = plans.configuration("3d_fullres").expect("a configuration");
-    prepare_dataset(&dataset, &plans, &configuration, out.path(), false, &|_| {}).expect("prepared");
+    prepare_dataset(&dataset, &plans, &configuration, out.path(), PrepareOptions::default(), &|_| {})
+        .expect("prepared");
     out
 });
 

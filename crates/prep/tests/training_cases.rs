@@ -4,7 +4,7 @@
 //! making.
 
 use glioseg_plan::{Dataset, Plans, RawDataset, read_json};
-use glioseg_prep::store::{StoredCase, prepare_dataset};
+use glioseg_prep::store::{PrepareOptions, StoredCase, prepare_dataset};
 use glioseg_prep::{Image, preprocess_training_case};
 use glioseg_volume::testing::{assert_close, shared};
 use serde_json::{Value, json};
@@ -91,7 +91,8 @@ fn prepared_cases_match_those_of_nnunet() {
         let out = tempfile::tempdir().expect("a folder");
         let folder = out.path().join(&configuration.data_identifier);
         let summary =
-            prepare_dataset(&dataset, &plans, &configuration, &folder, false, &|_| {}).expect("prepared");
+            prepare_dataset(&dataset, &plans, &configuration, &folder, PrepareOptions::default(), &|_| {})
+                .expect("prepared");
         assert_eq!((summary.prepared, summary.failed.len()), (6, 0), "{set}");
         let patch = &configuration.patch_size;
         let smaller = |case: &&StoredCase| case.shape().iter().zip(patch).any(|(size, patch)| size < patch);

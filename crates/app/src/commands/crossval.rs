@@ -58,7 +58,9 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
             configuration: (*configuration).to_owned(),
             ..options.how.places(&options.dataset, &settings)
         };
-        make_ready(&dataset, &places, &settings, options.how.strict, ui)?;
+        if !make_ready(&dataset, &places, &settings, options.how.strict, ui)? {
+            return Ok(Outcome::SomeFailed);
+        }
         // The first fold writes the splits where there are none.
         Setup::new(&places, FoldChoice::Number(0), &settings)?;
         folds = all_folds(options, &places)?;

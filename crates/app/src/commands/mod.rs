@@ -10,6 +10,7 @@ pub(crate) mod ensemble;
 pub(crate) mod evaluate;
 pub(crate) mod fingerprint;
 pub(crate) mod info;
+mod interrupt;
 pub(crate) mod phantom;
 pub(crate) mod plan;
 pub(crate) mod postprocess;
@@ -30,7 +31,7 @@ use glioseg_diagnose::Diagnose;
 pub(crate) enum Outcome {
     /// All done.
     Done,
-    /// Some case failed; the others are done.
+    /// Some case failed, or Ctrl-C stopped the work; what is done is kept.
     SomeFailed,
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::labels::{OutputLabels, Recoding, write_description};
+use glioseg_engine::output::OutputRules;
 use glioseg_engine::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
     ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
@@ -190,16 +191,18 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
             "give --threshold, --largest, --file, --search or --labels; see --help",
         ));
     }
-    let work = PostprocessOptions { postprocessing, known: meaning.known, recoding };
+    let rules = OutputRules { postprocessing, recoding };
+    let work = PostprocessOptions { rules, known: meaning.known };
     let observer = |case: &PostprocessedCase| {
         if let Err(error) = &case.changed {
             ui.warn(&format!("case `{}`: {}", case.case, about(error)));
         }
     };
     let done = postprocess_cases(&cases, &options.output, &work, &observer)?;
-    work.postprocessing.write(&options.output.join(FILE_NAME))?;
+    work.rules.postprocessing.write(&options.output.join(FILE_NAME))?;
     if let Some(dataset) = &meaning.dataset {
-        write_description(&options.output, dataset, &work.recoding).context("cannot describe the labels")?;
+        write_description(&options.output, dataset, &work.rules.recoding)
+            .context("cannot describe the labels")?;
     }
     let mut failed = 0;
     for case in &done {

@@ -1,10 +1,11 @@
 //! `glioseg predict`.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use glioseg_engine::infer::{
-    self, Accumulation, CaseRecord, CaseStatus, Event, FlagKind, InferError, PostprocessingChoice,
+    self, Accumulation, Batch, CaseRecord, CaseStatus, Event, FlagKind, InferError, PostprocessingChoice,
     PredictOptions, PredictSummary,
 };
 use glioseg_engine::labels::OutputLabels;
@@ -12,7 +13,7 @@ use glioseg_engine::model::{CheckpointChoice, Model};
 use glioseg_engine::recipe::Recipe;
 
 use super::report::{self, Report};
-use super::{Outcome, peak_memory, print};
+use super::{Outcome, interrupt, peak_memory, print};
 use crate::cli::{self, Checkpoint, Predict};
 use crate::ui::{Ui, duration};
 
@@ -36,8 +37,6 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
             Checkpoint::Final => CheckpointChoice::Final,
             Checkpoint::Best => CheckpointChoice::Best,
         },
-        part: options.part,
-        skip_finished: options.continue_,
         step: options.step,
         mirroring: !options.no_mirroring,
         accumulation: match options.accumulation {
@@ -52,13 +51,13 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         strict: options.strict,
         engine,
     };
-    let summary = predict_and_show(options, &predict, ui)?;
-    if options.report {
+    let summary = predict_and_show(options, predict, ui)?;
+    if options.report && summary.left == 0 {
         let output = options.output.join("report.html");
         let pred = vec![options.output.clone()];
         report::run_after(&Report { pred, output, ..Report::default() }, ui);
     }
-    Ok(if summary.failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+    Ok(if summary.failed + summary.left > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
 
 /// What the events have told so far.
@@ -68,11 +67,22 @@ struct Seen {
     of: usize,
     failed: Vec<String>,
     output: anyhow::Result<()>,
+    /// Whether it was said that the batch will stop.
+    stopping: bool,
 }
 
-fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> anyhow::Result<PredictSummary> {
-    let seen =
-        Mutex::new(Seen { start: Instant::now(), number: 0, of: 0, failed: Vec::new(), output: Ok(()) });
+fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyhow::Result<PredictSummary> {
+    let seen = Mutex::new(Seen {
+        start: Instant::now(),
+        number: 0,
+        of: 0,
+        failed: Vec::new(),
+        output: Ok(()),
+        stopping: false,
+    });
+    let stop = interrupt::flag();
+    let (step, engine) = (predict.step, predict.engine);
+    let mirroring = if predict.mirroring { "on" } else { "off" };
     let observer = |event: Event<'_>| {
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
@@ -99,14 +109,12 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
                         ignored[0].display()
                     ));
                 }
-                let mirroring = if predict.mirroring { "on" } else { "off" };
                 let threads = rayon::current_num_threads();
                 ui.say(&format!(
-                    "{cases} cases{} | device {} | kernels {} | {threads} threads | step {} | mirroring {mirroring}",
+                    "{cases} cases{} | device {} | kernels {} | {threads} threads | step {step} | mirroring {mirroring}",
                     if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
-                    predict.engine.device,
-                    predict.engine.kernels.word(),
-                    predict.step,
+                    engine.device,
+                    engine.kernels.word(),
                 ));
                 seen.of = cases;
             }
@@ -126,9 +134,19 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
             }
             _ => {}
         }
+        if stop.load(Ordering::SeqCst) && !std::mem::replace(&mut seen.stopping, true) {
+            ui.say("stopping before the next tile; Ctrl-C again ends at once");
+        }
     };
-    let summary = infer::predict(&options.model, &options.input, &options.output, predict, &observer)?;
+    let batch = Batch {
+        part: options.part,
+        skip_finished: options.continue_,
+        stop: Some(&stop),
+        ..Batch::new(&options.input, &options.output)
+    };
+    let summary = infer::predict(&options.model, predict, &batch, &observer);
     ui.stop();
+    let summary = summary?;
     let seen = seen.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     seen.output?;
     let memory = peak_memory().map(|b| format!(", peak memory {:.2} GiB", b as f64 / (1u64 << 30) as f64));
@@ -141,6 +159,10 @@ fn predict_and_show(options: &Predict, predict: &PredictOptions, ui: &Ui) -> any
         memory.unwrap_or_default(),
         options.output.display()
     ));
+    if summary.left > 0 {
+        let done = summary.done + summary.skipped;
+        ui.say(&format!("{done} of {} done; resume with --continue", done + summary.failed + summary.left));
+    }
     if !seen.failed.is_empty() {
         ui.warn(&format!("no segmentation for: {}", seen.failed.join(", ")));
     }

@@ -7,10 +7,12 @@ use std::time::Instant;
 use clap::Args;
 use glioseg_plan::{Configuration, Plans, RawDataset};
 use glioseg_prep::guard::check_stored;
-use glioseg_prep::store::{CaseDone, Outcome as CaseOutcome, PrepareSummary, StoreError, prepare_dataset};
+use glioseg_prep::store::{
+    CaseDone, Outcome as CaseOutcome, PrepareOptions, PrepareSummary, StoreError, prepare_dataset,
+};
 
 use super::dataset::{open, output_folder};
-use super::{Outcome, Problem, print};
+use super::{Outcome, Problem, interrupt, print};
 use crate::ui::{Ui, about, duration};
 
 /// Preprocesses all cases of a dataset as planned: one file per case, from which training reads its patches.
@@ -21,7 +23,8 @@ use crate::ui::{Ui, about, duration};
 #[command(after_help = "Example:\n  glioseg prep Dataset001_BraTS -c 3d_fullres\n\n\
     Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \
     a folder nnUNet_raw,\nelse to NAME_preprocessed beside the dataset.\n\n\
-    Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start or the disk is full.")]
+    Ctrl-C stops after the cases in work; a second one ends at once.\n\n\
+    Exit code: 0 all cases done, 1 some case failed or Ctrl-C (the others are written), 2 could not start or the disk is full.")]
 pub(crate) struct Prep {
     /// Raw dataset: dataset.json with imagesTr and labelsTr
     #[arg(value_name = "DIR")]
@@ -69,6 +72,9 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
             cases.display()
         ));
         let summary = prepare(&dataset, &plans, configuration, &cases, options.overwrite, ui)?;
+        if summary.left > 0 {
+            return Ok(Outcome::SomeFailed);
+        }
         let doubtful = warn_of_channels(&dataset, &summary, ui);
         if options.strict {
             failed += doubtful;
@@ -87,7 +93,7 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
     Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
 
-/// Preprocesses what is not there yet, and says what becomes of every case that is done.
+/// Preprocesses what is not there yet, and says what becomes of every case that is done. Ctrl-C stops it: then cases are left.
 pub(crate) fn prepare(
     dataset: &RawDataset,
     plans: &Plans,
@@ -97,7 +103,7 @@ pub(crate) fn prepare(
     ui: &Ui,
 ) -> anyhow::Result<PrepareSummary> {
     let of = dataset.cases.len();
-    let seen = Mutex::new(0);
+    let (seen, stop) = (Mutex::new(0), interrupt::flag());
     let observer = |done: CaseDone<'_>| {
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *seen += 1;
@@ -110,13 +116,20 @@ pub(crate) fn prepare(
             Err(error) => ui.warn(&describe(done.case, error)),
         }
     };
-    let summary = prepare_dataset(dataset, plans, configuration, cases, overwrite, &observer)?;
+    let how = PrepareOptions { overwrite, stop: Some(&stop) };
+    let summary = prepare_dataset(dataset, plans, configuration, cases, how, &observer)?;
     if !summary.removed.is_empty() {
         let names = summary.removed.join(", ");
         ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
     }
     for warning in &summary.warnings {
         ui.warn(warning);
+    }
+    if summary.left > 0 {
+        ui.say(&format!(
+            "{} of {of} done; resume with the same command: finished cases are kept",
+            summary.cases.len()
+        ));
     }
     Ok(summary)
 }

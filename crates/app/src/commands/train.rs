@@ -5,8 +5,7 @@
 )]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -18,12 +17,10 @@ use glioseg_metrics::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag::{register, register_conditional_shutdown};
 
 use super::dataset::{by, open};
 use super::report::{self, Report};
-use super::{Outcome, Problem, plan, prep, print};
+use super::{Outcome, Problem, interrupt, plan, prep, print};
 use crate::cli::Compute;
 use crate::ui::{Ui, duration};
 
@@ -226,7 +223,9 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
     let dataset = open(&options.dataset)?;
-    make_ready(&dataset, &places, &settings, options.how.strict, ui)?;
+    if !make_ready(&dataset, &places, &settings, options.how.strict, ui)? {
+        return Ok(Outcome::SomeFailed);
+    }
     let setup = Setup::new(&places, options.fold, &settings)?;
     let train_options = TrainOptions {
         resume: options.resume,
@@ -261,14 +260,14 @@ fn begun_with(given: &Settings, places: &Places, fold: FoldChoice) -> Option<Set
     begun_settings(&places.results.join(model).join(format!("fold_{fold}")))
 }
 
-/// Plans and prepares what is not there yet.
+/// Plans and prepares what is not there yet; false if it was stopped.
 pub(crate) fn make_ready(
     dataset: &RawDataset,
     places: &Places,
     settings: &Settings,
     strict: bool,
     ui: &Ui,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let folder = &places.preprocessed;
     let path = folder.join(format!("{}.json", places.plans));
     if !path.exists() {
@@ -294,7 +293,7 @@ pub(crate) fn make_ready(
     let configuration = plans.configuration(&places.configuration)?;
     let cases = folder.join(&configuration.data_identifier);
     let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
-    if summary.prepared > 0 || strict {
+    if summary.left == 0 && (summary.prepared > 0 || strict) {
         let doubtful = prep::warn_of_channels(dataset, &summary, ui);
         if strict && doubtful > 0 {
             return Err(Problem::new(
@@ -303,8 +302,11 @@ pub(crate) fn make_ready(
             ));
         }
     }
+    if summary.left > 0 {
+        return Ok(false);
+    }
     if summary.failed.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let failed: Vec<&str> = summary.failed.iter().map(|(case, _)| case.as_str()).collect();
     Err(Problem::new(
@@ -313,25 +315,9 @@ pub(crate) fn make_ready(
     ))
 }
 
-/// The flag that Ctrl-C sets: the first asks the training to stop, the second ends the program.
-fn interrupts() -> Arc<AtomicBool> {
-    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let flag = STOP.get_or_init(|| {
-        let flag = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the shutdown looks at the flag as the signal before has left it. Without handlers the
-            // program ends at once, and what was saved before stays.
-            let _ = register_conditional_shutdown(signal, 130, Arc::clone(&flag));
-            let _ = register(signal, Arc::clone(&flag));
-        }
-        flag
-    });
-    Arc::clone(flag)
-}
-
 /// Trains one fold and shows what happens.
 pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::Result<Trained> {
-    let stop = interrupts();
+    let stop = interrupt::flag();
     let mut told = false;
     let mut observer = |event: Event<'_>| {
         show(event, ui);

@@ -8,6 +8,8 @@ use glioseg_interop::InteropError;
 use glioseg_plan::PlanError;
 use thiserror::Error;
 
+use crate::output::OutputError;
+
 /// Why an ensemble, or one case of it, could not be made.
 #[derive(Debug, Error)]
 pub enum EnsembleError {
@@ -109,9 +111,9 @@ pub enum EnsembleError {
         /// The folder.
         path: PathBuf,
     },
-    /// Saved probabilities that would no longer fit their description.
-    #[error("with labels of another order, saved probabilities would not fit their dataset.json")]
-    LabelOrder,
+    /// The rules of the label maps.
+    #[error(transparent)]
+    Rules(#[from] OutputError),
     /// An image.
     #[error(transparent)]
     Volume(#[from] FormatError),
@@ -165,7 +167,7 @@ impl Diagnose for EnsembleError {
             Self::NoGeometry { .. } => "put CASE.nii.gz, which prediction writes too, beside CASE.npz".into(),
             Self::NotFinite { .. } => "predict the case again; a network with damaged weights gives such values".into(),
             Self::OutputIsInput { .. } => "choose another output folder".into(),
-            Self::LabelOrder => "leave out --save-probabilities, or write the dataset's own labels".into(),
+            Self::Rules(error) => return error.hint(),
             Self::Volume(error) => return error.hint(),
             Self::Plan(error) => return error.hint(),
             Self::Interop(_) => "is the .pkl that of this case? it is read as plain data and never run".into(),

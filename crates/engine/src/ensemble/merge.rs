@@ -40,22 +40,8 @@ pub(crate) fn merge(
                 }
             }
             sink(&mean)?;
-            let seg = &mut seg[start..start + length];
-            match decision {
-                Decision::Regions(paints) => {
-                    for (s, _) in seg.iter_mut().zip(&mean).filter(|&(_, &v)| v > 0.5) {
-                        *s = paints[output];
-                    }
-                }
-                Decision::Labels(labels) => {
-                    // The first of equal labels wins.
-                    for ((s, b), &v) in seg.iter_mut().zip(&mut best[start..]).zip(&mean) {
-                        if output == 0 || v > *b {
-                            (*s, *b) = (labels[output], v);
-                        }
-                    }
-                }
-            }
+            let best = best.get_mut(start..).unwrap_or_default();
+            decision.take(output, &mean, true, &mut seg[start..start + length], best);
         }
     }
     Ok(seg)

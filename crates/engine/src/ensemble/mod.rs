@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use glioseg_formats::{FormatError, atomic, nifti, npz};
+use glioseg_formats::{FormatError, atomic, npz};
 use glioseg_plan::Dataset;
 use glioseg_volume::{LabelMap, crop};
 use half::f16;
@@ -28,7 +28,8 @@ pub use saved::Version;
 use saved::{Archive, Array};
 
 use crate::infer::Decision;
-use crate::labels::{OutputLabels, Recoding, meaning, other_labels, write_description};
+use crate::labels::{OutputLabels, meaning};
+use crate::output::{OutputRules, label_path, write_labels};
 use crate::postprocess::Postprocessing;
 
 /// How folders are averaged. The options act in this order: the mean is decided, postprocessed, and then recoded.
@@ -84,11 +85,8 @@ pub fn ensemble(
 ) -> Result<Vec<EnsembledCase>, EnsembleError> {
     let cases = common_cases(folders)?;
     let dataset = dataset_of(folders, &cases[0], options.dataset.as_deref())?;
-    let recoding = options.labels.recoding(&dataset)?;
-    options.postprocessing.check(dataset.labels.all_labels(), &options.postprocessing_path)?;
-    if options.save_probabilities && !recoding.keeps_order(&dataset) {
-        return Err(EnsembleError::LabelOrder);
-    }
+    let steps = (options.postprocessing.clone(), options.postprocessing_path.as_path());
+    let rules = OutputRules::new(&dataset, steps, options.labels, options.save_probabilities)?;
     std::fs::create_dir_all(out).map_err(|source| FormatError::Io {
         path: out.into(),
         action: "make",
@@ -98,14 +96,8 @@ pub fn ensemble(
     if folders.iter().any(|f| whole(f) == whole(out)) {
         return Err(EnsembleError::OutputIsInput { path: out.into() });
     }
-    if options.skip_finished
-        && let Some((first, second)) = other_labels(out, &dataset, &recoding)
-    {
-        let second_path = folders[0].clone();
-        return Err(EnsembleError::OutputsDiffer { first, second, first_path: out.into(), second_path });
-    }
-    write_description(out, &dataset, &recoding)?;
-    let work = Work { folders, out, options, dataset: &dataset, recoding: &recoding };
+    rules.prepare_folder::<EnsembleError>(out, &dataset, options.skip_finished)?;
+    let work = Work { folders, out, options, dataset: &dataset, rules: &rules };
     let done = cases.par_iter().map(|case| {
         let done = EnsembledCase { case: case.clone(), result: work.case(case) };
         observer(&done, cases.len());
@@ -208,12 +200,12 @@ struct Work<'a> {
     out: &'a Path,
     options: &'a EnsembleOptions,
     dataset: &'a Dataset,
-    recoding: &'a Recoding,
+    rules: &'a OutputRules,
 }
 
 impl Work<'_> {
     fn case(&self, case: &str) -> Result<Option<Vec<(u16, usize)>>, EnsembleError> {
-        let labels = self.out.join(format!("{case}.nii.gz"));
+        let labels = label_path(self.out, case);
         let probabilities = self.options.save_probabilities.then(|| self.out.join(format!("{case}.npz")));
         let there = |p: &PathBuf| p.is_file();
         if self.options.skip_finished && there(&labels) && probabilities.as_ref().is_none_or(there) {
@@ -224,12 +216,11 @@ impl Work<'_> {
         if let (Some(npz), Version::V1) = (&probabilities, version) {
             copy_properties(&files[0], npz)?;
         }
-        self.options.postprocessing.apply(&mut map);
-        self.recoding
-            .apply(&mut map.data)
+        self.rules
+            .apply(&mut map)
             .map_err(|label| EnsembleError::format(&files[0], format!("label {label} has no new value")))?;
         // Labels last: a case counts as finished when its label map is there.
-        nifti::write_labels(&labels, &map)?;
+        write_labels(self.out, case, &map)?;
         Ok(Some(map.counts().into_iter().filter(|&(value, _)| value != 0).collect()))
     }
 }

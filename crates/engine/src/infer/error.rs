@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::Accumulation;
 use crate::cases::CaseError;
-use crate::postprocess::PostprocessError;
+use crate::output::OutputError;
 use crate::recipe::RecipeError;
 
 /// Why a case, or a whole prediction, could not be done.
@@ -149,22 +149,15 @@ pub enum InferError {
         /// The first file.
         path: PathBuf,
     },
-    /// A folder whose label maps have other values than those that would be added.
-    #[error("the label maps in {} have the labels {found}, but those to be added have {wanted}", path.display())]
-    OtherLabels {
-        /// The output folder.
-        path: PathBuf,
-        /// The labels there.
-        found: String,
-        /// The labels of this run.
-        wanted: String,
-    },
-    /// Saved probabilities that would no longer fit their description.
-    #[error("with labels of another order, saved probabilities would not fit their dataset.json")]
-    LabelOrder,
-    /// Steps on the label map.
+    /// Whoever watches asked for it.
+    #[error("stopped before the case was done")]
+    Stopped,
+    /// Nothing to predict with.
+    #[error("no model is given")]
+    NoModels,
+    /// The rules of the label maps.
     #[error(transparent)]
-    Postprocess(#[from] PostprocessError),
+    Rules(#[from] OutputError),
     /// A recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
@@ -205,18 +198,14 @@ impl Diagnose for InferError {
             Self::Plan(e) => e.hint(),
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
-            Self::Postprocess(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
             Self::DoubtfulChannels { .. } => Some(
                 "look at the images: rename the files if they are exchanged; if they are right after all, leave out --strict"
                     .into(),
             ),
-            Self::OtherLabels { .. } => {
-                Some("choose another output folder, or the --labels of the run that is continued".into())
-            }
-            Self::LabelOrder => {
-                Some("leave out --save-probabilities, or write the dataset's own labels with --labels dataset".into())
-            }
+            Self::Rules(e) => e.hint(),
+            Self::Stopped => Some("run the same command with --continue to go on".into()),
+            Self::NoModels => Some("give at least one model folder".into()),
             Self::NonFiniteLogits { precision: Accumulation::Half, .. } => Some(
                 "very large logits overflow half precision: try --accumulation single; if that fails too, the weights or the \
                  image are damaged"

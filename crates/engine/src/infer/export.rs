@@ -6,8 +6,8 @@
 use std::convert::Infallible;
 
 use glioseg_plan::Labels;
-use glioseg_prep::CaseProperties;
-use glioseg_volume::crop;
+use glioseg_prep::{Boxed, Trail};
+use glioseg_volume::crop::BoundingBox;
 use glioseg_volume::resample::{Order, ResampleOptions, resample_slabs};
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
@@ -107,26 +107,37 @@ impl Decision {
     /// nnU-Net v2, `LabelManager.convert_probabilities_to_segmentation` and `convert_logits_to_segmentation`.
     pub fn decide(&self, channels: &[&[f32]], probabilities: bool, seg: &mut [u16]) {
         assert_eq!(channels.len(), self.outputs(), "one slice per output");
+        seg.fill(0);
+        let mut best = if let Self::Labels(_) = self { vec![0f32; seg.len()] } else { Vec::new() };
+        for (output, channel) in channels.iter().enumerate() {
+            self.take(output, channel, probabilities, seg, &mut best);
+        }
+    }
+
+    /// Takes the next output into the decision, in order: `seg` holds what the outputs before decided, background before the
+    /// first; `best` the largest value so far, for plain labels only.
+    pub(crate) fn take(
+        &self,
+        output: usize,
+        values: &[f32],
+        probabilities: bool,
+        seg: &mut [u16],
+        best: &mut [f32],
+    ) {
         match self {
             Self::Regions(paint) => {
-                seg.fill(0);
-                for (channel, &value) in channels.iter().zip(paint) {
-                    for (s, &v) in seg.iter_mut().zip(*channel) {
-                        if (if probabilities { v } else { sigmoid(v) }) > 0.5 {
-                            *s = value;
-                        }
+                for (s, &v) in seg.iter_mut().zip(values) {
+                    if (if probabilities { v } else { sigmoid(v) }) > 0.5 {
+                        *s = paint[output];
                     }
                 }
             }
-            Self::Labels(values) => {
-                for (i, s) in seg.iter_mut().enumerate() {
-                    let mut best = 0;
-                    for c in 1..channels.len() {
-                        if channels[c][i] > channels[best][i] {
-                            best = c;
-                        }
+            Self::Labels(labels) => {
+                // The first of equal labels wins.
+                for ((s, b), &v) in seg.iter_mut().zip(best).zip(values) {
+                    if output == 0 || v > *b {
+                        (*s, *b) = (labels[output], v);
                     }
-                    *s = values[best];
                 }
             }
         }
@@ -158,12 +169,8 @@ pub struct Segmentation {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probabilities {
     decision: Decision,
-    /// Voxels of the image, `[z, y, x]`.
-    shape: [usize; 3],
-    /// The box in the image.
-    bbox: crop::BoundingBox,
-    /// `[output, z, y, x]` of the box, in the image's axis order.
-    inside: Vec<f32>,
+    /// `[output, z, y, x]`.
+    boxed: Boxed<f32>,
 }
 
 impl Probabilities {
@@ -174,12 +181,12 @@ impl Probabilities {
 
     /// Voxels of the image, `[z, y, x]`.
     pub fn shape(&self) -> [usize; 3] {
-        self.shape
+        self.boxed.shape
     }
 
     /// The cropped box in the image.
-    pub fn bbox(&self) -> crop::BoundingBox {
-        self.bbox
+    pub fn bbox(&self) -> BoundingBox {
+        self.boxed.bbox
     }
 
     /// How outputs become labels.
@@ -189,26 +196,18 @@ impl Probabilities {
 
     /// Probability of one output inside the box, `[z, y, x]`.
     pub fn inside(&self, output: usize) -> &[f32] {
-        let voxels = self.inside.len() / self.outputs();
-        &self.inside[output * voxels..][..voxels]
+        self.boxed.inside(output)
     }
 
     /// Probability of one output at every voxel of the image, `[z, y, x]`.
     pub fn channel(&self, output: usize) -> Vec<f32> {
-        let voxels = self.inside.len() / self.outputs();
-        self.embed(&self.inside[output * voxels..][..voxels], self.decision.outside(output))
+        self.boxed.channel(output, self.decision.outside(output))
     }
 
     /// Rounds to half precision.
     fn round(&mut self) {
-        self.inside.par_chunks_mut(CHUNK).for_each(|values| values.copy_from_slice(&round_to_half(values)));
-    }
-
-    /// The box (in the image's axis order) inside an image full of `around`.
-    fn embed<T: Copy>(&self, values: &[T], around: T) -> Vec<T> {
-        let mut whole = vec![around; self.shape.iter().product()];
-        crop::insert(values, self.bbox, &mut whole, self.shape);
-        whole
+        let values = &mut self.boxed.values;
+        values.par_chunks_mut(CHUNK).for_each(|values| values.copy_from_slice(&round_to_half(values)));
     }
 }
 
@@ -219,10 +218,8 @@ pub(crate) struct Logits<'a> {
     pub(crate) values: &'a [f32],
     /// Voxels on the plan's grid.
     pub(crate) shape: [usize; 3],
-    /// What preprocessing did.
-    pub(crate) properties: &'a CaseProperties,
-    /// How logits are resampled to the box; `None` leaves them as they are.
-    pub(crate) resampling: Option<ResampleOptions>,
+    /// How they lead back to the image.
+    pub(crate) trail: &'a Trail,
     /// Precision of resampled logits: nnU-Net keeps them in half too, which makes equal logits, and so ties, more frequent.
     pub(crate) precision: Accumulation,
     /// Whether the values are probabilities already, as version 1 averages and resamples them.
@@ -250,18 +247,14 @@ impl Logits<'_> {
         out: Vec<&mut [T]>,
         work: impl Fn(&[&[f32]], &mut [&mut [T]]) + Sync,
     ) {
-        let to = self.properties.shape_after_cropping;
+        let (to, resampling) = self.trail.resampling();
         let channels: Vec<&[f32]> = self.values.chunks(self.shape.iter().product()).collect();
         assert_eq!(channels.len(), outputs, "logits of another number of outputs");
         let same = ResampleOptions::uniform(Order::Linear);
         let round = self.precision == Accumulation::Half && self.shape != to;
         let mut rest = out;
-        let done: Result<(), Infallible> = resample_slabs(
-            &channels,
-            self.shape,
-            to,
-            self.resampling.as_ref().unwrap_or(&same),
-            |range, slab| {
+        let done: Result<(), Infallible> =
+            resample_slabs(&channels, self.shape, to, resampling.unwrap_or(&same), |range, slab| {
                 let voxels = range.len() * to[1] * to[2];
                 let mut pieces: Vec<Vec<&mut [T]>> =
                     (0..voxels.div_ceil(CHUNK)).map(|_| Vec::new()).collect();
@@ -280,53 +273,45 @@ impl Logits<'_> {
                     work(&rounded.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece);
                 });
                 Ok(())
-            },
-        );
+            });
         let Ok(()) = done;
+    }
+
+    /// Voxels before resampling.
+    fn box_voxels(&self) -> usize {
+        self.trail.resampling().0.iter().product()
     }
 
     /// Labels on the image's grid, decided while resampling.
     pub(crate) fn segment(&self, decision: &Decision) -> Segmentation {
-        let mut seg = vec![0u16; self.properties.shape_after_cropping.iter().product()];
+        let mut seg = vec![0u16; self.box_voxels()];
         self.for_each_piece(decision.outputs(), vec![&mut seg], |logits, seg| {
             decision.decide(logits, self.activated, seg[0]);
         });
-        Segmentation { labels: self.properties.restore(&seg, 0), probabilities: None }
+        Segmentation { labels: self.trail.back(seg).channel(0, 0), probabilities: None }
     }
 
-    /// The values themselves, brought to the image's spacing and axis order inside the cropped box, and the box.
-    pub(crate) fn resampled(&self, channels: usize) -> (Vec<f32>, crop::BoundingBox) {
-        let p = self.properties;
-        let box_shape = p.shape_after_cropping;
-        let voxels: usize = box_shape.iter().product();
+    /// The values themselves, brought to the image's spacing and axis order inside the cropped box.
+    pub(crate) fn resampled(&self, channels: usize) -> Boxed<f32> {
+        let voxels = self.box_voxels();
         let mut inside = vec![0f32; channels * voxels];
         let out = inside.chunks_mut(voxels).collect();
         self.for_each_piece(channels, out, |values, out| {
             values.iter().zip(out).for_each(|(from, to)| to.copy_from_slice(from));
         });
-        (crop::transpose(inside, box_shape, p.transpose_backward), p.transpose_backward.map(|a| p.bbox[a]))
+        self.trail.back(inside)
     }
 
     /// Probabilities on the image's grid.
     pub(crate) fn probabilities(&self, decision: &Decision) -> Probabilities {
-        let p = self.properties;
-        let box_shape = p.shape_after_cropping;
-        let voxels: usize = box_shape.iter().product();
+        if self.activated {
+            return Probabilities { decision: decision.clone(), boxed: self.resampled(decision.outputs()) };
+        }
+        let voxels = self.box_voxels();
         let mut inside = vec![0f32; decision.outputs() * voxels];
         let channels = inside.chunks_mut(voxels).collect();
-        self.for_each_piece(decision.outputs(), channels, |logits, out| {
-            if self.activated {
-                out.iter_mut().zip(logits).for_each(|(out, values)| out.copy_from_slice(values));
-            } else {
-                decision.activate(logits, out);
-            }
-        });
-        Probabilities {
-            decision: decision.clone(),
-            shape: p.transpose_backward.map(|a| p.shape_before_cropping[a]),
-            bbox: p.transpose_backward.map(|a| p.bbox[a]),
-            inside: crop::transpose(inside, box_shape, p.transpose_backward),
-        }
+        self.for_each_piece(decision.outputs(), channels, |logits, out| decision.activate(logits, out));
+        Probabilities { decision: decision.clone(), boxed: self.trail.back(inside) }
     }
 }
 
@@ -360,8 +345,9 @@ impl ProbabilitySum {
         match &mut self.sum {
             None => self.sum = Some(probabilities),
             Some(sum) => {
-                assert_eq!((sum.shape, sum.bbox), (probabilities.shape, probabilities.bbox), "another crop");
-                sum.inside.par_iter_mut().zip(probabilities.inside).for_each(|(s, p)| *s += p);
+                let (sum, more) = (&mut sum.boxed, probabilities.boxed);
+                assert_eq!((sum.shape, sum.bbox), (more.shape, more.bbox), "another crop");
+                sum.values.par_iter_mut().zip(more.values).for_each(|(s, p)| *s += p);
             }
         }
     }
@@ -374,57 +360,55 @@ impl ProbabilitySum {
         let mut sum = self.sum.expect("a sum of at least one model");
         if self.models > 1 {
             let models = self.models as f32;
-            sum.inside.par_iter_mut().for_each(|v| *v /= models);
+            sum.boxed.values.par_iter_mut().for_each(|v| *v /= models);
         }
         if self.half {
             sum.round();
         }
-        let voxels = sum.inside.len() / sum.outputs();
-        let mut seg = vec![0u16; voxels];
-        let channels: Vec<&[f32]> = sum.inside.chunks(voxels).collect();
+        let channels: Vec<&[f32]> = (0..sum.outputs()).map(|output| sum.inside(output)).collect();
+        let mut seg = vec![0u16; channels[0].len()];
         seg.par_chunks_mut(CHUNK).enumerate().for_each(|(i, seg)| {
             let part = i * CHUNK..i * CHUNK + seg.len();
             let channels: Vec<&[f32]> = channels.iter().map(|c| &c[part.clone()]).collect();
             sum.decision.decide(&channels, true, seg);
         });
-        let labels = sum.embed(&seg, 0);
-        Segmentation { labels, probabilities: keep.then_some(sum) }
+        let boxed = Boxed { values: seg, bbox: sum.bbox(), shape: sum.shape() };
+        Segmentation { labels: boxed.channel(0, 0), probabilities: keep.then_some(sum) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glioseg_prep::Undo;
 
-    /// An image of 4 x 3 x 5 voxels, whose plan puts the last axis first.
-    fn properties() -> CaseProperties {
-        CaseProperties {
-            transpose_backward: [1, 2, 0],
-            shape_before_cropping: [5, 4, 3],
-            bbox: [[1, 4], [0, 2], [1, 3]],
-            shape_after_cropping: [3, 2, 2],
-            spacing_transposed: [1.0; 3],
-            target_spacing: [1.0; 3],
+    fn trail(steps: [Undo; 3]) -> Trail {
+        let mut trail = Trail::default();
+        for step in steps {
+            trail.push(step);
         }
+        trail
     }
 
-    fn logits<'a>(values: &'a [f32], shape: [usize; 3], properties: &'a CaseProperties) -> Logits<'a> {
-        Logits {
-            values,
-            shape,
-            properties,
-            resampling: None,
-            precision: Accumulation::Half,
-            activated: false,
-        }
+    /// An image of 4 x 3 x 5 voxels, whose plan puts the last axis first.
+    fn turned() -> Trail {
+        trail([
+            Undo::Transpose { axes: [1, 2, 0] },
+            Undo::Crop { shape: [5, 4, 3], bbox: [[1, 4], [0, 2], [1, 3]] },
+            Undo::Resample { shape: [3, 2, 2], options: None },
+        ])
+    }
+
+    fn logits<'a>(values: &'a [f32], shape: [usize; 3], trail: &'a Trail) -> Logits<'a> {
+        Logits { values, shape, trail, precision: Accumulation::Half, activated: false }
     }
 
     #[test]
     fn labels_return_to_the_place_and_axis_order_of_the_image() {
-        let properties = properties();
+        let trail = turned();
         let tumour: Vec<f32> = (0..12).map(|i| if i % 5 == 0 { 1.0 } else { -1.0 }).collect();
         let decision = Decision::Regions(vec![7]);
-        let image = logits(&tumour, [3, 2, 2], &properties).segment(&decision).labels;
+        let image = logits(&tumour, [3, 2, 2], &trail).segment(&decision).labels;
         assert_eq!(image.len(), 60);
         for a in 0..3 {
             for b in 0..2 {
@@ -458,11 +442,11 @@ mod tests {
     #[test]
     fn probabilities_of_several_models_are_averaged_and_background_around_the_box() {
         let decision = Decision::Labels(vec![0, 1]);
-        let properties = properties();
+        let trail = turned();
         let mut sum = ProbabilitySum::default();
         for sure in [20.0, -20.0, 20.0] {
             let values = [vec![0.0; 12], vec![sure; 12]].concat();
-            sum.add(logits(&values, [3, 2, 2], &properties).probabilities(&decision));
+            sum.add(logits(&values, [3, 2, 2], &trail).probabilities(&decision));
         }
         let segmentation = sum.finish(true);
         assert_eq!(segmentation.labels.iter().map(|&l| u32::from(l)).sum::<u32>(), 12);
@@ -478,23 +462,13 @@ mod tests {
     #[test]
     fn deciding_while_resampling_equals_deciding_on_probabilities() {
         let decision = Decision::Regions(vec![1, 2]);
-        let properties = CaseProperties {
-            transpose_backward: [0, 1, 2],
-            shape_before_cropping: [90, 80, 70],
-            bbox: [[0, 90], [0, 80], [0, 70]],
-            shape_after_cropping: [90, 80, 70],
-            spacing_transposed: [1.0; 3],
-            target_spacing: [2.0; 3],
-        };
+        let trail = trail([
+            Undo::Transpose { axes: [0, 1, 2] },
+            Undo::Crop { shape: [90, 80, 70], bbox: [[0, 90], [0, 80], [0, 70]] },
+            Undo::Resample { shape: [90, 80, 70], options: Some(ResampleOptions::uniform(Order::Linear)) },
+        ]);
         let values: Vec<f32> = (0..2 * 45 * 40 * 35).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
-        let logits = Logits {
-            values: &values,
-            shape: [45, 40, 35],
-            properties: &properties,
-            resampling: Some(ResampleOptions::uniform(Order::Linear)),
-            precision: Accumulation::Half,
-            activated: false,
-        };
+        let logits = logits(&values, [45, 40, 35], &trail);
         let direct = logits.segment(&decision);
         let mut sum = ProbabilitySum::default();
         sum.add(logits.probabilities(&decision));

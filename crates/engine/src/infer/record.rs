@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use glioseg_prep::guard::ChannelCheck;
 use indexmap::IndexMap;
@@ -110,7 +111,7 @@ pub struct CaseRecord {
     pub status: CaseStatus,
     /// Its files, in the order of the model's channels.
     pub files: Vec<PathBuf>,
-    /// Seconds for every step.
+    /// Seconds for every step: `read` and prepare, `network`, `write` with all that leads back to the image.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub seconds: IndexMap<String, f64>,
     /// Volume of every label or region in mL.
@@ -137,6 +138,31 @@ pub struct CaseRecord {
     /// What can be done about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl CaseRecord {
+    /// A case without a segmentation.
+    pub(crate) fn failed(case: String, files: Vec<PathBuf>, error: String, hint: Option<String>) -> Self {
+        Self {
+            case,
+            status: CaseStatus::Failed,
+            files,
+            seconds: IndexMap::new(),
+            volume_ml: IndexMap::new(),
+            postprocessed_voxels: Vec::new(),
+            channels: None,
+            warnings: Vec::new(),
+            flags: Vec::new(),
+            uncertainty: None,
+            error: Some(error),
+            hint,
+        }
+    }
+
+    /// Time of all steps together.
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds.values().sum())
+    }
 }
 
 impl Record {

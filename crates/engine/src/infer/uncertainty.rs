@@ -5,12 +5,12 @@
 //! are what is left; the mean's entropy tells where the answer is near the edge, the variance where passes contradict
 //! each other.
 
-use glioseg_formats::{FormatError, nifti};
 use glioseg_plan::Labels;
+use glioseg_prep::Boxed;
 use glioseg_volume::{Geometry, LabelMap, Volume, crop};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::export::{Decision, Logits};
 use super::{Accumulation, Grid};
@@ -25,10 +25,12 @@ pub struct CaseUncertainty {
     pub score: f64,
     /// Every region, in the order of the maps' channels.
     pub regions: Vec<RegionUncertainty>,
-    /// Map of the entropy of the mean probability, in bits from 0 to 1.
-    pub entropy: PathBuf,
-    /// Map of the standard deviation of the probabilities over passes, from 0 to 0.5.
-    pub disagreement: PathBuf,
+    /// Map of the entropy of the mean probability, in bits from 0 to 1, where it was written; as seen from the record's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<PathBuf>,
+    /// Map of the standard deviation of the probabilities over passes, from 0 to 0.5, in the same form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<PathBuf>,
 }
 
 /// How sure the passes were of a region.
@@ -165,9 +167,17 @@ impl Moments {
 #[derive(Debug, Default)]
 pub(crate) struct CaseMoments {
     /// `[moment, region, z, y, x]`, summed over models.
-    sums: Vec<f32>,
+    sums: Option<Boxed<f32>>,
     models: usize,
-    bbox: crop::BoundingBox,
+}
+
+/// Maps of how sure the passes were, one channel per region; 0 outside the cropped box.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UncertaintyMaps {
+    entropy: Boxed<f32>,
+    disagreement: Boxed<f32>,
+    regions: usize,
+    geometry: Geometry,
 }
 
 impl CaseMoments {
@@ -177,36 +187,30 @@ impl CaseMoments {
         let means = moments.means();
         // Moments are no logits: they are not rounded on the way.
         let own = Logits { values: &means, precision: Accumulation::Single, ..logits.clone() };
-        let (values, bbox) = own.resampled(channels);
+        let more = own.resampled(channels);
         self.models += 1;
-        if self.sums.is_empty() {
-            (self.sums, self.bbox) = (values, bbox);
-        } else {
-            self.sums.par_iter_mut().zip(values).for_each(|(s, v)| *s += v);
+        match &mut self.sums {
+            None => self.sums = Some(more),
+            Some(sums) => sums.values.par_iter_mut().zip(more.values).for_each(|(s, v)| *s += v),
         }
     }
 
-    /// Writes both maps below `folder`, one channel per region in steps of 1 / 1024, and scores the case; `map` holds the dataset's own labels.
+    /// The maps and the scores of the case; `map` holds the dataset's own labels.
     ///
-    /// # Errors
-    /// [`FormatError`] with the path of a map that could not be written.
-    pub(crate) fn finish(
-        self,
-        labels: &Labels,
-        map: &LabelMap,
-        folder: &Path,
-        case: &str,
-    ) -> Result<CaseUncertainty, FormatError> {
+    /// # Panics
+    /// If no model was added.
+    pub(crate) fn finish(self, labels: &Labels, map: &LabelMap) -> (CaseUncertainty, UncertaintyMaps) {
         let regions = regions(labels);
-        let voxels = self.sums.len() / (2 * regions.len());
+        let Boxed { values: sums, bbox, shape } = self.sums.expect("moments of at least one model");
+        let voxels = sums.len() / (2 * regions.len());
         let models = self.models as f32;
-        let (first, second) = self.sums.split_at(regions.len() * voxels);
+        let (first, second) = sums.split_at(regions.len() * voxels);
         let mean: Vec<f32> = first.par_iter().map(|v| (v / models).clamp(0.0, 1.0)).collect();
         // Rounding must not make a variance negative.
         let deviation: Vec<f32> =
             second.par_iter().zip(&mean).map(|(s, m)| (s / models - m * m).clamp(0.0, 0.25).sqrt()).collect();
         let entropy: Vec<f32> = mean.par_iter().map(|&p| bits(p)).collect();
-        let inside = crop::crop(map.data.clone(), map.shape(), self.bbox);
+        let inside = crop::crop(map.data.clone(), map.shape(), bbox);
         let scores = regions.iter().enumerate().map(|(i, (name, values, _))| {
             let part = |all: &[f32]| -> (f64, f64) {
                 let all = &all[i * voxels..(i + 1) * voxels];
@@ -226,28 +230,38 @@ impl CaseMoments {
             }
         });
         let scores: Vec<RegionUncertainty> = scores.collect();
-        let write = |name: &str, values: &[f32]| -> Result<PathBuf, FormatError> {
-            let path = uncertainty_path(folder, case, name);
-            let mut whole = vec![0f32; regions.len() * map.data.len()];
-            let coarse: Vec<f32> = values.par_iter().map(|v| (v * STEPS).round() / STEPS).collect();
-            crop::insert(&coarse, self.bbox, &mut whole, map.shape());
-            let geometry: Geometry = map.geometry.clone();
-            nifti::write_volume(&path, &Volume::new(regions.len(), whole, geometry)?)?;
-            // As seen from the record.
-            Ok(folder.parent().and_then(|out| path.strip_prefix(out).ok()).unwrap_or(&path).to_owned())
+        let score = rounded(scores.iter().map(|r| r.score).sum::<f64>() / scores.len().max(1) as f64);
+        let boxed = |values: Vec<f32>| Boxed { values, bbox, shape };
+        let maps = UncertaintyMaps {
+            entropy: boxed(entropy),
+            disagreement: boxed(deviation),
+            regions: regions.len(),
+            geometry: map.geometry.clone(),
         };
-        Ok(CaseUncertainty {
-            score: rounded(scores.iter().map(|r| r.score).sum::<f64>() / scores.len().max(1) as f64),
-            regions: scores,
-            entropy: write("entropy", &entropy)?,
-            disagreement: write("disagreement", &deviation)?,
-        })
+        (CaseUncertainty { score, regions: scores, entropy: None, disagreement: None }, maps)
     }
 }
 
-/// The map `name` of a case.
-pub(crate) fn uncertainty_path(folder: &Path, case: &str, name: &str) -> PathBuf {
-    folder.join(format!("{case}_{name}.nii.gz"))
+impl UncertaintyMaps {
+    /// Entropy of the mean probability in bits, from 0 to 1 in steps of 1 / 1024.
+    pub fn entropy(&self) -> Volume {
+        self.volume(&self.entropy)
+    }
+
+    /// Standard deviation of the probabilities over passes, from 0 to 0.5 in steps of 1 / 1024.
+    pub fn disagreement(&self) -> Volume {
+        self.volume(&self.disagreement)
+    }
+
+    fn volume(&self, map: &Boxed<f32>) -> Volume {
+        let values = map.values.par_iter().map(|v| (v * STEPS).round() / STEPS).collect();
+        let coarse = Boxed { values, ..*map };
+        let mut data = Vec::with_capacity(self.regions * self.geometry.voxels());
+        for region in 0..self.regions {
+            data.extend(coarse.channel(region, 0.0));
+        }
+        Volume { channels: self.regions, data, geometry: self.geometry.clone() }
+    }
 }
 
 /// Entropy of a probability in bits.

@@ -15,7 +15,7 @@ use glioseg_plan::Rules;
 
 use super::gaussian::gaussian_weights_v1;
 use super::uncertainty::{Moments, Place};
-use super::{Grid, InferError, gaussian_weights};
+use super::{Grid, InferError, Watch, gaussian_weights};
 
 /// A prepared case: `data` is `[channels, z, y, x]` of `shape`.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,9 @@ pub struct Image<'a> {
     /// Voxels, `[z, y, x]`.
     pub shape: [usize; 3],
 }
+
+/// A network pass: from a patch `[1, c, z, y, x]` and its shape to the answer `[1, outputs, z, y, x]`.
+pub type Pass<'a> = dyn FnMut(Vec<f32>, [usize; 5]) -> Result<Vec<f32>, InferError> + 'a;
 
 /// How the window slides.
 #[derive(Debug, Clone, PartialEq)]
@@ -246,18 +249,19 @@ impl LogitSum {
     /// Adds the logits of one fold's network for the whole case.
     ///
     /// `network` maps a patch `[1, c, z, y, x]` (as a vector and its shape) to logits `[1, channels, z, y, x]`;
-    /// `progress` is told after every pass.
+    /// `watch` is asked before every pass and told after it.
     ///
     /// # Errors
-    /// What `network` returns, and [`InferError::LogitsShape`] if it answers with another number of values.
+    /// What `network` returns, [`InferError::LogitsShape`] if it answers with another number of values, and
+    /// [`InferError::Stopped`]; the sums are of no use then.
     ///
     /// # Panics
     /// If the image has another shape than the sums.
     pub fn add(
         &mut self,
         image: Image<'_>,
-        network: &mut dyn FnMut(Vec<f32>, [usize; 5]) -> Result<Vec<f32>, InferError>,
-        progress: &mut dyn FnMut(),
+        network: &mut Pass<'_>,
+        watch: &Watch<'_>,
     ) -> Result<(), InferError> {
         assert_eq!(image.shape, self.grid.shape, "the sums are for another volume");
         let tile = self.grid.tile;
@@ -275,6 +279,7 @@ impl LogitSum {
             let inside = self.grid.inside(start);
             let mut mean: Option<Vec<f32>> = None;
             for axes in &self.mirrors {
+                watch.check()?;
                 let patch = gather(image, tile, start, inside, axes);
                 let logits = network(patch, [1, image.channels, tile[0], tile[1], tile[2]])?;
                 if logits.len() != self.channels * voxels {
@@ -291,7 +296,7 @@ impl LogitSum {
                     None => mean = Some(logits),
                     Some(mean) => add_flipped(mean, &logits, tile, axes),
                 }
-                progress();
+                watch.passed();
             }
             if let Some(logits) = mean {
                 self.accumulate(&logits, share, start, inside);
@@ -483,12 +488,12 @@ mod tests {
                 let data = image(3, shape);
                 let options = WindowOptions { tile, step: 0.5, mirror_axes: axes, rules: Rules::V2 };
                 let mut sum = LogitSum::new(2, shape, &options, Accumulation::Single).expect("valid");
-                let mut passes = 0;
-                sum.add(Image { data: &data, channels: 3, shape }, &mut |p, s| Ok(echo(&p, s)), &mut || {
-                    passes += 1;
-                })
-                .expect("a prediction");
-                assert_eq!(passes, sum.passes());
+                let passes = std::cell::Cell::new(0);
+                let count = || passes.set(passes.get() + 1);
+                let picture = Image { data: &data, channels: 3, shape };
+                sum.add(picture, &mut |p, s| Ok(echo(&p, s)), &Watch::default().on_pass(&count))
+                    .expect("a prediction");
+                assert_eq!(passes.get(), sum.passes());
                 let logits = sum.finish().expect("finite");
                 let voxels: usize = shape.iter().product();
                 for i in 0..voxels {
@@ -511,7 +516,7 @@ mod tests {
                 seen = p.clone();
                 Ok(p)
             },
-            &mut || {},
+            &Watch::default(),
         )
         .expect("a prediction");
         let filled: Vec<usize> = (0..seen.len()).filter(|&i| seen[i] != 0.0).collect();
@@ -558,7 +563,7 @@ mod tests {
         sum.add(
             Image { data: &data, channels: 1, shape: [2; 3] },
             &mut |_, _| Ok(vec![f32::NAN; 8]),
-            &mut || {},
+            &Watch::default(),
         )
         .expect("a prediction");
         assert!(matches!(sum.finish(), Err(InferError::NonFiniteLogits { count: 8, total: 8, .. })));
@@ -575,7 +580,7 @@ mod tests {
                 sum.add(
                     Image { data: &data, channels: 1, shape },
                     &mut |p, _| Ok(p.into_iter().map(|v| v * factor).collect()),
-                    &mut || {},
+                    &Watch::default(),
                 )
                 .expect("a prediction");
             }
@@ -587,6 +592,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_ends_it_before_the_next_pass() {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let options = WindowOptions { tile: [4; 3], step: 0.5, mirror_axes: vec![0, 1, 2], rules: Rules::V2 };
+        let mut sum = LogitSum::new(1, [9; 3], &options, Accumulation::Half).expect("valid");
+        let (data, mut passes) = (image(1, [9; 3]), 0);
+        let result = sum.add(
+            Image { data: &data, channels: 1, shape: [9; 3] },
+            &mut |p, _| {
+                passes += 1;
+                stop.store(passes == 3, std::sync::atomic::Ordering::SeqCst);
+                Ok(p)
+            },
+            &Watch::default().stop(&stop),
+        );
+        assert!(matches!(result, Err(InferError::Stopped)), "{result:?}");
+        assert_eq!(passes, 3);
+    }
+
+    #[test]
     fn corners_alone_are_whole_numbers_in_half_precision_only() {
         // One 128-wide row of tiles: the last voxel of the volume sees only the end of one tile.
         let shape = [1, 128, 128];
@@ -594,7 +618,7 @@ mod tests {
         let options = WindowOptions { tile: shape, step: 0.5, mirror_axes: vec![], rules: Rules::V2 };
         let corner = |precision| {
             let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
-            sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &mut || {})
+            sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &Watch::default())
                 .expect("a prediction");
             *sum.finish().expect("finite").last().expect("a voxel")
         };

@@ -5,18 +5,16 @@ use std::path::{Path, PathBuf};
 use glioseg_formats::nifti;
 use rayon::prelude::*;
 
-use super::{PostprocessError, Postprocessing, SearchCase};
-use crate::labels::Recoding;
+use super::{PostprocessError, SearchCase};
+use crate::output::{OutputRules, write_labels};
 
-/// What is done to every label map. The steps act first, on the values as they are read; then values are recoded.
+/// What is done to every label map.
 #[derive(Debug, Clone, Default)]
 pub struct PostprocessOptions {
-    /// The steps.
-    pub postprocessing: Postprocessing,
+    /// The steps, on the values as they are read, and how values are written.
+    pub rules: OutputRules,
     /// Values that may occur; none allows any.
     pub known: Vec<u16>,
-    /// How values are written.
-    pub recoding: Recoding,
 }
 
 /// What became of a label map.
@@ -50,7 +48,7 @@ pub fn postprocess_cases(
         return Err(PostprocessError::OutputIsInput { path: out.into() });
     }
     let done = cases.par_iter().map(|(case, path)| {
-        let changed = postprocess_file(path, &out.join(format!("{case}.nii.gz")), options);
+        let changed = postprocess_file(path, out, case, options);
         let done = PostprocessedCase { case: case.clone(), changed };
         observer(&done);
         done
@@ -61,6 +59,7 @@ pub fn postprocess_cases(
 fn postprocess_file(
     path: &Path,
     out: &Path,
+    case: &str,
     options: &PostprocessOptions,
 ) -> Result<Vec<usize>, PostprocessError> {
     let mut map = nifti::read_labels(path)?;
@@ -70,9 +69,8 @@ fn postprocess_file(
     if let Some(&label) = found.keys().find(|v| !options.known.is_empty() && !options.known.contains(v)) {
         return Err(strange(label));
     }
-    let changed = options.postprocessing.apply(&mut map);
-    options.recoding.apply(&mut map.data).map_err(strange)?;
-    nifti::write_labels(out, &map)?;
+    let changed = options.rules.apply(&mut map).map_err(strange)?;
+    write_labels(out, case, &map)?;
     Ok(changed)
 }
 
@@ -100,7 +98,7 @@ pub fn count_pair(prediction: (&Path, u16), reference: (&Path, u16)) -> Result<S
 
 #[cfg(test)]
 mod tests {
-    use super::super::Step;
+    use super::super::{Postprocessing, Step};
     use super::*;
     use glioseg_volume::{Geometry, LabelMap};
 
@@ -115,13 +113,15 @@ mod tests {
         };
         let cases = [save("a.nii.gz", vec![0, 3, 2, 1]), save("b.nii.gz", vec![0, 7, 0, 0])];
         let options = PostprocessOptions {
-            postprocessing: Postprocessing::new(vec![Step::ReplaceSmall {
-                labels: vec![3],
-                below_voxels: 2,
-                with: 2,
-            }]),
+            rules: OutputRules {
+                postprocessing: Postprocessing::new(vec![Step::ReplaceSmall {
+                    labels: vec![3],
+                    below_voxels: 2,
+                    with: 2,
+                }]),
+                ..OutputRules::default()
+            },
             known: vec![0, 1, 2, 3],
-            recoding: Recoding::default(),
         };
         let out = dir.path().join("out");
         let done = postprocess_cases(&cases, &out, &options, &|_| {}).expect("started");

@@ -209,7 +209,7 @@ pub fn train(
         (training.engine, path, training.progress.history)
     };
     engine.release();
-    let summary = validation::validate(setup, engine.as_mut(), options.save_probabilities, stop, observer)?;
+    let summary = validation::validate(setup, engine, options.save_probabilities, stop, observer)?;
     let outcome = if summary.is_some() { Outcome::Finished } else { Outcome::Stopped };
     Ok(Trained { outcome, checkpoint: Some(checkpoint), summary, history })
 }

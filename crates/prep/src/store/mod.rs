@@ -15,5 +15,5 @@ mod read;
 pub use cases::StoredCases;
 pub use error::StoreError;
 pub use format::{EXTENSION, StoredProperties};
-pub use prepare::{CaseDone, Outcome, PrepareSummary, case_path, prepare_dataset};
+pub use prepare::{CaseDone, Outcome, PrepareOptions, PrepareSummary, case_path, prepare_dataset};
 pub use read::{PatchBox, StoredCase, stored_cases};

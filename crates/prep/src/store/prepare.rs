@@ -17,6 +17,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// What became of a case.
@@ -52,6 +53,17 @@ pub struct PrepareSummary {
     pub removed: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Cases that were not looked at because the work was stopped.
+    pub left: usize,
+}
+
+/// How cases are prepared.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PrepareOptions<'a> {
+    /// Prepare cases again that are there already.
+    pub overwrite: bool,
+    /// Once it is set, no further case is begun; those in work are finished.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 /// The file of a case in the folder of a configuration.
@@ -61,8 +73,7 @@ pub fn case_path(folder: &Path, case: &str) -> PathBuf {
 
 /// Preprocesses every case of a dataset into `folder`, several at once as memory allows.
 ///
-/// A case that is there already is kept if plans, labels and files are still those it was made from; `overwrite` makes
-/// it anew. A case that fails does not stop the others. `observer` is told of every case that is done.
+/// A case that is there already is kept if plans, labels and files are still those it was made from. A case that fails does not stop the others. `observer` is told of every case that is done.
 ///
 /// # Errors
 /// [`StoreError::DiskFull`] at the first case that finds no space (finished cases stay), errors of making `folder`.
@@ -74,10 +85,10 @@ pub fn prepare_dataset(
     plans: &Plans,
     configuration: &Configuration,
     folder: &Path,
-    overwrite: bool,
+    options: PrepareOptions<'_>,
     observer: &(dyn Fn(CaseDone<'_>) + Sync),
 ) -> Result<PrepareSummary, StoreError> {
-    prepare_with(dataset, plans, configuration, folder, overwrite, observer, &write_case)
+    prepare_with(dataset, plans, configuration, folder, options, observer, &write_case)
 }
 
 type WriteCase<'a> = dyn Fn(&Path, &Header, &TrainingCase) -> Result<(), FormatError> + Sync + 'a;
@@ -91,7 +102,7 @@ fn prepare_with(
     plans: &Plans,
     configuration: &Configuration,
     folder: &Path,
-    overwrite: bool,
+    options: PrepareOptions<'_>,
     observer: &(dyn Fn(CaseDone<'_>) + Sync),
     write: &WriteCase<'_>,
 ) -> Result<PrepareSummary, StoreError> {
@@ -102,28 +113,34 @@ fn prepare_with(
         failed: Vec::new(),
         removed: remove_strangers(dataset, folder)?,
         warnings: Vec::new(),
+        left: 0,
     };
+    let stopped = || options.stop.is_some_and(|stop| stop.load(Ordering::SeqCst));
     let work = Work { dataset, plans, configuration, hash: plan_hash(dataset, plans, configuration), write };
     let bytes: Vec<u64> = dataset.cases.par_iter().map(|case| work.bytes(case)).collect();
     for group in case_groups(&bytes, rayon::current_num_threads(), memory_budget()) {
         let results: Vec<_> = dataset.cases[group.clone()]
             .par_iter()
             .map(|case| {
+                if stopped() {
+                    return None;
+                }
                 let start = Instant::now();
-                let result = work.case(case, &case_path(folder, &case.name), overwrite);
+                let result = work.case(case, &case_path(folder, &case.name), options.overwrite);
                 let told = result.as_ref().map(|(outcome, _)| *outcome);
                 observer(CaseDone { case: &case.name, result: told, time: start.elapsed() });
-                result
+                Some(result)
             })
             .collect();
         let mut disk_full = None;
         for (case, result) in dataset.cases[group].iter().zip(results) {
             match result {
-                Ok((outcome, stored)) => {
+                None => summary.left += 1,
+                Some(Ok((outcome, stored))) => {
                     summary.prepared += usize::from(outcome == Outcome::Prepared);
                     summary.cases.push(stored);
                 }
-                Err(error) => match error.disk_full() {
+                Some(Err(error)) => match error.disk_full() {
                     Ok(source) => {
                         disk_full.get_or_insert((case.name.clone(), source));
                     }
@@ -136,7 +153,9 @@ fn prepare_with(
             return Err(StoreError::DiskFull { case, finished, of, source: Box::new(source) });
         }
     }
-    summary.warnings = warnings(&summary.cases, dataset, configuration);
+    if summary.left == 0 {
+        summary.warnings = warnings(&summary.cases, dataset, configuration);
+    }
     Ok(summary)
 }
 
@@ -356,7 +375,7 @@ mod tests {
     use glioseg_plan::{Fingerprint, PlanOptions, plan};
     use glioseg_volume::{Geometry, LabelMap, Volume};
     use std::io;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     /// A dataset of small cases, planned.
     fn made(folder: &Path, cases: usize) -> (RawDataset, Plans, Configuration) {
@@ -396,8 +415,16 @@ mod tests {
             }
             write_case(path, header, case)
         };
-        let error = prepare_with(&dataset, &plans, &configuration, out.path(), false, &|_| {}, &write)
-            .expect_err("no space");
+        let error = prepare_with(
+            &dataset,
+            &plans,
+            &configuration,
+            out.path(),
+            PrepareOptions::default(),
+            &|_| {},
+            &write,
+        )
+        .expect_err("no space");
         let StoreError::DiskFull { finished, of, .. } = &error else { panic!("{error}") };
         assert_eq!((*finished, *of), (2, 5));
         let text = error.to_string();
@@ -407,7 +434,8 @@ mod tests {
         let files = fs::read_dir(out.path()).expect("a folder").count();
         assert_eq!(files, 2, "nothing but the finished cases");
 
-        let summary = prepare_dataset(&dataset, &plans, &configuration, out.path(), false, &|_| {});
+        let summary =
+            prepare_dataset(&dataset, &plans, &configuration, out.path(), PrepareOptions::default(), &|_| {});
         let summary = summary.expect("space again");
         assert_eq!((summary.prepared, summary.cases.len(), summary.failed.len()), (3, 5, 0));
     }
@@ -421,7 +449,8 @@ mod tests {
             let count = |_: CaseDone<'_>| {
                 told.fetch_add(1, Ordering::Relaxed);
             };
-            let summary = prepare_dataset(dataset, &plans, configuration, out.path(), overwrite, &count);
+            let options = PrepareOptions { overwrite, ..PrepareOptions::default() };
+            let summary = prepare_dataset(dataset, &plans, configuration, out.path(), options, &count);
             let summary = summary.expect("prepared");
             assert_eq!(told.load(Ordering::Relaxed), dataset.cases.len());
             summary
@@ -459,6 +488,25 @@ mod tests {
         assert!(!case_path(out.path(), "c2").exists());
     }
 
+    #[test]
+    fn a_stop_keeps_what_is_finished_and_the_next_run_does_the_rest() {
+        let (raw, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (dataset, plans, configuration) = made(raw.path(), 5);
+        let stop = AtomicBool::new(false);
+        let options = PrepareOptions { stop: Some(&stop), ..PrepareOptions::default() };
+        let first = |_: CaseDone<'_>| stop.store(true, Ordering::SeqCst);
+        let run = |options, observer: &(dyn Fn(CaseDone<'_>) + Sync)| {
+            prepare_dataset(&dataset, &plans, &configuration, out.path(), options, observer)
+                .expect("prepared")
+        };
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+        let summary = one.install(|| run(options, &first));
+        assert_eq!((summary.prepared, summary.left, summary.warnings.len()), (1, 4, 0));
+        assert_eq!(fs::read_dir(out.path()).expect("a folder").count(), 1, "nothing but the finished case");
+        let summary = run(PrepareOptions::default(), &|_| {});
+        assert_eq!((summary.prepared, summary.cases.len(), summary.left), (4, 5, 0));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn unfinished_files_of_killed_processes_are_found() {
@@ -480,7 +528,8 @@ mod tests {
         fs::write(raw.path().join("labelsTr/c2.nii.gz"), b"broken").expect("written");
         configuration.patch_size = vec![16, 8, 16];
         let summary =
-            prepare_dataset(&dataset, &plans, &configuration, out.path(), false, &|_| {}).expect("prepared");
+            prepare_dataset(&dataset, &plans, &configuration, out.path(), PrepareOptions::default(), &|_| {})
+                .expect("prepared");
         let names: Vec<&str> = summary.cases.iter().map(StoredCase::name).collect();
         assert_eq!(names, ["c0", "c1", "c3"]);
         assert_eq!(summary.failed.len(), 1);

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use glioseg_engine::infer::{self, CaseRecord, Event, PredictOptions};
+use glioseg_engine::infer::{self, Batch, CaseRecord, Event, PredictOptions};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::{NetworkSpec, Parameters};
 use glioseg_plan::{Fingerprint, ForegroundIntensities, PlanOptions, Plans, RawDataset};
@@ -56,8 +56,8 @@ pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
             }
         };
         let start = std::time::Instant::now();
-        let images = raw.join("imagesTr");
-        infer::predict(std::slice::from_ref(&model), &[images], &out, &predict, &observer)?;
+        let images = [raw.join("imagesTr")];
+        infer::predict(std::slice::from_ref(&model), predict.clone(), &Batch::new(&images, &out), &observer)?;
         seconds.push(start.elapsed().as_secs_f64());
         ui.stop();
         last = record.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

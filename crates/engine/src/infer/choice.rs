@@ -1,11 +1,11 @@
-//! What becomes of a decided label map before it is written: postprocessing, then another coding of the labels.
+//! Which steps are applied to the label maps of a prediction.
 
 use std::path::{Path, PathBuf};
 
 use super::InferError;
-use crate::labels::{OutputLabels, Recoding};
 use crate::model::Model;
-use crate::postprocess::{FILE_NAME, PostprocessError, Postprocessing};
+use crate::output::OutputError;
+use crate::postprocess::{FILE_NAME, Postprocessing};
 use crate::recipe::Recipe;
 
 /// Which steps are applied to the label maps of a prediction.
@@ -22,35 +22,20 @@ pub enum PostprocessingChoice {
     Recipe(Box<Recipe>),
 }
 
-/// The steps and the coding of a prediction.
-#[derive(Debug, Clone)]
-pub(crate) struct Finish {
-    /// The steps.
-    pub(crate) postprocessing: Postprocessing,
-    /// How values are written.
-    pub(crate) recoding: Recoding,
-}
-
-impl Finish {
-    /// Looks for the steps and checks that steps and coding fit the models' labels.
-    pub(crate) fn new(
-        models: &[Model],
-        choice: &PostprocessingChoice,
-        labels: OutputLabels,
-        save_probabilities: bool,
-    ) -> Result<Self, InferError> {
+impl PostprocessingChoice {
+    /// The steps, checked against the labels of the models.
+    pub(super) fn steps(&self, models: &[Model]) -> Result<Postprocessing, InferError> {
         let dataset = &models[0].dataset;
-        let known = dataset.labels.all_labels();
-        let read = |path: &Path| -> Result<Postprocessing, PostprocessError> {
+        let read = |path: &Path| -> Result<Postprocessing, OutputError> {
             let steps = Postprocessing::read(path)?;
-            steps.check(known, path)?;
+            steps.check(dataset.labels.all_labels(), path)?;
             Ok(steps)
         };
-        let postprocessing = match choice {
-            PostprocessingChoice::Nothing => Postprocessing::default(),
-            PostprocessingChoice::File(path) => read(path)?,
-            PostprocessingChoice::Model => {
-                let of_model = |m: &Model| -> Result<Option<Postprocessing>, PostprocessError> {
+        Ok(match self {
+            Self::Nothing => Postprocessing::default(),
+            Self::File(path) => read(path)?,
+            Self::Model => {
+                let of_model = |m: &Model| -> Result<Option<Postprocessing>, OutputError> {
                     let path = m.path.join(FILE_NAME);
                     path.is_file().then(|| read(&path)).transpose()
                 };
@@ -65,18 +50,13 @@ impl Finish {
                     Postprocessing::default()
                 }
             }
-            PostprocessingChoice::Recipe(recipe) => {
+            Self::Recipe(recipe) => {
                 recipe.check_models(models.len())?;
                 for model in models {
                     recipe.steps_for(&model.dataset, &model.path)?;
                 }
                 recipe.steps_for(dataset, &models[0].path)?
             }
-        };
-        let recoding = labels.recoding(dataset)?;
-        if save_probabilities && !recoding.keeps_order(dataset) {
-            return Err(InferError::LabelOrder);
-        }
-        Ok(Self { postprocessing, recoding })
+        })
     }
 }

@@ -1,0 +1,351 @@
+//! A batch of cases from files to files: read and prepare the next one, predict this one, write the last one, at the same time.
+//!
+//! Three steps, each on its own thread, joined by queues without slack, so at most three cases are in memory. A case that fails
+//! is reported and the batch goes on. Only this module knows folders, `--continue`, `--part` and `predict.json`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use glioseg_diagnose::Diagnose as _;
+
+use super::folder::Folder;
+use super::predictor::ModelSet;
+use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
+use super::{CaseImages, InferError, Inferred, PredictOptions, Predictor, Prepared, Watch};
+use crate::cases::{CaseFiles, ChannelMatch, find_cases};
+use crate::model::Model;
+
+/// The K-th of N equal shares of the cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// From 1 to `of`.
+    pub number: usize,
+    /// Number of shares.
+    pub of: usize,
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+        match parsed {
+            Some((number, of)) if (1..=of).contains(&number) => Ok(Self { number, of }),
+            _ => Err(format!("`{text}` is no share of the cases such as 1/4, from 1/4 to 4/4")),
+        }
+    }
+}
+
+/// Which cases, and where to.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Folders of images, folders of one folder per case, or image files.
+    pub inputs: &'a [PathBuf],
+    /// Folder for `CASE.nii.gz`, `predict.json` and `dataset.json`.
+    pub out: &'a Path,
+    /// Only this share of the cases.
+    pub part: Option<Part>,
+    /// Leave out cases whose results are there.
+    pub skip_finished: bool,
+    /// Once it is set, the batch ends: the case in the network is given up, the one before it is written.
+    pub stop: Option<&'a AtomicBool>,
+}
+
+impl<'a> Batch<'a> {
+    /// All cases of `inputs`.
+    pub fn new(inputs: &'a [PathBuf], out: &'a Path) -> Self {
+        Self { inputs, out, part: None, skip_finished: false, stop: None }
+    }
+
+    fn watch(&self) -> Watch<'a> {
+        self.stop.map_or_else(Watch::default, |stop| Watch::default().stop(stop))
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.out.join(match self.part {
+            None => "predict.json".into(),
+            Some(Part { number, of }) => format!("predict_part{number}of{of}.json"),
+        })
+    }
+}
+
+/// What happens during a prediction, for whoever shows it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Models and cases are known, work begins.
+    Start {
+        /// The models.
+        models: &'a [Model],
+        /// Which file endings are which channel.
+        matches: &'a [ChannelMatch],
+        /// Files of the input that are no channel.
+        ignored: &'a [PathBuf],
+        /// Number of cases that will be predicted.
+        cases: usize,
+        /// Number of cases that are left out because their results are there.
+        skipped: usize,
+    },
+    /// The network begins with a case.
+    Case {
+        /// Its name.
+        case: &'a str,
+        /// Its number, from 1.
+        number: usize,
+        /// Number of cases.
+        of: usize,
+        /// Network passes to come.
+        passes: usize,
+    },
+    /// One network pass is done.
+    Pass,
+    /// A case is written, or has failed.
+    Finished {
+        /// What became of it.
+        record: &'a CaseRecord,
+    },
+}
+
+/// Who hears of the events.
+pub type Observer<'a> = dyn Fn(Event<'_>) + Sync + 'a;
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PredictSummary {
+    /// Cases with a new segmentation.
+    pub done: usize,
+    /// Cases that failed.
+    pub failed: usize,
+    /// Cases whose results were there.
+    pub skipped: usize,
+    /// Cases that were not done because the batch was stopped.
+    pub left: usize,
+}
+
+/// A case that failed, at whatever step.
+struct Failure {
+    case: CaseFiles,
+    error: Box<InferError>,
+}
+
+impl Failure {
+    fn new(case: CaseFiles, error: InferError) -> Self {
+        Self { case, error: Box::new(error) }
+    }
+
+    fn of(id: &str, files: &[PathBuf], error: InferError) -> Self {
+        Self::new(CaseFiles { id: id.to_owned(), files: files.to_vec() }, error)
+    }
+
+    fn into_record(self) -> CaseRecord {
+        CaseRecord::failed(self.case.id, self.case.files, self.error.to_string(), self.error.hint())
+    }
+}
+
+/// Opens models, predicts every case of a batch with them, and writes `CASE.nii.gz`, `predict.json` and `dataset.json`.
+///
+/// # Errors
+/// What makes the whole batch impossible: a model or an input that cannot be opened, an output folder that cannot be written or lies
+/// inside the input. What is wrong with single cases is in the events, in `predict.json` and in the summary.
+pub fn predict(
+    models: &[PathBuf],
+    options: PredictOptions,
+    batch: &Batch<'_>,
+    observer: &Observer<'_>,
+) -> Result<PredictSummary, InferError> {
+    // Weights are loaded last: they take longest, and what is wrong with the paths should be told before.
+    let set = ModelSet::open(models, options)?;
+    let job = Job::new(&set, batch)?;
+    job.run(&Predictor::load(set)?, observer)
+}
+
+/// Predicts every case of a batch and writes `CASE.nii.gz`, `predict.json` and `dataset.json`.
+///
+/// # Errors
+/// As [`predict`].
+pub fn batch(
+    predictor: &Predictor,
+    batch: &Batch<'_>,
+    observer: &Observer<'_>,
+) -> Result<PredictSummary, InferError> {
+    Job::new(predictor.set(), batch)?.run(predictor, observer)
+}
+
+/// A batch whose cases are found and whose output folder is there.
+struct Job<'a> {
+    batch: &'a Batch<'a>,
+    folder: Folder,
+    cases: Vec<CaseFiles>,
+    bad: Vec<Failure>,
+    matches: Vec<ChannelMatch>,
+    ignored: Vec<PathBuf>,
+    skipped: usize,
+}
+
+impl<'a> Job<'a> {
+    fn new(set: &ModelSet, batch: &'a Batch<'a>) -> Result<Self, InferError> {
+        let dataset = &set.first().dataset;
+        let found = find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?;
+        let folder = Folder::make(batch.out, batch.inputs)?;
+        let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
+            found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();
+        all.extend(found.bad.into_iter().map(|(id, e)| (id, Err(e.into()))));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut job = Self {
+            batch,
+            folder,
+            cases: Vec::new(),
+            bad: Vec::new(),
+            matches: found.matches,
+            ignored: found.ignored,
+            skipped: 0,
+        };
+        let mine = |i: usize| batch.part.is_none_or(|p| i % p.of == p.number - 1);
+        for (_, (id, case)) in all.into_iter().enumerate().filter(|(i, _)| mine(*i)) {
+            match case {
+                Ok(_) if batch.skip_finished && job.folder.is_finished(&id, &set.options) => job.skipped += 1,
+                Ok(case) => job.cases.push(case),
+                Err(error) => job.bad.push(Failure::of(&id, &[], error)),
+            }
+        }
+        Ok(job)
+    }
+
+    fn run(self, predictor: &Predictor, observer: &Observer<'_>) -> Result<PredictSummary, InferError> {
+        let set = predictor.set();
+        let (batch, folder) = (self.batch, &self.folder);
+        set.rules.prepare_folder::<InferError>(folder.path(), &set.first().dataset, batch.skip_finished)?;
+        let record_path = batch.record_path();
+        let mut record = new_record(predictor, batch.skip_finished.then_some(record_path.as_path()));
+        observer(Event::Start {
+            models: &set.models,
+            matches: &self.matches,
+            ignored: &self.ignored,
+            cases: self.cases.len(),
+            skipped: self.skipped,
+        });
+        let mut summary = PredictSummary { skipped: self.skipped, ..PredictSummary::default() };
+        let all = self.bad.len() + self.cases.len();
+        let mut record_case = |case: CaseRecord| -> Result<(), InferError> {
+            match case.status {
+                CaseStatus::Done => summary.done += 1,
+                CaseStatus::Failed => summary.failed += 1,
+            }
+            observer(Event::Finished { record: &case });
+            record.put(case);
+            record.write(&record_path)
+        };
+        for failure in self.bad {
+            record_case(failure.into_record())?;
+        }
+        folder.make_below(&set.options)?;
+        let (ready_in, ready_out) = sync_channel::<Result<Prepared, Failure>>(0);
+        let (done_in, done_out) = sync_channel::<Result<Inferred, Failure>>(0);
+        let (count, cases) = (self.cases.len(), self.cases);
+        thread::scope(|scope| {
+            scope.spawn(move || read_cases(cases, set, batch.watch(), &ready_in));
+            let writer = scope.spawn(move || -> Result<(), InferError> {
+                for case in done_out {
+                    record_case(match case.and_then(|case| write_case(case, set, folder)) {
+                        Ok(record) => record,
+                        Err(failure) => failure.into_record(),
+                    })?;
+                }
+                Ok(())
+            });
+            infer_cases(&ready_out, &done_in, predictor, batch.watch(), observer, count);
+            // Closing both queues ends the other threads, also when this one stopped early.
+            drop((ready_out, done_in));
+            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        summary.left = all - summary.done - summary.failed;
+        if summary.left > 0 {
+            // Also where no case was done.
+            record.write(&record_path)?;
+        }
+        Ok(summary)
+    }
+}
+
+/// The record of the batch; cases of an earlier run stay in it if this run only adds to it (`earlier`).
+fn new_record(predictor: &Predictor, earlier: Option<&Path>) -> Record {
+    let ModelSet { models, options, rules, .. } = predictor.set();
+    let models: Vec<ModelRecord> =
+        models.iter().zip(predictor.hashes()).map(|(m, h)| ModelRecord::new(m, h)).collect();
+    let settings = Settings {
+        checkpoint: options.checkpoint.stem().into(),
+        step: options.step,
+        mirroring: options.mirroring,
+        accumulation: options.accumulation.name().into(),
+        device: options.engine.device.word().into(),
+        kernels: options.engine.kernels.word().into(),
+        threads: rayon::current_num_threads(),
+        postprocessing: rules.postprocessing.steps.clone(),
+        labels: options.labels,
+    };
+    let earlier = earlier.and_then(Record::read).filter(|r| r.models == models);
+    Record {
+        program: "glioseg".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        notice: "Research use only; not a medical device.".into(),
+        models,
+        settings,
+        cases: earlier.map(|r| r.cases).unwrap_or_default(),
+    }
+}
+
+/// Reads and prepares one case after the other.
+fn read_cases(
+    cases: Vec<CaseFiles>,
+    set: &ModelSet,
+    watch: Watch<'_>,
+    queue: &SyncSender<Result<Prepared, Failure>>,
+) {
+    for case in cases {
+        if watch.is_stopped() {
+            return;
+        }
+        let prepared = CaseImages::read(case.clone()).and_then(|images| set.prepare(images));
+        if queue.send(prepared.map_err(|error| Failure::new(case, error))).is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs the networks over one case after the other.
+fn infer_cases(
+    ready: &Receiver<Result<Prepared, Failure>>,
+    done: &SyncSender<Result<Inferred, Failure>>,
+    predictor: &Predictor,
+    watch: Watch<'_>,
+    observer: &Observer<'_>,
+    of: usize,
+) {
+    let passed = || observer(Event::Pass);
+    let watch = watch.on_pass(&passed);
+    for (i, case) in ready.iter().enumerate() {
+        let inferred = case.and_then(|case| {
+            observer(Event::Case { case: case.id(), number: i + 1, of, passes: case.passes() });
+            let inferred = predictor.infer(&case, &watch);
+            inferred.map_err(|error| Failure::of(case.id(), case.origin().files(), error))
+        });
+        if let Err(Failure { error, .. }) = &inferred
+            && matches!(**error, InferError::Stopped)
+        {
+            return;
+        }
+        if done.send(inferred).is_err() {
+            // The writer has stopped; it says why.
+            return;
+        }
+    }
+}
+
+/// Decides a case and writes it.
+fn write_case(case: Inferred, set: &ModelSet, folder: &Folder) -> Result<CaseRecord, Failure> {
+    let facts = std::sync::Arc::clone(&case.facts);
+    let written = set.finish(case).and_then(|prediction| folder.write(prediction));
+    written.map_err(|error| Failure::of(&facts.id, facts.origin.files(), error))
+}
