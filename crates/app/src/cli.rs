@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_engine::infer::Part;
-use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::Folds;
 use glioseg_net::{EngineChoice, NetError};
+use glioseg_plan::OutputLabels;
 
 use crate::commands::compare::Compare;
 use crate::commands::crossval::Crossval;

@@ -5,7 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use glioseg_engine::infer::{Batch, PredictOptions, Predictor, batch};
-use glioseg_engine::labels::OutputLabels;
+use glioseg_plan::OutputLabels;
 use support::{model, numbered, predict, write_case};
 
 /// Every file of a folder but the record, with its bytes.
@@ -113,7 +113,7 @@ mod ctrl_c {
         }
         let (m, i, o) = (text(&model()), text(&input), text(&out));
         // Tiles at small steps, so that a case takes a while.
-        let arguments = ["predict", "-m", &m, "-i", &i, "-o", &o, "--step", "0.03"];
+        let arguments = ["predict", "-m", &m, "-i", &i, "-o", &o, "--step", "0.1"];
         let mut child = start(&arguments);
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         until(&mut lines, "case 1/3 a | ");
@@ -140,7 +140,7 @@ mod ctrl_c {
         let (input, out) = (dir.path().join("in"), dir.path().join("out"));
         std::fs::create_dir(&input).expect("a folder");
         // The first is a request, which is heard when the case is read; a large one gives time for the second.
-        let large = PhantomOptions { shape: [160; 3], spacing_mm: [1.2; 3], ..PhantomOptions::default() };
+        let large = PhantomOptions { shape: [128; 3], spacing_mm: [1.5; 3], ..PhantomOptions::default() };
         let image = phantom(&large).expect("a phantom").channels;
         for (c, path) in numbered(&input, "a").iter().enumerate() {
             let channel =

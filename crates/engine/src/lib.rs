@@ -17,7 +17,6 @@ pub mod convert;
 pub mod crossval;
 pub mod ensemble;
 pub mod infer;
-pub mod labels;
 pub mod model;
 pub mod output;
 pub mod postprocess;

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use glioseg_diagnose::Diagnose;
 use glioseg_formats::{FormatError, nifti};
-use glioseg_plan::{Dataset, PlanError};
+use glioseg_plan::{Dataset, OutputLabels, PlanError, Recoding, other_labels, write_description};
 use glioseg_volume::LabelMap;
 use thiserror::Error;
 
-use crate::labels::{OutputLabels, Recoding, other_labels, write_description};
 use crate::postprocess::{PostprocessError, Postprocessing};
 
 /// The steps and the coding of label maps. The steps act first, on the dataset's own values; then values are recoded.

@@ -9,11 +9,10 @@
 use std::path::{Path, PathBuf};
 
 use glioseg_diagnose::Diagnose;
-use glioseg_plan::{Dataset, PlanError, TumourParts};
+use glioseg_plan::{Dataset, OutputLabels, PlanError, TumourParts};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::labels::OutputLabels;
 use crate::postprocess::{Neighbours, Postprocessing, Step};
 
 /// Recipes that come along: name and text.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use glioseg_diagnose::Diagnose as _;
 use glioseg_engine::ensemble::{EnsembleOptions, ensemble};
-use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::postprocess::{Postprocessing, Step};
 use glioseg_formats::nifti;
+use glioseg_plan::OutputLabels;
 use glioseg_volume::testing::shared;
 use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use glioseg_engine::infer::{
-    Batch, CaseImages, CaseStatus, Event, InferError, PredictOptions, Predictor, Record, Watch, batch,
-};
-use glioseg_engine::labels::OutputLabels;
+use glioseg_engine::infer::{Batch, CaseImages, Event, InferError, PredictOptions, Predictor, Watch, batch};
 use glioseg_formats::nifti;
+use glioseg_plan::OutputLabels;
+use glioseg_plan::record::{CaseStatus, Record};
 use glioseg_volume::Volume;
 use glioseg_volume::phantom::{PhantomOptions, phantom};
 
@@ -45,8 +44,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 }
 
 fn record(folder: &Path) -> Record {
-    let text = std::fs::read(folder.join("predict.json")).expect("a record");
-    serde_json::from_slice(&text).expect("a whole record")
+    Record::read(folder).expect("a whole record").expect("a record")
 }
 
 #[test]

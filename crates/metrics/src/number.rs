@@ -3,8 +3,9 @@
 //! JSON has no such numbers. Files of Python hold the bare tokens `NaN` and `Infinity`, which readers other than
 //! Python's refuse; our own hold the strings `"NaN"`, `"Infinity"` and `"-Infinity"` in their place.
 
+pub use glioseg_plan::number::{Number, float};
 use indexmap::IndexMap;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::Deserializer;
 use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
 
@@ -59,78 +60,6 @@ impl<'de> Deserialize<'de> for Values {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let map = IndexMap::<String, Number>::deserialize(deserializer)?;
         Ok(Self(map.into_iter().map(|(name, Number(value))| (name, value)).collect()))
-    }
-}
-
-/// A number as it stands in our JSON.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Number(pub f64);
-
-impl Serialize for Number {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            v if v.is_nan() => serializer.serialize_str("NaN"),
-            f64::INFINITY => serializer.serialize_str("Infinity"),
-            f64::NEG_INFINITY => serializer.serialize_str("-Infinity"),
-            v => serializer.serialize_f64(v),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl Visitor<'_> for Any {
-            type Value = Number;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number, \"NaN\", \"Infinity\" or \"-Infinity\"")
-            }
-
-            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Number, E> {
-                Ok(Number(v))
-            }
-
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Number, E> {
-                Ok(Number(v as f64))
-            }
-
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Number, E> {
-                Ok(Number(v as f64))
-            }
-
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Number, E> {
-                match v {
-                    "NaN" => Ok(Number(f64::NAN)),
-                    "Infinity" => Ok(Number(f64::INFINITY)),
-                    "-Infinity" => Ok(Number(f64::NEG_INFINITY)),
-                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
-/// For `#[serde(with = "…")]` on an `f64`.
-pub mod float {
-    use super::Number;
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    /// Writes a number as [`Number`] does.
-    ///
-    /// # Errors
-    /// Those of the serializer.
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        Number(*value).serialize(serializer)
-    }
-
-    /// Reads a number as [`Number`] does.
-    ///
-    /// # Errors
-    /// Where there is neither a number nor one of the three names.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        Number::deserialize(deserializer).map(|n| n.0)
     }
 }
 

@@ -40,6 +40,14 @@ pub enum PlanError {
         /// What the parser said.
         source: serde_json::Error,
     },
+    /// JSON that is no record of predictions.
+    #[error("{} is no record of predictions: {reason}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A key that must be there is not.
     #[error("{}: `{key}` is missing; {}", path.display(), present_keys(present))]
     MissingKey {
@@ -298,6 +306,9 @@ impl Diagnose for PlanError {
     fn hint(&self) -> Option<String> {
         match self {
             PlanError::Read { path, .. } => Some(read_hint(path).to_owned()),
+            PlanError::Record { .. } => Some(
+                "give the folder that `glioseg predict` wrote; remove a predict.json of another program".to_owned(),
+            ),
             PlanError::TooLarge { .. } | PlanError::Syntax { .. } => {
                 Some("is this the file nnU-Net wrote? copy it again from where the model was trained".to_owned())
             },

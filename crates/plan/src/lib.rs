@@ -16,10 +16,14 @@ mod fingerprint;
 mod groups;
 mod integrity;
 mod json;
+pub mod number;
 mod planner;
 mod plans;
 mod raw;
+mod recoding;
+pub mod record;
 mod splits;
+mod steps;
 mod v1;
 
 pub use architecture::{
@@ -37,5 +41,7 @@ pub use json::{parse_json, read_json};
 pub use planner::{Attempt, PlanOptions, Planned, Planner, plan};
 pub use plans::{ForegroundIntensities, Plans};
 pub use raw::{RawCase, RawDataset, preprocessed_folder, results_folder};
+pub use recoding::{OutputLabels, Recoding, meaning, other_labels, write_description};
 pub use splits::{Fold, Splits};
+pub use steps::{Neighbours, Step};
 pub use v1::{V1Converted, V1Model, V1Trainer};

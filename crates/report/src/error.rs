@@ -100,14 +100,6 @@ pub enum ReportError {
         /// What is wrong.
         reason: String,
     },
-    /// A record of predictions that cannot be used.
-    #[error("{} is no record of predictions: {reason}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
     /// Runs that have nothing in common.
     #[error("the runs {} share no {what}", names.join(", "))]
     NothingInCommon {
@@ -183,7 +175,6 @@ impl Diagnose for ReportError {
             Self::Scores { .. } => {
                 "give a folder that `glioseg evaluate` wrote, its scores.json, or a summary.json of nnU-Net".to_owned()
             }
-            Self::Record { .. } => "give the folder that `glioseg predict` wrote; remove a predict.json of another program".to_owned(),
             Self::NothingInCommon { .. } => "score the runs against the same references with the same rules".to_owned(),
             _ => return None,
         };
@@ -198,7 +189,6 @@ impl Diagnose for ReportError {
             | Self::NoneMatch { prediction: path, .. }
             | Self::UnclearLabels { path, .. }
             | Self::Scores { path, .. }
-            | Self::Record { path, .. }
             | Self::Csv { path, .. } => Some(path),
             Self::Metrics(error) => error.path(),
             _ => None,

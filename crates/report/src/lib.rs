@@ -4,7 +4,6 @@ pub mod cohort;
 mod compare;
 mod error;
 pub mod page;
-mod predicted;
 mod rank;
 mod run;
 mod tables;
@@ -15,7 +14,6 @@ pub use cohort::{
 };
 pub use compare::{ComparedCase, ComparedMetric, Comparison, compare};
 pub use error::ReportError;
-pub use predicted::{CaseUncertainty, Flag, Predicted, PredictedCase, RegionUncertainty};
 pub use rank::{PairTest, RankOptions, Ranked, Ranking, rank};
 pub use run::Run;
 pub use uncertainty::{RegionPrediction, UncertaintyScores};

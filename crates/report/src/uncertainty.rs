@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use glioseg_plan::record::{CaseUncertainty, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::cohort::{CaseScores, CaseStatus};
-use crate::predicted::{CaseUncertainty, Predicted};
 use glioseg_metrics::labels::Region;
 use glioseg_metrics::number::float;
 use glioseg_metrics::rules::Rule;
@@ -46,7 +46,7 @@ pub struct RegionPrediction {
 /// compared with the uncertainty of the same labels; where the model has no such region, with that of the case.
 pub(crate) fn uncertainty_scores(
     cases: &[CaseScores],
-    predicted: &Predicted,
+    predicted: &Record,
     regions: &[Region],
     failing_below: f64,
 ) -> Option<UncertaintyScores> {

@@ -3,13 +3,15 @@
 //! Two cohorts of phantoms, one to train on and one that training never sees; the preset `demo` is a small network and a
 //! short training. Every step is the command of that name.
 
+use std::sync::atomic::Ordering;
+
 use clap::Parser as _;
 
 use super::evaluate::{self, Evaluate};
 use super::phantom::write_cohort;
 use super::report::{self, Report};
 use super::train::{self, Train};
-use super::{Outcome, Problem, predict};
+use super::{Outcome, Problem, interrupt, predict};
 use crate::cli::{Cli, Command, Demo, Layout};
 use crate::ui::Ui;
 
@@ -82,6 +84,9 @@ pub(crate) fn run(options: &Demo, ui: &Ui) -> anyhow::Result<Outcome> {
     }
     let Command::Predict(request) = command(&line)? else { unreachable!("the line says predict") };
     let outcome = predict::run(&request, ui)?;
+    if interrupt::flag().load(Ordering::SeqCst) {
+        return Ok(outcome);
+    }
     ui.say("4. scores: glioseg evaluate");
     let line = [
         "evaluate",

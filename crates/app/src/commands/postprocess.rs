@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use glioseg_engine::labels::{OutputLabels, Recoding, write_description};
 use glioseg_engine::output::OutputRules;
 use glioseg_engine::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
     ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
 };
-use glioseg_plan::{Convention, Dataset, TumourParts};
+use glioseg_plan::{Convention, Dataset, OutputLabels, Recoding, TumourParts, write_description};
 use glioseg_report::cohort::find_cases;
 use rayon::prelude::*;
 use serde_json::json;

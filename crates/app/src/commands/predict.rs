@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use glioseg_engine::infer::{
-    self, Accumulation, Batch, CaseRecord, CaseStatus, Event, FlagKind, InferError, PostprocessingChoice,
-    PredictOptions, PredictSummary,
+    self, Accumulation, Batch, Event, InferError, PostprocessingChoice, PredictOptions, PredictSummary,
 };
-use glioseg_engine::labels::OutputLabels;
 use glioseg_engine::model::{CheckpointChoice, Model};
 use glioseg_engine::recipe::Recipe;
+use glioseg_plan::OutputLabels;
+use glioseg_plan::record::{CaseRecord, CaseStatus, FlagKind};
 
 use super::report::{self, Report};
 use super::{Outcome, interrupt, peak_memory, print};

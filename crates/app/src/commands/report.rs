@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use clap::Args;
 use glioseg_engine::cases::find_cases as find_images;
 use glioseg_metrics::LabelScheme;
-use glioseg_plan::Convention;
-use glioseg_plan::Dataset;
+use glioseg_plan::record::{CaseStatus, Record};
+use glioseg_plan::{Convention, Dataset};
 use glioseg_report::cohort::find_cases;
 use glioseg_report::cohort::guess_convention;
 use glioseg_report::page::{ReportCase, ReportInput, ReportRun, read_curves, write_report};
-use glioseg_report::{CohortScores, Predicted, Run};
+use glioseg_report::{CohortScores, Run};
 
 use super::{Outcome, Problem};
 use crate::ui::{Ui, about};
@@ -165,7 +165,7 @@ fn gather(options: &Report, ui: &Ui) -> anyhow::Result<ReportInput> {
     let failed: Vec<&str> = found
         .iter()
         .filter_map(|f| f.run.predicted.as_ref())
-        .flat_map(|p| p.cases.iter().filter(|c| c.status == "failed").map(|c| c.case.as_str()))
+        .flat_map(|p| p.cases.iter().filter(|c| c.status == CaseStatus::Failed).map(|c| c.case.as_str()))
         .collect();
     let mut names: Vec<String> = ids
         .into_iter()
@@ -260,9 +260,9 @@ fn scored(options: &Report) -> anyhow::Result<Vec<Found>> {
 }
 
 /// The record of a prediction, where there is one.
-fn record(folder: &Path) -> anyhow::Result<Option<Predicted>> {
+fn record(folder: &Path) -> anyhow::Result<Option<Record>> {
     let folder = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
-    Ok(Predicted::read(folder)?)
+    Ok(Record::read(folder)?)
 }
 
 /// A folder of predictions that was not scored.
@@ -292,10 +292,7 @@ fn dataset(options: &Report, found: &[Found]) -> anyhow::Result<Option<Dataset>>
         let folders = found.iter().filter_map(|f| f.folder.clone()).chain(options.reference.clone());
         let folders = folders.chain(options.model.iter().cloned()).chain(found.iter().flat_map(|f| {
             let models = f.run.predicted.iter().flat_map(|p| &p.models);
-            models
-                .filter_map(|m| m.get("path").and_then(|p| p.as_str()))
-                .map(PathBuf::from)
-                .collect::<Vec<_>>()
+            models.map(|m| m.path.clone()).filter(|p| !p.as_os_str().is_empty()).collect::<Vec<_>>()
         }));
         candidates.extend(folders.map(|f| f.join("dataset.json")).filter(|p| p.is_file()));
     }
@@ -358,7 +355,7 @@ fn images(
     if options.images.is_empty() {
         return Ok(all);
     }
-    let mut names = records().map(Predicted::channels).find(|c| !c.is_empty()).unwrap_or_default();
+    let mut names = records().map(Record::channels).find(|c| !c.is_empty()).unwrap_or_default();
     if names.is_empty() {
         names = dataset(options, found)?.map(|d| d.channel_names).unwrap_or_default();
     }

@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use glioseg_formats::{FormatError, atomic, npz};
-use glioseg_plan::Dataset;
+use glioseg_plan::{Dataset, OutputLabels, meaning};
 use glioseg_volume::{LabelMap, crop};
 use half::f16;
 use rayon::prelude::*;
@@ -28,7 +28,6 @@ pub use saved::Version;
 use saved::{Archive, Array};
 
 use crate::infer::Decision;
-use crate::labels::{OutputLabels, meaning};
 use crate::output::{OutputRules, label_path, write_labels};
 use crate::postprocess::Postprocessing;
 

@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use glioseg_diagnose::Diagnose as _;
+use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 
 use super::folder::Folder;
 use super::predictor::ModelSet;
-use super::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 use super::{CaseImages, InferError, Inferred, PredictOptions, Predictor, Prepared, Watch};
 use crate::cases::{CaseFiles, ChannelMatch, find_cases};
 use crate::model::Model;
@@ -235,7 +235,7 @@ impl<'a> Job<'a> {
             }
             observer(Event::Finished { record: &case });
             record.put(case);
-            record.write(&record_path)
+            Ok(record.write(&record_path)?)
         };
         for failure in self.bad {
             record_case(failure.into_record())?;
@@ -273,7 +273,7 @@ impl<'a> Job<'a> {
 fn new_record(predictor: &Predictor, earlier: Option<&Path>) -> Record {
     let ModelSet { models, options, rules, .. } = predictor.set();
     let models: Vec<ModelRecord> =
-        models.iter().zip(predictor.hashes()).map(|(m, h)| ModelRecord::new(m, h)).collect();
+        models.iter().zip(predictor.hashes()).map(|(m, hashes)| model_record(m, hashes)).collect();
     let settings = Settings {
         checkpoint: options.checkpoint.stem().into(),
         step: options.step,
@@ -285,14 +285,27 @@ fn new_record(predictor: &Predictor, earlier: Option<&Path>) -> Record {
         postprocessing: rules.postprocessing.steps.clone(),
         labels: options.labels,
     };
-    let earlier = earlier.and_then(Record::read).filter(|r| r.models == models);
+    let earlier = earlier.and_then(|path| Record::read_file(path).ok()).filter(|r| r.models == models);
     Record {
         program: "glioseg".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         notice: "Research use only; not a medical device.".into(),
         models,
-        settings,
+        settings: Some(settings),
         cases: earlier.map(|r| r.cases).unwrap_or_default(),
+    }
+}
+
+fn model_record(model: &Model, hashes: &[String]) -> ModelRecord {
+    ModelRecord {
+        path: model.path.clone(),
+        dataset: model.plans.dataset_name().to_owned(),
+        plans: model.plans.plans_name().to_owned(),
+        configuration: model.configuration.name.clone(),
+        trainer: model.trainer.clone(),
+        rules: model.configuration.rules.name().to_owned(),
+        channels: model.dataset.channel_names.clone(),
+        folds: model.folds.iter().map(|f| f.name.clone()).zip(hashes.iter().cloned()).collect(),
     }
 }
 

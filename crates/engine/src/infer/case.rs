@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use glioseg_formats::nifti;
-use glioseg_prep::guard::ChannelCheck;
+use glioseg_plan::record::{CaseRecord, ChannelCheck};
 use glioseg_prep::{PreparedCase, Trail};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
@@ -13,7 +13,6 @@ use indexmap::IndexMap;
 use super::export::{Logits, Probabilities, ProbabilitySum};
 use super::flags::ImageFacts;
 use super::output::V1Properties;
-use super::record::CaseRecord;
 use super::uncertainty::{CaseMoments, UncertaintyMaps};
 use super::{Accumulation, Image, InferError, WindowOptions};
 use crate::cases::CaseFiles;

@@ -1,9 +1,9 @@
 //! Reasons for a person to look at a case.
 
+use glioseg_plan::record::{Flag, FlagKind};
 use glioseg_plan::{Fingerprint, Labels};
 use glioseg_volume::components::{Connectivity, components};
 use glioseg_volume::{LabelMap, Volume};
-use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 
@@ -17,39 +17,6 @@ const OUTSIDE: (usize, f64) = (10, 0.01);
 const BEYOND: f64 = 1.25;
 /// The same for the middle of a channel's intensities, whose scale differs between scanners anyway.
 const BEYOND_INTENSITY: f64 = 3.0;
-
-/// What kind of reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FlagKind {
-    /// Nothing was segmented.
-    Empty,
-    /// Part of the tumour lies where all channels are background.
-    OutsideBrain,
-    /// Enhancing tumour without any other core.
-    EnhancingWithoutCore,
-    /// Many tiny components.
-    ManyComponents,
-    /// Channels do not look like their names.
-    Channels,
-    /// Spacing, size or intensities far from those of the training cases.
-    UnlikeTraining,
-}
-
-/// A reason to look at a case.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flag {
-    /// What kind.
-    pub kind: FlagKind,
-    /// In words.
-    pub message: String,
-}
-
-impl Flag {
-    pub(crate) fn new(kind: FlagKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-}
 
 /// What is known of the image when the label map is decided and the image gone.
 #[derive(Debug)]

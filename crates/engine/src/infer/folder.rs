@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use glioseg_formats::nifti;
+use glioseg_plan::record::CaseRecord;
 
 use super::output::{write_probabilities, write_softmax};
-use super::record::CaseRecord;
 use super::{InferError, PredictOptions, Prediction};
 use crate::output::{label_path, write_labels};
 

@@ -6,25 +6,24 @@ use std::time::Instant;
 
 use glioseg_formats::FormatError;
 use glioseg_net::EngineChoice;
-use glioseg_plan::{Labels, Rules};
-use glioseg_prep::guard::ChannelCheck;
+use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind};
+use glioseg_plan::{Labels, OutputLabels, Rules, meaning};
+use glioseg_prep::guard::check_volume;
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
 
 use super::case::{Answer, CaseFacts, Input, Undecided};
 use super::export::{Decision, ProbabilitySum, Segmentation};
-use super::flags::{Flag, FlagKind, ImageFacts, TrainingRange, flags};
+use super::flags::{ImageFacts, TrainingRange, flags};
 use super::networks::Networks;
 use super::output::V1Properties;
-use super::record::{CaseRecord, CaseStatus};
 use super::uncertainty::{CaseMoments, Moments};
 use super::{
     Accumulation, CaseImages, Grid, InferError, Inferred, LogitSum, Origin, PostprocessingChoice, Prediction,
     Prepared, Watch, WindowOptions,
 };
 use crate::cases::canonical_channel;
-use crate::labels::{OutputLabels, meaning};
 use crate::model::{CheckpointChoice, Folds, Model};
 use crate::output::OutputRules;
 use crate::postprocess::FILE_NAME;
@@ -212,7 +211,9 @@ impl Predictor {
             None => sum.add(image, pass, watch),
             Some(decision) => {
                 // Version 1 activates every pass.
-                let mut pass = |patch, shape| Ok(decision.activate_pass(&pass(patch, shape)?));
+                let mut pass = |patch, shape| -> Result<Vec<f32>, InferError> {
+                    Ok(decision.activate_pass(&pass(patch, shape)?))
+                };
                 sum.add(image, &mut pass, watch)
             }
         })?;
@@ -336,7 +337,7 @@ impl ModelSet {
             let file = case.origin.channel_files().get(found.channel).map(|f| (*f).to_owned());
             FormatError::NotFinite { path: file.unwrap_or_else(|| case.id.clone().into()), found }
         })?;
-        Ok(ChannelCheck::of_volume(&case.image, names))
+        Ok(check_volume(&case.image, names))
     }
 
     /// The image as every model's network reads it; models that prepare it alike share one.

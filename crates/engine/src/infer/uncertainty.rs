@@ -6,48 +6,16 @@
 //! each other.
 
 use glioseg_plan::Labels;
+use glioseg_plan::record::{CaseUncertainty, RegionUncertainty};
 use glioseg_prep::Boxed;
 use glioseg_volume::{Geometry, LabelMap, Volume, crop};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 use super::export::{Decision, Logits};
 use super::{Accumulation, Grid};
 
 /// Maps are written in steps of 1 / `STEPS`: the last bits of almost 0 would make them ten times as large.
 const STEPS: f32 = 1024.0;
-
-/// How sure the passes were of a case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CaseUncertainty {
-    /// Mean of the regions' scores: 0 sure, 1 not at all.
-    pub score: f64,
-    /// Every region, in the order of the maps' channels.
-    pub regions: Vec<RegionUncertainty>,
-    /// Map of the entropy of the mean probability, in bits from 0 to 1, where it was written; as seen from the record's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entropy: Option<PathBuf>,
-    /// Map of the standard deviation of the probabilities over passes, from 0 to 0.5, in the same form.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disagreement: Option<PathBuf>,
-}
-
-/// How sure the passes were of a region.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RegionUncertainty {
-    /// Its name.
-    pub region: String,
-    /// Its labels.
-    pub labels: Vec<u16>,
-    /// 1 minus the Dice that the mean probabilities promise for the segmentation: `(2 Σ p over the segmented voxels + 1) / (Σ p +
-    /// segmented voxels + 1)`; the ones make an empty region with no probability a sure one.
-    pub score: f64,
-    /// Mean entropy of the segmented voxels, in bits; 0 where there is none.
-    pub entropy: f64,
-    /// Mean standard deviation of the segmented voxels over passes; 0 where there is none.
-    pub disagreement: f64,
-}
 
 /// Names and labels of the regions, and which output of the network is whose.
 fn regions(labels: &Labels) -> Vec<(String, Vec<u16>, usize)> {

@@ -28,9 +28,9 @@ mod tests;
 use std::path::Path;
 
 use glioseg_plan::canonical_channel;
+use glioseg_plan::record::{ChannelCheck, ChannelTest, Doubt, TestKind};
 use glioseg_volume::Volume;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::store::{PatchBox, StoreError, StoredCase};
 use measures::Measures;
@@ -69,187 +69,85 @@ impl Contrast {
     }
 }
 
-/// A comparison of channels; see the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TestKind {
-    /// CSF on T2 and FLAIR.
-    Csf,
-    /// The brightest of T2 on FLAIR, and the other way round.
-    Suppression,
-    /// The longer tail of the histogram.
-    Tail,
-    /// T2 against T1 and FLAIR.
-    Contrast,
-    /// What is brighter with contrast agent.
-    Enhancement,
+/// The value of a test that counts as 1.
+const fn scale(test: TestKind) -> f64 {
+    match test {
+        TestKind::Csf | TestKind::Suppression => 0.5,
+        TestKind::Tail | TestKind::Contrast | TestKind::Enhancement => 0.4,
+    }
 }
 
-impl TestKind {
-    /// The value that counts as 1.
-    const fn scale(self) -> f64 {
-        match self {
-            Self::Csf | Self::Suppression => 0.5,
-            Self::Tail | Self::Contrast | Self::Enhancement => 0.4,
+/// Compares the channels of an image with their names.
+pub fn check_volume(volume: &Volume, names: &[String]) -> ChannelCheck {
+    let channels: Vec<&[f32]> = (0..volume.channels).map(|c| volume.channel(c)).collect();
+    let chosen = sample_of(&channels, volume.geometry.voxels());
+    let samples: Vec<Vec<f32>> =
+        channels.par_iter().map(|c| chosen.iter().map(|&i| c[i]).collect()).collect();
+    check_samples(&samples, names)
+}
+
+/// Compares the channels of a prepared case with their names, from some of its slices.
+///
+/// # Errors
+/// [`StoreError`] if the file cannot be read.
+fn check_case(case: &StoredCase, names: &[String]) -> Result<ChannelCheck, StoreError> {
+    let [depth, height, width] = case.shape();
+    let slice = height * width;
+    let (mut data, mut seg) = (vec![0.0; case.channels() * slice], vec![0i16; slice]);
+    let mut samples = vec![Vec::new(); case.channels()];
+    let slices = depth.min(SLICES);
+    for i in 0..slices {
+        let z = (2 * i + 1) * depth / (2 * slices);
+        let patch = PatchBox { start: [z as isize, 0, 0], size: [1, height, width] };
+        case.read_box(patch, &mut data, &mut seg)?;
+        let every = (slice * slices).div_ceil(2 * SAMPLE).max(1);
+        // The first voxel moves with the slice, so that no lattice of rows is preferred.
+        let chosen: Vec<usize> = (i % every..slice).step_by(every).filter(|&v| seg[v] >= 0).collect();
+        for (sample, channel) in samples.iter_mut().zip(data.chunks_exact(slice)) {
+            sample.extend(chosen.iter().map(|&v| channel[v]));
         }
     }
+    Ok(check_samples(&samples, names))
 }
 
-/// One test's outcome.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChannelTest {
-    /// The test.
-    pub test: TestKind,
-    /// The channels, as they are named.
-    pub channels: Vec<String>,
-    /// What was measured; positive where the names are right.
-    pub value: f64,
-    /// How it counts, from −1 (the names contradict it) to 1 (they agree).
-    pub agreement: f64,
-}
-
-/// Something that is probably wrong.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Doubt {
-    /// Two channels are the same image.
-    Duplicate {
-        /// Index of one channel.
-        first: usize,
-        /// Index of the other.
-        second: usize,
-        /// Their correlation.
-        correlation: f64,
-    },
-    /// Channels that look like each other's names.
-    Exchanged {
-        /// For every channel that is concerned, its index and the index of the channel whose name it should have.
-        moved: Vec<(usize, usize)>,
-        /// What the right names gain.
-        gain: f64,
-        /// The evidence that weighs most, in words.
-        evidence: String,
-    },
-}
-
-/// What was found about a case's channels.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ChannelCheck {
-    /// Voxels that were looked at; 0 if there are too few to judge.
-    pub voxels: usize,
-    /// Every test that the channels allow.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tests: Vec<ChannelTest>,
-    /// What is probably wrong; nothing if the channels are what they are called.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub doubts: Vec<Doubt>,
-}
-
-impl ChannelCheck {
-    /// Compares the channels of an image with their names.
-    pub fn of_volume(volume: &Volume, names: &[String]) -> Self {
-        let channels: Vec<&[f32]> = (0..volume.channels).map(|c| volume.channel(c)).collect();
-        let chosen = sample_of(&channels, volume.geometry.voxels());
-        let samples: Vec<Vec<f32>> =
-            channels.par_iter().map(|c| chosen.iter().map(|&i| c[i]).collect()).collect();
-        Self::of_samples(&samples, names)
+/// Compares channels with their names: the same voxels of every channel.
+///
+/// # Panics
+/// If there are more or fewer samples than names, or they differ in length.
+fn check_samples(samples: &[Vec<f32>], names: &[String]) -> ChannelCheck {
+    assert_eq!(samples.len(), names.len(), "a sample for every channel");
+    let voxels = samples.first().map_or(0, Vec::len);
+    assert!(samples.iter().all(|s| s.len() == voxels), "samples of the same voxels");
+    if voxels < MIN_VOXELS {
+        return ChannelCheck::default();
     }
-
-    /// Compares the channels of a prepared case with their names, from some of its slices.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the file cannot be read.
-    pub fn of_stored(case: &StoredCase, names: &[String]) -> Result<Self, StoreError> {
-        let [depth, height, width] = case.shape();
-        let slice = height * width;
-        let (mut data, mut seg) = (vec![0.0; case.channels() * slice], vec![0i16; slice]);
-        let mut samples = vec![Vec::new(); case.channels()];
-        let slices = depth.min(SLICES);
-        for i in 0..slices {
-            let z = (2 * i + 1) * depth / (2 * slices);
-            let patch = PatchBox { start: [z as isize, 0, 0], size: [1, height, width] };
-            case.read_box(patch, &mut data, &mut seg)?;
-            let every = (slice * slices).div_ceil(2 * SAMPLE).max(1);
-            // The first voxel moves with the slice, so that no lattice of rows is preferred.
-            let chosen: Vec<usize> = (i % every..slice).step_by(every).filter(|&v| seg[v] >= 0).collect();
-            for (sample, channel) in samples.iter_mut().zip(data.chunks_exact(slice)) {
-                sample.extend(chosen.iter().map(|&v| channel[v]));
+    let measures = Measures::new(samples);
+    let mut doubts = Vec::new();
+    for first in 0..names.len() {
+        for second in first + 1..names.len() {
+            let correlation = measures.correlation[first][second];
+            if correlation >= DUPLICATE {
+                doubts.push(Doubt::Duplicate { first, second, correlation: round(correlation) });
             }
         }
-        Ok(Self::of_samples(&samples, names))
     }
-
-    /// Compares channels with their names: the same voxels of every channel.
-    ///
-    /// # Panics
-    /// If there are more or fewer samples than names, or they differ in length.
-    pub fn of_samples(samples: &[Vec<f32>], names: &[String]) -> Self {
-        assert_eq!(samples.len(), names.len(), "a sample for every channel");
-        let voxels = samples.first().map_or(0, Vec::len);
-        assert!(samples.iter().all(|s| s.len() == voxels), "samples of the same voxels");
-        if voxels < MIN_VOXELS {
-            return Self::default();
-        }
-        let measures = Measures::new(samples);
-        let mut doubts = Vec::new();
-        for first in 0..names.len() {
-            for second in first + 1..names.len() {
-                let correlation = measures.correlation[first][second];
-                if correlation >= DUPLICATE {
-                    doubts.push(Doubt::Duplicate { first, second, correlation: round(correlation) });
-                }
-            }
-        }
-        // The first channel of every contrast.
-        let places =
-            Contrast::ALL.map(|contrast| names.iter().position(|n| Contrast::of(n) == Some(contrast)));
-        let given = Assignment(places);
-        let tests = given.tests(&measures);
-        if doubts.is_empty() {
-            doubts.extend(given.better(&measures, names));
-        }
-        let tests = tests
-            .into_iter()
-            .map(|(test, channels, value)| ChannelTest {
-                test,
-                channels: channels.iter().map(|&c| names[c].clone()).collect(),
-                value: round(value),
-                agreement: round(agreement(test, value)),
-            })
-            .collect();
-        Self { voxels, tests, doubts }
+    // The first channel of every contrast.
+    let places = Contrast::ALL.map(|contrast| names.iter().position(|n| Contrast::of(n) == Some(contrast)));
+    let given = Assignment(places);
+    let tests = given.tests(&measures);
+    if doubts.is_empty() {
+        doubts.extend(given.better(&measures, names));
     }
-
-    /// Every doubt as a sentence that names the files; `files[c]` is that of channel `c`.
-    pub fn messages(&self, names: &[String], files: &[&Path]) -> Vec<String> {
-        let channel = |c: usize| match files.get(c) {
-            Some(file) => format!("`{}` ({})", names[c], file.display()),
-            None => format!("`{}`", names[c]),
-        };
-        self.doubts
-            .iter()
-            .map(|doubt| match doubt {
-                Doubt::Duplicate { first, second, correlation } => format!(
-                    "the channels {} and {} are the same image (correlation {correlation})",
-                    channel(*first),
-                    channel(*second)
-                ),
-                Doubt::Exchanged { moved, evidence, .. } => {
-                    if let [(a, _), (b, _)] = moved[..] {
-                        return format!(
-                            "the channels {} and {} look exchanged: {evidence}",
-                            channel(a),
-                            channel(b)
-                        );
-                    }
-                    let looks =
-                        |&(c, like): &(usize, usize)| format!("{} looks like `{}`", channel(c), names[like]);
-                    let each: Vec<String> = moved.iter().map(looks).collect();
-                    format!("the channels look mixed up: {}; {evidence}", each.join(", "))
-                }
-            })
-            .collect()
-    }
+    let tests = tests
+        .into_iter()
+        .map(|(test, channels, value)| ChannelTest {
+            test,
+            channels: channels.iter().map(|&c| names[c].clone()).collect(),
+            value: round(value),
+            agreement: round(agreement(test, value)),
+        })
+        .collect();
+    ChannelCheck { voxels, tests, doubts }
 }
 
 /// Every n-th of the voxels that are not zero in any channel, about [`SAMPLE`] of them.
@@ -285,7 +183,7 @@ pub fn check_stored(cases: &[StoredCase], names: &[String]) -> Vec<(String, Vec<
         if case.channels() != names.len() {
             return None;
         }
-        let check = ChannelCheck::of_stored(case, names).ok()?;
+        let check = check_case(case, names).ok()?;
         let files: Vec<&Path> = case.image_names().into_iter().map(Path::new).collect();
         // One file may hold all channels.
         let files = if files.len() == 1 { vec![files[0]; names.len()] } else { files };
@@ -300,7 +198,7 @@ fn round(value: f64) -> f64 {
 }
 
 fn agreement(test: TestKind, value: f64) -> f64 {
-    (value / test.scale()).clamp(-1.0, 1.0)
+    (value / scale(test)).clamp(-1.0, 1.0)
 }
 
 /// Which channel is which contrast, in the order of [`Contrast::ALL`].

@@ -13,7 +13,7 @@ fn reordered(volume: &Volume, order: [usize; 4]) -> Volume {
 }
 
 fn check(volume: &Volume, order: [usize; 4]) -> ChannelCheck {
-    ChannelCheck::of_volume(&reordered(volume, order), &names())
+    check_volume(&reordered(volume, order), &names())
 }
 
 /// Channels that are said to be exchanged, in ascending order.
@@ -146,15 +146,15 @@ fn brightness_and_normalisation_do_not_matter_and_small_or_unknown_images_are_no
             .map(|&c| inside.iter().map(|&i| volume.channel(c)[i] * scales[c] - 7.0).collect())
             .collect()
     };
-    assert!(ChannelCheck::of_samples(&samples([0, 1, 2, 3]), &names()).doubts.is_empty());
-    assert!(exchanged(&ChannelCheck::of_samples(&samples([1, 0, 2, 3]), &names())).is_some());
+    assert!(check_samples(&samples([0, 1, 2, 3]), &names()).doubts.is_empty());
+    assert!(exchanged(&check_samples(&samples([1, 0, 2, 3]), &names())).is_some());
     let few: Vec<Vec<f32>> =
         samples([1, 0, 2, 3]).into_iter().map(|s| s[..MIN_VOXELS - 1].to_vec()).collect();
-    assert_eq!(ChannelCheck::of_samples(&few, &names()), ChannelCheck::default());
+    assert_eq!(check_samples(&few, &names()), ChannelCheck::default());
     // Two channels alone, and channels that the check does not know.
     let [_, _, t2, flair] = &samples([0, 1, 2, 3])[..] else { panic!("four") };
     let pair = |a: &Vec<f32>, b: &Vec<f32>, names: [&str; 2]| {
-        ChannelCheck::of_samples(&[a.clone(), b.clone()], &names.map(str::to_owned))
+        check_samples(&[a.clone(), b.clone()], &names.map(str::to_owned))
     };
     assert!(pair(t2, flair, ["T2w", "FLAIR"]).doubts.is_empty());
     assert!(exchanged(&pair(flair, t2, ["T2w", "FLAIR"])).is_some());

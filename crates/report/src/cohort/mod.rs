@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti::read_labels;
+use glioseg_plan::record::Record;
 use glioseg_volume::LabelMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,6 @@ pub(crate) use files::case_of;
 pub use files::find_cases;
 
 use crate::error::ReportError;
-use crate::predicted::Predicted;
 use crate::uncertainty::{UncertaintyScores, uncertainty_scores};
 use glioseg_metrics::calibration::CalibrationScores;
 use glioseg_metrics::labels::{LabelScheme, better_coding, recode};
@@ -263,7 +263,7 @@ pub fn evaluate_cohort(
         .collect();
     let statistics = statistics(&cases, options.bootstrap);
     // A file of that name by another program is no reason to refuse a cohort.
-    let predicted = Predicted::read(prediction).ok().flatten();
+    let predicted = Record::read(prediction).ok().flatten();
     let theirs =
         recoding.map_or_else(|| scheme.regions.clone(), |(from, _)| LabelScheme::brats(from).regions);
     let uncertainty = predicted.and_then(|p| uncertainty_scores(&cases, &p, &theirs, options.failing_below));

@@ -4,16 +4,15 @@ use std::path::Path;
 
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::{read_labels, read_volume};
+use glioseg_plan::record::{CaseUncertainty, Flag, ModelRecord, Settings};
 use glioseg_volume::{LabelMap, Volume};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::curves::Curve;
 use super::pictures::{Fineness, Picture, pictures};
 use super::{ReportCase, ReportInput, relative};
 use crate::cohort::{CaseStatus, CohortScores};
 use crate::error::ReportError;
-use crate::predicted::{CaseUncertainty, Flag};
 use crate::rank::{RankOptions, Ranking, rank};
 use crate::run::Run;
 use crate::uncertainty::UncertaintyScores;
@@ -192,8 +191,8 @@ struct RunData<'a> {
     bootstrap_samples: Option<usize>,
     extra: &'a [String],
     columns: Vec<Column<'a>>,
-    models: &'a [Value],
-    settings: Option<&'a Value>,
+    models: &'a [ModelRecord],
+    settings: Option<&'a Settings>,
     /// How well uncertainty tells the Dice.
     uncertainty: Option<&'a UncertaintyScores>,
     /// How honest its probabilities are.
@@ -231,8 +230,33 @@ struct CaseRow<'a> {
     warnings: Vec<String>,
     errors: Vec<String>,
     volumes: &'a [Option<Vec<Number>>],
-    uncertainty: Vec<Option<&'a CaseUncertainty>>,
+    uncertainty: Vec<Option<Unsure<'a>>>,
     seconds: Vec<Option<f64>>,
+}
+
+/// What the tables show of a prediction's uncertainty.
+#[derive(Debug, Serialize)]
+struct Unsure<'a> {
+    score: Number,
+    regions: Vec<UnsureRegion<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct UnsureRegion<'a> {
+    region: &'a str,
+    labels: &'a [u16],
+    score: Number,
+}
+
+impl<'a> Unsure<'a> {
+    fn of(uncertainty: &'a CaseUncertainty) -> Self {
+        let regions = uncertainty.regions.iter().map(|r| UnsureRegion {
+            region: &r.region,
+            labels: &r.labels,
+            score: Number(r.score),
+        });
+        Self { score: Number(uncertainty.score), regions: regions.collect() }
+    }
 }
 
 /// Gathers the tables.
@@ -258,7 +282,7 @@ pub(crate) fn overview<'a>(
             extra: scores.map_or(&[], |s| s.extra.as_slice()),
             columns: scores.map(|s| columns(s, &input.cases)).unwrap_or_default(),
             models: run.predicted.as_ref().map_or(&[], |p| p.models.as_slice()),
-            settings: run.predicted.as_ref().map(|p| &p.settings),
+            settings: run.predicted.as_ref().and_then(|p| p.settings.as_ref()),
             uncertainty: scores.and_then(|s| s.uncertainty.as_ref()),
             calibration: scores.and_then(|s| s.calibration.as_ref()),
             regions: &run.regions,
@@ -291,7 +315,11 @@ pub(crate) fn overview<'a>(
             warnings,
             errors,
             volumes: &data.volumes,
-            uncertainty: input.runs.iter().map(|r| predicted(r)?.uncertainty.as_ref()).collect(),
+            uncertainty: input
+                .runs
+                .iter()
+                .map(|r| Some(Unsure::of(predicted(r)?.uncertainty.as_ref()?)))
+                .collect(),
             seconds: input.runs.iter().map(|r| predicted(r).map(|c| c.seconds.values().sum())).collect(),
         }
     });

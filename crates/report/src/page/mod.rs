@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glioseg_formats::atomic;
+use glioseg_plan::record::Record;
 use rayon::prelude::*;
 
 pub use curves::{Curve, read_curves};
 
 use crate::cohort::CohortScores;
 use crate::error::ReportError;
-use crate::predicted::Predicted;
 use glioseg_metrics::labels::Region;
 
 /// What a report shows.
@@ -49,7 +49,7 @@ pub struct ReportRun {
     /// Its scores, where it was scored.
     pub scores: Option<CohortScores>,
     /// The record of its prediction, where there is one.
-    pub predicted: Option<Predicted>,
+    pub predicted: Option<Record>,
     /// The regions of [`ReportInput::regions`] in the coding of these predictions, in the same order.
     pub regions: Vec<Region>,
 }

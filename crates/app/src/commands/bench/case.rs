@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use glioseg_engine::infer::{self, Batch, CaseRecord, Event, PredictOptions};
+use glioseg_engine::infer::{self, Batch, Event, PredictOptions};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::{NetworkSpec, Parameters};
+use glioseg_plan::record::CaseRecord;
 use glioseg_plan::{Fingerprint, ForegroundIntensities, PlanOptions, Plans, RawDataset};
 use glioseg_volume::phantom::{PhantomOptions, phantom};
 use serde_json::json;

@@ -9,9 +9,10 @@ use std::path::Path;
 
 use glioseg_formats::{FormatError, atomic};
 use glioseg_interop::{KeyOrder, python_json};
-use glioseg_plan::{Convention, Dataset, Labels, PlanError, TumourParts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use crate::{Convention, Dataset, Labels, PlanError, TumourParts};
 
 /// Which values written label maps have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -144,11 +145,7 @@ pub fn write_description(folder: &Path, dataset: &Dataset, recoding: &Recoding) 
 }
 
 /// What label maps that are in `folder` mean, and what `recoding` gives, if these are not the same: such maps must not be mixed.
-pub(crate) fn other_labels(
-    folder: &Path,
-    dataset: &Dataset,
-    recoding: &Recoding,
-) -> Option<(String, String)> {
+pub fn other_labels(folder: &Path, dataset: &Dataset, recoding: &Recoding) -> Option<(String, String)> {
     let path = folder.join("dataset.json");
     let found = meaning(&Dataset::read(&path).ok()?.labels);
     let wanted = meaning(&Dataset::from_value(recoding.description(dataset), &path).ok()?.labels);
@@ -156,7 +153,7 @@ pub(crate) fn other_labels(
 }
 
 /// What outputs and labels mean, in words, to compare two datasets: `WT [1, 2, 3] painted 1, …`, or the label values.
-pub(crate) fn meaning(labels: &Labels) -> String {
+pub fn meaning(labels: &Labels) -> String {
     let regions: Vec<String> =
         labels.regions().iter().map(|r| format!("{:?} painted {}", r.labels, r.paint)).collect();
     if regions.is_empty() { format!("{:?}", labels.all_labels()) } else { regions.join(", ") }
