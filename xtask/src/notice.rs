@@ -13,7 +13,7 @@ glioseg
 Copyright the glioseg project
 
 glioseg is under the Apache licence 2.0, see LICENSE. The program also contains the crates below, each under the licence that is named.
-The page of a report contains programs in JavaScript; their licences are in crates/eval/assets/dist/NOTICE.txt and in every report.
+The page of a report contains programs in JavaScript; their licences are in crates/report/assets/dist/NOTICE.txt and in every report.
 
 This file is written by `cargo xtask notice`.
 ";
