@@ -4,29 +4,33 @@
 //! that a toolchain does not bring (nextest, typos, cargo-deny) are used where they are installed, and named where not.
 #![expect(clippy::print_stderr, reason = "a program for developers, which talks on stderr")]
 
+mod notice;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-const USAGE: &str = "usage: cargo xtask check | lint | test | browser [FOLDER | REPORT]
+const USAGE: &str = "usage: cargo xtask check | lint | test [FILTER] | notice | browser [FOLDER | REPORT]
 
-check    fmt, typos, clippy, tests, documentation examples, licences: all that has to hold
-lint     fmt, typos, clippy
-test     tests and documentation examples
+check    fmt, typos, NOTICE, clippy, documentation, tests, documentation examples, licences: all that has to hold
+lint     fmt, typos, NOTICE, clippy, documentation
+test     tests and documentation examples; with FILTER, only the tests whose name contains it
+notice   writes NOTICE, the licences of what the program links
 browser  a headless Chromium looks at a report (needs node, npm and chromium): at that of FOLDER, which `glioseg view` serves, or
          at that of a demo which is made first; pictures of what was seen go to target/browser-pictures";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (chore, of, rest) = (arguments.next().unwrap_or_default(), arguments.next(), arguments.next());
-    if rest.is_some() || (of.is_some() && chore != "browser") {
+    if rest.is_some() || (of.is_some() && !["browser", "test"].contains(&chore.as_str())) {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     }
     let done = match chore.as_str() {
-        "check" => lint() && test() && licences(),
+        "check" => lint() && test(None) && licences(),
         "lint" => lint(),
-        "test" => test(),
+        "test" => test(of.as_deref()),
+        "notice" => notice::notice(false),
         "browser" => browser(of),
         _ => {
             eprintln!("{USAGE}");
@@ -39,14 +43,63 @@ fn main() -> ExitCode {
 fn lint() -> bool {
     cargo("fmt --all --check")
         && optional("typos", &["--version"], "typos", &[])
+        && notice::notice(true)
         && cargo("clippy --workspace --all-targets -- -D warnings")
+        && documentation()
 }
 
-fn test() -> bool {
-    if has("cargo", &["nextest", "--version"]) {
-        cargo("nextest run --workspace --no-fail-fast") && cargo("test --workspace --doc")
-    } else {
-        cargo("test --workspace")
+/// Builds the documentation of our own crates; a broken link is an error.
+fn documentation() -> bool {
+    let mut command = Command::new("cargo");
+    command.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+    run_command(command)
+}
+
+/// All tests, or those whose name contains `filter`; then names the tests that were ignored.
+fn test(filter: Option<&str>) -> bool {
+    let nextest = has("cargo", &["nextest", "--version"]);
+    let mut arguments = if nextest { vec!["nextest", "run"] } else { vec!["test"] };
+    arguments.extend(["--workspace", "--no-fail-fast"]);
+    arguments.extend(filter);
+    let mut passed = run_command(with_data(&arguments));
+    if nextest && filter.is_none() {
+        passed &= run_command(with_data(&["test", "--workspace", "--doc"]));
+    }
+    name_ignored(filter);
+    passed
+}
+
+/// `cargo` with these arguments, for tests. Reference data that were missing when the tests were built are noticed.
+fn with_data(arguments: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(arguments);
+    if std::env::var_os("GLIOSEG_GOLDEN").is_none() && shared().join("golden").is_dir() {
+        // The build script watches this variable while data are missing (fixtures/shared-data.rs).
+        command.env("GLIOSEG_GOLDEN", "found");
+    }
+    command
+}
+
+/// The folder of data that are not part of the repository.
+fn shared() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    std::env::var_os("GLIOSEG_SHARED").map_or_else(beside, PathBuf::from)
+}
+
+/// Counts and names the ignored tests among those that were asked for.
+fn name_ignored(filter: Option<&str>) {
+    let mut command = with_data(&["test", "--workspace", "--quiet", "--lib", "--bins", "--tests", "--"]);
+    command.args(["--list", "--ignored", "--format", "terse"]).args(filter).stderr(Stdio::null());
+    let Ok(output) = command.output() else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    if !names.is_empty() {
+        let shared = shared();
+        eprintln!("xtask: {} tests ignored, their data are not in {}:", names.len(), shared.display());
+        for name in names {
+            eprintln!("    {name}");
+        }
+        eprintln!("xtask: GLIOSEG_GOLDEN=require makes them fail instead; see CONTRIBUTING.md");
     }
 }
 
@@ -147,8 +200,16 @@ fn has(program: &str, arguments: &[&str]) -> bool {
 }
 
 fn run(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    run_command(command)
+}
+
+fn run_command(mut command: Command) -> bool {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
     eprintln!("xtask: {program} {}", arguments.join(" "));
-    match Command::new(program).args(arguments).status() {
+    match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
             eprintln!("xtask: cannot run {program}: {error}");

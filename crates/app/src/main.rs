@@ -4,6 +4,8 @@
 
 mod cli;
 mod commands;
+#[cfg(test)]
+mod documents;
 mod ui;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use support::{numbered, predict, record, run, write_case};
 
 /// The small phantom under the names of its channels, but with `order[i]` as channel `i`.
@@ -91,8 +91,9 @@ fn prepared_cases_are_checked_before_training() {
 }
 
 #[test]
+#[cfg_attr(not(real_cases), ignore = "needs two real cases, see CONTRIBUTING.md")]
 fn real_cases_pass_and_their_exchanged_channels_do_not() {
-    let Some(real) = shared("real") else { return };
+    let real = shared_data("real");
     let dir = tempfile::tempdir().expect("a folder");
     let case = "TCGA-DU-7294";
     let wrong = dir.path().join("wrong");

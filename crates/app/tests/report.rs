@@ -246,8 +246,9 @@ fn a_report_of_nothing_says_what_to_give() {
 }
 
 #[test]
+#[cfg_attr(not(real_cases), ignore = "needs two real cases, see CONTRIBUTING.md")]
 fn five_algorithms_on_real_cases_are_scored_ranked_and_reported() {
-    let Some(real) = glioseg_volume::testing::shared("real") else { return };
+    let real = glioseg_volume::testing::shared_data("real");
     let dir = tempfile::tempdir().expect("a folder");
     let real = real.display().to_string();
     let algorithms = ["hnfnetv1", "isen", "sanet0", "scan", "yixinmpl"];

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use glioseg_formats::nifti;
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use glioseg_volume::{Geometry, LabelMap};
 use support::{model, numbered, predict, record, run, write_case};
 
@@ -19,8 +19,9 @@ fn text(path: &Path) -> String {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn the_winners_chain_is_that_of_his_own_program() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     let dir = tempfile::tempdir().expect("a folder");
     let [mean, thresholded, converted, at_once] =
         ["mean", "thresholded", "converted", "at-once"].map(|n| dir.path().join(n));
@@ -341,8 +342,9 @@ fn brats_folders_become_a_dataset_without_findings() {
 }
 
 #[test]
+#[cfg_attr(not(real_cases), ignore = "needs two real cases, see CONTRIBUTING.md")]
 fn real_cases_become_a_dataset() {
-    let Some(shared) = shared("real") else { return };
+    let shared = shared_data("real");
     let dir = tempfile::tempdir().expect("a folder");
     let [real, out] = ["real", "out"].map(|n| dir.path().join(n));
     for case in ["TCGA-DU-7294", "TCGA-FG-6692"] {
@@ -368,8 +370,9 @@ fn real_cases_become_a_dataset() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn the_recipe_on_the_winners_own_models_gives_his_submission() {
-    let Some(golden) = shared("golden") else { return };
+    let golden = shared_data("golden");
     let dir = tempfile::tempdir().expect("a folder");
     let [input, out, saved, merged] = ["in", "out", "saved", "merged"].map(|n| dir.path().join(n));
     fs::create_dir(&input).expect("a folder");

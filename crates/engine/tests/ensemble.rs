@@ -10,7 +10,7 @@ use glioseg_engine::ensemble::{EnsembleOptions, ensemble};
 use glioseg_engine::postprocess::{Postprocessing, Step};
 use glioseg_formats::nifti;
 use glioseg_plan::OutputLabels;
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;
 
@@ -46,8 +46,9 @@ fn case_03_only(from: &Path) -> tempfile::TempDir {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn version_one_is_merged_thresholded_and_converted_exactly() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     let folders = ["BL", "BL_L_GN"].map(|m| golden.join("predicted").join(m));
     let both = ["case_03", "case_07"];
     let plain = merged(&folders, &EnsembleOptions { save_probabilities: true, ..Default::default() });
@@ -83,8 +84,9 @@ fn version_one_is_merged_thresholded_and_converted_exactly() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn boxes_of_version_one_are_put_back_into_the_image() {
-    let Some(golden) = shared("golden/v1/masked/predicted") else { return };
+    let golden = shared_data("golden/v1/masked/predicted");
     // Without the label map beside it, the grid comes from the properties.
     let dir = tempfile::tempdir().expect("a folder");
     for name in ["case_07.npz", "case_07.pkl"] {
@@ -98,8 +100,9 @@ fn boxes_of_version_one_are_put_back_into_the_image() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn version_two_is_the_mean_in_single_precision() {
-    let Some(golden) = shared("golden/pipeline") else { return };
+    let golden = shared_data("golden/pipeline");
     for kind in ["iso", "aniso"] {
         let folders = ["predicted", "predicted_no_mirroring"].map(|f| golden.join(kind).join(f));
         let alone = merged(&folders[..1], &EnsembleOptions::default());
@@ -256,8 +259,9 @@ fn damaged_files_fail_their_case_with_a_reason() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn probabilities_of_both_versions_are_not_mixed() {
-    let Some(golden) = shared("golden") else { return };
+    let golden = shared_data("golden");
     let (v1, v2) =
         (case_03_only(&golden.join("v1/predicted/BL")), case_03_only(&golden.join("pipeline/iso/predicted")));
     let (error, hint) = error_of(&[&v1, &v2], &EnsembleOptions::default());

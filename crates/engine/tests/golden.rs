@@ -4,7 +4,7 @@ use std::path::Path;
 
 use glioseg_engine::infer::{Batch, Event, PredictOptions, PredictSummary, predict};
 use glioseg_formats::nifti;
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 
 fn options(mirroring: bool) -> PredictOptions {
     PredictOptions { mirroring, save_probabilities: true, ..PredictOptions::default() }
@@ -23,7 +23,7 @@ fn probabilities(path: &Path) -> (Vec<f32>, Vec<u64>) {
 /// Probabilities within 2e-3 at 99.9 % of voxels and 1e-4 on average, labels equal at 99.99 %: sums are rounded to half precision
 /// tile by tile, so a last digit of a logit can become the next half number.
 fn compare(dataset: &str, mirroring: bool) {
-    let Some(golden) = shared(&format!("golden/pipeline/{dataset}")) else { return };
+    let golden = shared_data(&format!("golden/pipeline/{dataset}"));
     let out = tempfile::tempdir().expect("a folder");
     let summary = predict(
         &[golden.join("model")],
@@ -63,21 +63,25 @@ fn compare(dataset: &str, mirroring: bool) {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn iso_with_mirroring_equals_nnunet() {
     compare("iso", true);
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn iso_without_mirroring_equals_nnunet() {
     compare("iso", false);
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn aniso_with_mirroring_equals_nnunet() {
     compare("aniso", true);
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn aniso_without_mirroring_equals_nnunet() {
     compare("aniso", false);
 }

@@ -10,7 +10,7 @@ use glioseg_formats::nifti;
 use glioseg_interop::read_pickle_file;
 use glioseg_net::{Checkpoint, EngineChoice, Mode, Parameters, Program};
 use glioseg_prep::{PreparedCase, preprocess_case, preprocess_training_case};
-use glioseg_volume::testing::{assert_close, relative_l2, shared};
+use glioseg_volume::testing::{assert_close, relative_l2, shared_data};
 
 fn open(folder: &Path) -> Model {
     Model::open(folder, &Folds::Found, CheckpointChoice::Final).expect("a model")
@@ -34,8 +34,9 @@ fn array(path: &Path, key: &str) -> (Vec<f32>, Vec<usize>) {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn every_network_answers_as_the_winners_own() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     let mut engine = EngineChoice::default().start().expect("an engine");
     let file = Checkpoint::open(golden.join("forward.safetensors")).expect("reference");
     for (name, input, heads) in [
@@ -73,8 +74,9 @@ fn prepare(model: &Model, images: &Path, case: &str) -> PreparedCase {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn cases_are_prepared_in_version_1s_order() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     let raw = golden.join("../pipeline/iso/raw");
     let (bl, masked) = (open(&golden.join("BL")), open(&golden.join("masked/BL")));
     assert_eq!(masked.folds[0].name, "all");
@@ -180,8 +182,9 @@ const RAW: &str = "../pipeline/iso/raw/imagesTs";
 const BOTH: &[&str] = &["case_03", "case_07"];
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn predictions_with_mirroring_equal_the_winners() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     compare(&golden, &["BL"], RAW, BOTH, "predicted/BL", true);
     for name in ["BL_L", "BL_GN", "BL_AA"] {
         compare(&golden, &[name], RAW, &["case_03"], &format!("predicted/{name}"), true);
@@ -189,23 +192,26 @@ fn predictions_with_mirroring_equal_the_winners() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn predictions_without_mirroring_equal_the_winners() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     for name in ["BL", "BL_L", "BL_GN", "BL_L_GN", "BL_AA"] {
         compare(&golden, &[name], RAW, BOTH, &format!("predicted/{name}_no_mirroring"), false);
     }
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn masked_and_other_grids_equal_the_winners() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     compare(&golden, &["masked/BL"], "masked/raw/imagesTs", &["case_07"], "masked/predicted", true);
     compare(&golden, &["BL"], "other_grids/raw", &["oblique", "thick"], "other_grids/predicted", true);
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn several_models_are_combined_as_nnunet_ensemble_does() {
-    let Some(golden) = shared("golden/v1") else { return };
+    let golden = shared_data("golden/v1");
     compare(&golden, &["BL", "BL_L_GN"], RAW, &["case_03"], "ensemble", true);
 }
 
@@ -222,8 +228,9 @@ fn same_files(a: &Path, b: &Path) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn a_converted_model_predicts_the_same_bytes() {
-    let Some(golden) = shared("golden") else { return };
+    let golden = shared_data("golden");
     let images = golden.join("pipeline/iso/raw/imagesTs");
     let files: Vec<_> = (0..4).map(|c| images.join(format!("case_03_000{c}.nii.gz"))).collect();
     for (name, folds) in [("v1/BL", 2), ("v1/BL_AA", 1), ("v1/masked/BL", 1), ("pipeline/iso/model", 1)] {

@@ -444,8 +444,9 @@ fn grids_are_compared_as_numpy_allclose_does() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn shared_images_have_the_shape_and_spacing_of_their_headers() {
-    let Some(golden) = glioseg_volume::testing::shared("golden/pipeline") else { return };
+    let golden = glioseg_volume::testing::shared_data("golden/pipeline");
     let files = |folder: &Path| -> Vec<_> {
         let entries = fs::read_dir(folder).expect("a folder of the reference results");
         entries
@@ -487,8 +488,9 @@ fn shared_images_have_the_shape_and_spacing_of_their_headers() {
 }
 
 #[test]
+#[cfg_attr(not(real_cases), ignore = "needs two real cases, see CONTRIBUTING.md")]
 fn real_cases_are_read_and_their_grid_is_written_unchanged() {
-    let Some(real) = glioseg_volume::testing::shared("real") else { return };
+    let real = glioseg_volume::testing::shared_data("real");
     let folder = folder();
     for case in ["TCGA-DU-7294", "TCGA-FG-6692"] {
         let path = |kind: &str| real.join(case).join(format!("{case}_{kind}.nii.gz"));

@@ -15,7 +15,7 @@ use glioseg_net::{
     decoder_like_encoder,
 };
 use glioseg_plan::{AttentionPlace, NormKind as PlanNorm};
-use glioseg_volume::testing::{relative_l2, shared};
+use glioseg_volume::testing::{relative_l2, shared_data};
 use serde_json::Value as Json;
 
 fn numbers(json: &Json) -> Vec<usize> {
@@ -233,8 +233,9 @@ fn everywhere(
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn logits_of_every_head_match_the_reference() -> Result<(), Failure> {
-    let Some(folder) = shared("golden/networks") else { return Ok(()) };
+    let folder = shared_data("golden/networks");
     everywhere(&folder, |kernels, reference| {
         let name = reference.name;
         // The reference ran in training mode, which matters for batch norm.
@@ -260,8 +261,9 @@ fn logits_of_every_head_match_the_reference() -> Result<(), Failure> {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn evaluation_after_three_steps_matches_the_reference() -> Result<(), Failure> {
-    let Some(folder) = shared("golden/networks") else { return Ok(()) };
+    let folder = shared_data("golden/networks");
     everywhere(&folder, |kernels, reference| {
         let (x, program) = reference.input(Mode::Predict)?;
         let mut engine = engine(kernels)?;
@@ -275,8 +277,9 @@ fn evaluation_after_three_steps_matches_the_reference() -> Result<(), Failure> {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn loss_and_gradients_match_the_reference() -> Result<(), Failure> {
-    let Some(folder) = shared("golden/networks") else { return Ok(()) };
+    let folder = shared_data("golden/networks");
     everywhere(&folder, |kernels, reference| {
         let name = reference.name;
         let (weights, loss, targets) = (reference.head_weights(), reference.loss()?, reference.targets()?);
@@ -326,8 +329,9 @@ fn loss_and_gradients_match_the_reference() -> Result<(), Failure> {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn three_steps_match_the_reference() -> Result<(), Failure> {
-    let Some(folder) = shared("golden/networks") else { return Ok(()) };
+    let folder = shared_data("golden/networks");
     for name in NAMES {
         let reference = Reference::open(&folder, name)?;
         let (weights, loss, targets) = (reference.head_weights(), reference.loss()?, reference.targets()?);

@@ -6,7 +6,7 @@ use glioseg_plan::{
     ArchitectureKind, Fingerprint, NormKind, PlanOptions, Planned, Planner, RawDataset, Rules, plan,
 };
 use glioseg_plan::{Plans, read_json};
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use serde_json::{Value, json};
 use std::path::Path;
 use support::intensities;
@@ -41,8 +41,9 @@ fn from_v1(raw: &Path, plans: &Value) -> (RawDataset, Fingerprint) {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn plans_are_those_of_version_1() {
-    let Some(golden) = shared("golden") else { return };
+    let golden = shared_data("golden");
     for (raw, folder) in [("pipeline/iso/raw", "v1"), ("v1/masked/raw", "v1/masked")] {
         let folder = golden.join(folder);
         let theirs = read_json(&folder.join("plans.json")).expect("their plans");

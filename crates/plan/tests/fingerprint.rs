@@ -3,16 +3,17 @@
 use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti::{write_labels, write_volume};
 use glioseg_plan::{Fingerprint, PlanError, RawDataset, Splits, read_json};
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Mutex;
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn golden_fingerprints_are_reproduced() {
     for set in ["iso", "aniso"] {
-        let Some(folder) = shared(&format!("golden/pipeline/{set}")) else { return };
+        let folder = shared_data(&format!("golden/pipeline/{set}"));
         let dataset = RawDataset::open(&folder.join("raw")).expect("a dataset");
         assert_eq!(dataset.case_names(), ["case_00", "case_01", "case_02", "case_04", "case_05", "case_06"]);
         assert!(dataset.strays.is_empty());
@@ -38,8 +39,9 @@ fn golden_fingerprints_are_reproduced() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn golden_folds_are_reproduced() {
-    let Some(path) = shared("golden/transforms/transforms.json") else { return };
+    let path = shared_data("golden/transforms/transforms.json");
     let records = read_json(&path).expect("JSON");
     let mut seen = 0;
     for record in records.as_array().expect("a list").iter().filter(|r| r["op"] == "five_folds") {

@@ -1,19 +1,19 @@
 //! Real plans and descriptions are read, and what is in them comes out.
 
 use glioseg_plan::{ArchitectureKind, Dataset, Nonlin, Norm, NormKind, Normalization, Plans, ResamplingFn};
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use std::path::Path;
 
-fn plans(name: &str) -> Option<Plans> {
-    shared(&format!("golden/pipeline/{name}"))
-        .map(|path| Plans::read(&path).expect("plans as nnU-Net wrote them"))
+fn plans(name: &str) -> Plans {
+    Plans::read(&shared_data(&format!("golden/pipeline/{name}"))).expect("plans as nnU-Net wrote them")
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn every_golden_plan_is_read_with_all_configurations() {
     for set in ["iso", "aniso"] {
         for file in ["plans.json", "planned/nnUNetPlans.json", "model/plans.json", "predicted/plans.json"] {
-            let Some(plans) = plans(&format!("{set}/{file}")) else { return };
+            let plans = plans(&format!("{set}/{file}"));
             assert_eq!(plans.configuration_names(), ["2d", "3d_fullres"], "{set}/{file}");
             for name in plans.configuration_names() {
                 let configuration = plans.configuration(name).expect("a configuration as nnU-Net wrote it");
@@ -26,8 +26,9 @@ fn every_golden_plan_is_read_with_all_configurations() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn the_anisotropic_plan_says_what_its_file_says() {
-    let Some(plans) = plans("aniso/plans.json") else { return };
+    let plans = plans("aniso/plans.json");
     assert_eq!(plans.dataset_name(), "Dataset502_aniso");
     assert_eq!(plans.plans_name(), "nnUNetPlans");
     assert_eq!(plans.image_reader_writer(), "SimpleITKIO");
@@ -63,8 +64,9 @@ fn the_anisotropic_plan_says_what_its_file_says() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn golden_datasets_are_read() {
-    let Some(path) = shared("golden/pipeline/aniso/model/dataset.json") else { return };
+    let path = shared_data("golden/pipeline/aniso/model/dataset.json");
     let dataset = Dataset::read(&path).expect("a description as nnU-Net wrote it");
     assert_eq!(dataset.channel_names, ["CT", "t1ce"]);
     assert!(!dataset.labels.has_regions());
@@ -72,7 +74,7 @@ fn golden_datasets_are_read() {
     assert_eq!(dataset.labels.num_outputs(), 3);
     assert_eq!((dataset.file_ending.as_str(), dataset.num_training), (".nii.gz", Some(6)));
 
-    let Some(path) = shared("golden/pipeline/iso/model/dataset.json") else { return };
+    let path = shared_data("golden/pipeline/iso/model/dataset.json");
     let dataset = Dataset::read(&path).expect("a description as nnU-Net wrote it");
     assert_eq!(dataset.channel_names.len(), 4);
     assert!(dataset.labels.has_regions());

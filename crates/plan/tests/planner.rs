@@ -7,7 +7,7 @@ use glioseg_plan::{
     ArchitectureKind, Dataset, Fingerprint, PlanError, PlanOptions, Planned, Planner, Plans, RawCase,
     RawDataset, Splits, plan, read_json,
 };
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use support::intensities;
@@ -89,9 +89,10 @@ fn assert_same_text(ours: &Path, theirs: &Path) {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn golden_plans_come_out_byte_for_byte() {
     for (set, name) in [("iso", "Dataset501_iso"), ("aniso", "Dataset502_aniso")] {
-        let Some(folder) = shared(&format!("golden/pipeline/{set}")) else { return };
+        let folder = shared_data(&format!("golden/pipeline/{set}"));
         let mut dataset = RawDataset::open(&folder.join("raw")).expect("a dataset");
         name.clone_into(&mut dataset.name);
         let fingerprint =

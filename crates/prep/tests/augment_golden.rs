@@ -5,7 +5,7 @@ use glioseg_prep::augment::{
     LowResolutionFlavour, LowResolutionParams, Patch, Source, SpatialFlavour, SpatialParams,
     downsample_labels, scale_to, smooth,
 };
-use glioseg_volume::testing::{assert_close, shared};
+use glioseg_volume::testing::{assert_close, shared_data};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -36,11 +36,11 @@ impl Array {
 }
 
 impl Golden {
-    fn open(name: &str) -> Option<Golden> {
-        let json = shared(&format!("golden/transforms/{name}.json"))?;
-        let tensors = shared(&format!("golden/transforms/{name}.safetensors"))?;
+    fn open(name: &str) -> Golden {
+        let json = shared_data(&format!("golden/transforms/{name}.json"));
+        let tensors = shared_data(&format!("golden/transforms/{name}.safetensors"));
         let records = serde_json::from_slice(&std::fs::read(json).expect("readable")).expect("JSON");
-        Some(Golden { records, bytes: std::fs::read(tensors).expect("readable") })
+        Golden { records, bytes: std::fs::read(tensors).expect("readable") }
     }
 
     fn array(&self, name: &Value) -> Array {
@@ -105,8 +105,9 @@ fn image_patch(array: &Array) -> Patch {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v2_spatial() {
-    let Some(golden) = Golden::open("transforms_v2") else { return };
+    let golden = Golden::open("transforms_v2");
     for (i, r) in golden.of("spatial") {
         let (image, seg) = (golden.array(&r["inputs"]["image"]), golden.array(&r["inputs"]["segmentation"]));
         let p = &r["params"];
@@ -164,8 +165,9 @@ fn cut(from: &Patch, origin: [usize; 3], size: [usize; 3]) -> Patch {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v1_spatial() {
-    let Some(golden) = Golden::open("transforms") else { return };
+    let golden = Golden::open("transforms");
     for (i, r) in golden.of("spatial") {
         let (image, seg) = (golden.array(&r["inputs"]["data"]), golden.array(&r["inputs"]["seg"]));
         let params = SpatialParams {
@@ -189,8 +191,9 @@ fn v1_spatial() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v1_elastic_offsets() {
-    let Some(golden) = Golden::open("transforms") else { return };
+    let golden = Golden::open("transforms");
     for (i, r) in golden.of("elastic_offsets") {
         let noise = golden.array(&r["inputs"]["noise"]);
         let expected = golden.array(&r["output"]);
@@ -209,8 +212,9 @@ fn v1_elastic_offsets() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v1_blur() {
-    let Some(golden) = Golden::open("transforms") else { return };
+    let golden = Golden::open("transforms");
     for (i, r) in golden.of("gaussian_blur") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["data"]));
         let sigma = r["params"]["sigma"].as_f64().expect("a number");
@@ -220,8 +224,9 @@ fn v1_blur() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v2_blur() {
-    let Some(golden) = Golden::open("transforms_v2") else { return };
+    let golden = Golden::open("transforms_v2");
     for (i, r) in golden.of("gaussian_blur") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["image"]));
         let sigmas: Vec<[f64; 3]> =
@@ -234,8 +239,9 @@ fn v2_blur() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v1_gamma() {
-    let Some(golden) = Golden::open("transforms") else { return };
+    let golden = Golden::open("transforms");
     for (i, r) in golden.of("gamma") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["data"]));
         GammaParams {
@@ -250,8 +256,9 @@ fn v1_gamma() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v2_gamma() {
-    let Some(golden) = Golden::open("transforms_v2") else { return };
+    let golden = Golden::open("transforms_v2");
     for (i, r) in golden.of("gamma") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["image"]));
         let p = &r["params"];
@@ -269,8 +276,9 @@ fn v2_gamma() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v1_contrast() {
-    let Some(golden) = Golden::open("transforms") else { return };
+    let golden = Golden::open("transforms");
     for (i, r) in golden.of("contrast") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["data"]));
         let factor = r["params"]["factor"].as_f64().expect("a number") as f32;
@@ -281,8 +289,9 @@ fn v1_contrast() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v2_contrast_and_brightness() {
-    let Some(golden) = Golden::open("transforms_v2") else { return };
+    let golden = Golden::open("transforms_v2");
     let factors = |r: &Value, channels| {
         let factors: Vec<f32> = numbers(&r["params"]["multipliers"]).iter().map(|&g| g as f32).collect();
         per_channel(channels, &r["params"]["apply_to_channel"], &factors)
@@ -303,8 +312,9 @@ fn v2_contrast_and_brightness() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v1_low_resolution() {
-    let Some(golden) = Golden::open("transforms") else { return };
+    let golden = Golden::open("transforms");
     for (i, r) in golden.of("simulate_low_resolution") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["data"]));
         let zoom = r["params"]["zoom"].as_f64().expect("a number");
@@ -316,8 +326,9 @@ fn v1_low_resolution() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v2_low_resolution() {
-    let Some(golden) = Golden::open("transforms_v2") else { return };
+    let golden = Golden::open("transforms_v2");
     for (i, r) in golden.of("low_resolution") {
         let mut patch = image_patch(&golden.array(&r["inputs"]["image"]));
         let scales: Vec<[f64; 3]> =
@@ -330,8 +341,9 @@ fn v2_low_resolution() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn v2_deep_supervision() {
-    let Some(golden) = Golden::open("transforms_v2") else { return };
+    let golden = Golden::open("transforms_v2");
     for (i, r) in golden.of("deep_supervision_targets") {
         let seg = golden.array(&r["inputs"]["segmentation"]);
         for (k, scale) in r["params"]["scales"].as_array().expect("a list").iter().enumerate() {

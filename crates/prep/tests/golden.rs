@@ -3,7 +3,7 @@
 use glioseg_formats::nifti::read_stack;
 use glioseg_plan::{Configuration, Plans};
 use glioseg_prep::{PreparedCase, preprocess_case};
-use glioseg_volume::testing::{assert_close, shared};
+use glioseg_volume::testing::{assert_close, shared_data};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::path::Path;
@@ -43,9 +43,10 @@ fn cases(root: &Path) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn preprocessed_cases_match_nnunet() {
     for set in ["iso", "aniso"] {
-        let Some(root) = shared(&format!("golden/pipeline/{set}")) else { return };
+        let root = shared_data(&format!("golden/pipeline/{set}"));
         for case in cases(&root) {
             let ours = prepare(&root, &case, "imagesTr");
             let (shape, data) = read_npz(&root.join(format!("preprocessed/{case}.npz")), "data");
@@ -65,9 +66,10 @@ fn preprocessed_cases_match_nnunet() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn predictions_lie_where_the_way_back_puts_them() {
     for set in ["iso", "aniso"] {
-        let Some(root) = shared(&format!("golden/pipeline/{set}")) else { return };
+        let root = shared_data(&format!("golden/pipeline/{set}"));
         let p = prepare(&root, "case_03", "imagesTs").properties;
         let trail = p.trail(&plans(&root).1);
         let (shape, probabilities) = read_npz(&root.join("predicted/case_03.npz"), "probabilities");

@@ -6,7 +6,7 @@
 use glioseg_plan::{Dataset, Plans, RawDataset, read_json};
 use glioseg_prep::store::{PrepareOptions, StoredCase, prepare_dataset};
 use glioseg_prep::{Image, preprocess_training_case};
-use glioseg_volume::testing::{assert_close, shared};
+use glioseg_volume::testing::{assert_close, shared_data};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::path::Path;
@@ -82,9 +82,10 @@ fn key(labels: &[i16], regions: bool) -> String {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn prepared_cases_match_those_of_nnunet() {
     for set in ["iso", "aniso"] {
-        let Some(root) = shared(&format!("golden/pipeline/{set}")) else { return };
+        let root = shared_data(&format!("golden/pipeline/{set}"));
         let dataset = RawDataset::open(&root.join("raw")).expect("a dataset");
         let plans = Plans::read(&root.join("plans.json")).expect("plans");
         let configuration = plans.configuration("3d_fullres").expect("a configuration");

@@ -9,25 +9,25 @@ use glioseg_metrics::{LabelScheme, NnUnetSummary, Pair, RegionScores, Rule, Scor
 use glioseg_plan::Convention;
 use glioseg_plan::Dataset;
 use glioseg_report::{EvaluateOptions, LabelSource, evaluate_cohort};
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 use serde_json::Value;
 
 /// Reference and prediction of a case, and their labels.
-fn case(name: &str) -> Option<(PathBuf, PathBuf, LabelScheme)> {
+fn case(name: &str) -> (PathBuf, PathBuf, LabelScheme) {
     if let Some((case, algorithm)) = name.split_once("__") {
-        let folder = shared("real")?.join(case);
-        return Some((
+        let folder = shared_data("real").join(case);
+        return (
             folder.join(format!("{case}_seg.nii.gz")),
             folder.join(format!("{case}_algo-{algorithm}.nii.gz")),
             LabelScheme::brats(Convention::Brats124),
-        ));
+        );
     }
-    let folder = shared("golden/metrics")?;
-    Some((
+    let folder = shared_data("golden/metrics");
+    (
         folder.join(format!("{name}_ref.nii.gz")),
         folder.join(format!("{name}_pred.nii.gz")),
         LabelScheme::brats(Convention::Brats123),
-    ))
+    )
 }
 
 fn load(reference: &Path, prediction: &Path) -> Pair {
@@ -87,11 +87,15 @@ fn report(wrong: &[String], compared: usize, at_least: usize) {
 }
 
 #[test]
+#[cfg_attr(
+    not(all(golden, real_cases)),
+    ignore = "needs golden data and two real cases, see CONTRIBUTING.md"
+)]
 fn brats_2021_and_2026_give_the_reference_numbers() {
-    let Some(path) = shared("golden/metrics/metrics.json") else { return };
+    let path = shared_data("golden/metrics/metrics.json");
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for (name, golden) in json(&path).as_object().expect("cases") {
-        let Some((reference, prediction, scheme)) = case(name) else { return };
+        let (reference, prediction, scheme) = case(name);
         let pair = load(&reference, &prediction);
         let found = Rule::Brats2021.score(&pair, &scheme, &ScoreOptions::default()).regions;
         for (group, values) in golden["brats21"].as_object().expect("regions") {
@@ -149,11 +153,12 @@ fn without_list(values: &Value) -> Value {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn brats_2023_gives_the_numbers_of_its_script() {
-    let Some(path) = shared("golden/metrics/brats2023.json") else { return };
+    let path = shared_data("golden/metrics/brats2023.json");
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for (name, golden) in json(&path).as_object().expect("cases") {
-        let Some((reference, prediction, scheme)) = case(name) else { return };
+        let (reference, prediction, scheme) = case(name);
         let pair = load(&reference, &prediction);
         for (challenge, values) in golden.as_object().expect("challenges") {
             let rule = Rule::Brats2023(match challenge.as_str() {
@@ -172,9 +177,10 @@ fn brats_2023_gives_the_numbers_of_its_script() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn both_genuine_summaries_are_reproduced() {
     for name in ["iso", "aniso"] {
-        let Some(folder) = shared(&format!("golden/pipeline/{name}")) else { return };
+        let folder = shared_data(&format!("golden/pipeline/{name}"));
         let dataset = Dataset::read(&folder.join("raw/dataset.json")).unwrap_or_else(|e| panic!("{e}"));
         let options = EvaluateOptions {
             rules: vec![Rule::NnUnet],

@@ -1,19 +1,21 @@
 //! Support for tests of every crate: where the reference results lie, and how arrays are compared.
 //!
-//! Not part of the public interface. The reference results (`shared/golden`) stand beside a developer's checkout
-//! only; a test that needs them asks [`shared`] and returns when there is none.
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+//! Not part of the public interface. The reference results (`shared/golden`) and real cases (`shared/real`) are not part of the
+//! repository. A test that needs them carries `#[cfg_attr(not(golden), ignore = "…")]` (or `real_cases`; `fixtures/shared-data.rs`
+//! sets both), so that it is reported as ignored where they are missing, and takes them from [`shared_data`].
 
 use std::path::{Path, PathBuf};
 
-/// `shared/NAME` beside the checkout, or `None` (with a line that says that the test is skipped).
-pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no shared/{name} beside the checkout");
-    None
+/// `NAME` in the folder of shared data: the one that `GLIOSEG_SHARED` names, or `shared` next to the checkout.
+///
+/// # Panics
+/// If it is missing: the test that asks for it must fail, or be ignored for a reason.
+pub fn shared_data(name: &str) -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let folder = std::env::var_os("GLIOSEG_SHARED").map_or_else(beside, PathBuf::from);
+    let path = folder.join(name);
+    assert!(path.exists(), "missing reference data: {} (see CONTRIBUTING.md)", path.display());
+    path
 }
 
 /// Relative L2 distance `|a - b| / |b|` in f64 (the absolute one where `b` is zero).

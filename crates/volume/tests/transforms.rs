@@ -4,7 +4,7 @@ use glioseg_volume::crop::{bounding_box, crop, fill_holes, nonzero_mask};
 use glioseg_volume::resample::{
     Flavour, LabelRule, Order, ResampleOptions, resample, resample_labels, resampled_shape, separate_axis,
 };
-use glioseg_volume::testing::{assert_close, shared};
+use glioseg_volume::testing::{assert_close, shared_data};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -14,10 +14,11 @@ struct Records {
 }
 
 impl Records {
-    fn read() -> Option<Records> {
-        let json = std::fs::read(shared("golden/transforms/transforms.json")?).expect("the records");
-        let tensors = std::fs::read(shared("golden/transforms/transforms.safetensors")?).expect("the arrays");
-        Some(Records { list: serde_json::from_slice(&json).expect("JSON"), tensors })
+    fn read() -> Records {
+        let json = std::fs::read(shared_data("golden/transforms/transforms.json")).expect("the records");
+        let tensors =
+            std::fs::read(shared_data("golden/transforms/transforms.safetensors")).expect("the arrays");
+        Records { list: serde_json::from_slice(&json).expect("JSON"), tensors }
     }
 
     /// The records of an operation; there must be some.
@@ -75,8 +76,9 @@ fn setup(record: &Value, shape: &[usize]) -> ([usize; 3], [usize; 3], ResampleOp
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn images_and_probabilities_are_resampled_as_by_nnunet() {
-    let Some(records) = Records::read() else { return };
+    let records = Records::read();
     for op in ["resample_data", "resample_probabilities"] {
         for record in records.of(op) {
             let (shape, data) = records.array(&record["inputs"]["data"]);
@@ -94,8 +96,9 @@ fn images_and_probabilities_are_resampled_as_by_nnunet() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn label_maps_are_resampled_as_by_nnunet() {
-    let Some(records) = Records::read() else { return };
+    let records = Records::read();
     for record in records.of("resample_seg") {
         let (shape, seg) = records.array(&record["inputs"]["seg"]);
         let (_, expected) = records.array(&record["output"]);
@@ -107,8 +110,9 @@ fn label_maps_are_resampled_as_by_nnunet() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn the_non_zero_region_is_nnunets() {
-    let Some(records) = Records::read() else { return };
+    let records = Records::read();
     for record in records.of("crop_to_nonzero") {
         let (shape, data) = records.array(&record["inputs"]["data"]);
         let (_, seg) = records.array(&record["output"]);
@@ -126,8 +130,9 @@ fn the_non_zero_region_is_nnunets() {
 }
 
 #[test]
+#[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn holes_are_filled_as_by_scipy() {
-    let Some(records) = Records::read() else { return };
+    let records = Records::read();
     for record in records.of("fill_holes") {
         let (shape, mask) = records.array(&record["inputs"]["mask"]);
         let (_, expected) = records.array(&record["output"]);

@@ -1,6 +1,6 @@
 use super::*;
 use glioseg_volume::phantom::{CHANNELS, PhantomOptions, Tumour, phantom};
-use glioseg_volume::testing::shared;
+use glioseg_volume::testing::shared_data;
 
 fn names() -> Vec<String> {
     CHANNELS.map(str::to_owned).to_vec()
@@ -105,8 +105,9 @@ fn noise_and_bias_raise_no_doubt() {
 }
 
 #[test]
+#[cfg_attr(not(real_cases), ignore = "needs two real cases, see CONTRIBUTING.md")]
 fn real_cases_are_judged_rightly() {
-    let Some(real) = shared("real") else { return };
+    let real = shared_data("real");
     for case in ["TCGA-DU-7294", "TCGA-FG-6692"] {
         let files = CHANNELS.map(|c| real.join(format!("{case}/{case}_{c}.nii.gz")));
         let (volume, _) = glioseg_formats::nifti::read_stack(&files).expect("readable");
