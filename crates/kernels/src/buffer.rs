@@ -16,7 +16,7 @@ pub(crate) struct Buffer {
 
 // SAFETY: `Buffer` owns its memory, as a `Vec` does.
 unsafe impl Send for Buffer {}
-// SAFETY: as above.
+// SAFETY: a shared `Buffer` can only be read.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -81,7 +81,7 @@ impl Deref for Buffer {
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and borrowed mutably.
+        // SAFETY: `len` initialised elements (or none, at a dangling pointer), borrowed mutably with the owner.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
     }
 }
@@ -203,7 +203,7 @@ pub(crate) struct Shared<'a, T> {
 
 // SAFETY: access goes through `range`, whose callers promise disjoint parts.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
-// SAFETY: as above.
+// SAFETY: threads that share it reach elements only through `range` and `write`, whose callers promise disjoint parts.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {

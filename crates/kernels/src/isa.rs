@@ -142,7 +142,7 @@ impl Cpu {
                 fn run<K: Kernel>(kernel: K, isa: avx512::Avx512) -> K::Out {
                     kernel.run(isa)
                 }
-                // SAFETY: a `Cpu` is made only after its level was found on this CPU.
+                // SAFETY: only a CPU on which all of these were found has this level.
                 unsafe { run(kernel, avx512::Avx512::new_unchecked()) }
             }
             #[cfg(target_arch = "x86_64")]
@@ -151,7 +151,7 @@ impl Cpu {
                 fn run<K: Kernel>(kernel: K, isa: avx2::Avx2) -> K::Out {
                     kernel.run(isa)
                 }
-                // SAFETY: as above.
+                // SAFETY: only a CPU on which AVX2 and FMA were found has this level.
                 unsafe { run(kernel, avx2::Avx2::new_unchecked()) }
             }
             #[cfg(target_arch = "aarch64")]
@@ -160,7 +160,7 @@ impl Cpu {
                 fn run<K: Kernel>(kernel: K, isa: neon::Neon) -> K::Out {
                     kernel.run(isa)
                 }
-                // SAFETY: as above.
+                // SAFETY: only a CPU on which NEON was found has this level.
                 unsafe { run(kernel, neon::Neon::new_unchecked()) }
             }
             _ => kernel.run(scalar::Scalar),

@@ -340,7 +340,8 @@ impl Job<'_> {
         let x = (run.tile[1] * OUT) as isize;
         let (grad, size) = (self.grad, self.shape.output());
         let row = FREQ * I::LANES;
-        // SAFETY: as in `input_plane`.
+        // SAFETY: `turned` has the run's values, `half` 36 vectors per tile, `grad_planes` one per `y, x`, plane, tile and
+        // vector of channels; debug assertions check every access.
         unsafe {
             for dy in 0..OUT {
                 let y = (run.tile[0] * OUT + dy) as isize;

@@ -527,7 +527,7 @@ impl Job<'_> {
                 for z in 0..outs {
                     let at = (v * outs + z) * FREQ * I::LANES;
                     let to = ((v * FREQ + y) * outs + z) * OUT * I::LANES;
-                    // SAFETY: as above.
+                    // SAFETY: `columns` has six vectors per channel, vector of tiles and plane, `back` 24; debug assertions check every access.
                     unsafe {
                         let m = backward(
                             isa,
