@@ -168,6 +168,33 @@ impl Cpu {
     }
 }
 
+/// Runs `work` compiled for the instructions of this CPU: plain loops that the compiler vectorises.
+///
+/// `work` and what it calls must be inlined into it: mark the closure `#[inline(always)]`. The compiler keeps the order of
+/// floating point operations and fuses none, so the result is the same on every CPU. A word in [`ISA_VARIABLE`] that names no
+/// instruction set, which [`Cpu::detect`] refuses, counts as none here.
+///
+/// ```
+/// let mut values = [1.0f32, 2.0, 3.0];
+/// glioseg_kernels::vectorised(
+///     #[inline(always)]
+///     || values.iter_mut().for_each(|v| *v = *v * 2.0 + 1.0),
+/// );
+/// assert_eq!(values, [3.0, 5.0, 7.0]);
+/// ```
+#[inline(always)]
+pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    struct Loops<W>(W);
+    impl<R, W: FnOnce() -> R> Kernel for Loops<W> {
+        type Out = R;
+        #[inline(always)]
+        fn run<I: Isa>(self, _: I) -> R {
+            (self.0)()
+        }
+    }
+    Cpu::detect().unwrap_or_else(|_| Cpu::best()).dispatch(Loops(work))
+}
+
 /// A piece of work written for any [`Isa`]; `run` must be `#[inline(always)]` so that it takes on the caller's target
 /// features. No closures in hot code: a closure that is not inlined loses them.
 pub(crate) trait Kernel {

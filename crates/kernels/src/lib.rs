@@ -43,7 +43,7 @@ pub use backward::weights::{
 pub use buffer::{Arena, return_freed_memory, zeroed_tensor};
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
-pub use isa::{Cpu, ISA_VARIABLE, Level};
+pub use isa::{Cpu, ISA_VARIABLE, Level, vectorised};
 pub use norm::{
     Moments, NormKind, ScaleShift, add_activate, channel_stats, norm_reference, normalize, normalize_in_place,
 };

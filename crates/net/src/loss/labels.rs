@@ -1,8 +1,9 @@
 //! One softmax over all labels, with a Dice per label and categorical cross entropy.
 
+use glioseg_kernels::vectorised;
 use rayon::prelude::*;
 
-use super::math::{exp, ln, sums, vectorised};
+use super::math::{exp, ln, sums};
 use super::{HeadShape, LossOptions, Sums, Terms};
 use crate::NetError;
 
