@@ -50,7 +50,7 @@ impl Algorithm {
     }
 
     /// The algorithm itself, or the one [`Algorithm::Auto`] stands for.
-    fn choose(self, shape: &ConvShape) -> Self {
+    pub(crate) fn choose(self, shape: &ConvShape) -> Self {
         match self {
             Self::Auto if winograd::pays(shape) => Self::Winograd,
             Self::Auto if gemm::pays(shape) => Self::Gemm,

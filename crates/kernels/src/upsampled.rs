@@ -44,7 +44,8 @@ impl Upsampling<'_> {
 
     /// What [`conv3d_upsampled`] takes next to its operands: a slab, and what the two layers take.
     pub fn scratch(cpu: Cpu, up: &TransposedShape, shape: &ConvShape, algorithm: Algorithm) -> Scratch {
-        let step = Self::planes(up);
+        // The weights are prepared for all of it.
+        let (step, algorithm) = (Self::planes(up), algorithm.choose(shape));
         let layers = slabs(shape, up, step).fold(Scratch::default(), |most, slab| {
             let convolution = conv3d::scratch(algorithm, &slab.piece, &slab.part, cpu.lanes());
             most.max(PackedTransposed::scratch(&slab.small)).max(convolution)
