@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::Scratch;
 use block::{Block, Heads, attend};
 use matrix::{Factor, multiply};
 
@@ -55,6 +56,16 @@ impl AxialShape {
 
     fn voxels(&self) -> usize {
         self.size.iter().product()
+    }
+
+    /// What [`axial_attention`] takes next to its operands.
+    pub fn scratch(&self, cpu: Cpu) -> Scratch {
+        Scratch { per_thread: Forward::scratch(self, cpu.lanes()), lent: 0 }
+    }
+
+    /// What [`axial_attention_backward`] takes next to its operands: the caller's memory the gradients of every job.
+    pub fn backward_scratch(&self, cpu: Cpu) -> Scratch {
+        backward::scratch(self, cpu.lanes())
     }
 
     /// Features of all heads.

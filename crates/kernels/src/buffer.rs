@@ -16,7 +16,7 @@ pub(crate) struct Buffer {
 
 // SAFETY: `Buffer` owns its memory, as a `Vec` does.
 unsafe impl Send for Buffer {}
-// SAFETY: as above.
+// SAFETY: a shared `Buffer` can only be read.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -81,7 +81,7 @@ impl Deref for Buffer {
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and borrowed mutably.
+        // SAFETY: `len` initialised elements (or none, at a dangling pointer), borrowed mutably with the owner.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
     }
 }
@@ -109,21 +109,45 @@ impl Deref for Storage<'_> {
     }
 }
 
+/// Bytes that `len` values of prepared weights or scratch take in memory of their own: whole huge pages if they are many.
+pub fn buffer_bytes(len: usize) -> usize {
+    if len == 0 { 0 } else { Buffer::layout(len).size() }
+}
+
 /// Values in huge pages where the system offers them, aligned to a cache line: memory that many maps share.
 ///
 /// The pages are taken from the system when they are first written.
 #[derive(Debug, Default)]
-pub struct Arena(Vec<f32>);
+pub struct Arena {
+    memory: Vec<f32>,
+    /// The first value that a cache line starts with.
+    start: usize,
+    len: usize,
+}
 
 impl Arena {
     /// Memory for `len` values, all 0.
     pub fn new(len: usize) -> Self {
-        Self(zeroed_tensor(len))
+        const LINE: usize = 64;
+        let memory = zeroed_tensor(len + LINE / size_of::<f32>());
+        let address = memory.as_ptr() as usize;
+        let start = (address.next_multiple_of(LINE) - address) / size_of::<f32>();
+        Self { memory, start, len }
     }
 
     /// Values of the arena.
     pub fn values(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.memory[self.start..][..self.len]
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -193,6 +217,12 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
     })
 }
 
+/// Values of this thread's scratch.
+#[cfg(test)]
+pub(crate) fn scratch_of_thread() -> usize {
+    SCRATCH.with_borrow(|scratch| scratch.len())
+}
+
 /// A slice that several threads write, each its own parts.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<'a, T> {
@@ -203,7 +233,7 @@ pub(crate) struct Shared<'a, T> {
 
 // SAFETY: access goes through `range`, whose callers promise disjoint parts.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
-// SAFETY: as above.
+// SAFETY: threads that share it reach elements only through `range` and `write`, whose callers promise disjoint parts.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {

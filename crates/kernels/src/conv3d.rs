@@ -19,6 +19,7 @@ pub use shape::ConvShape;
 
 use crate::buffer::Storage;
 use crate::isa::Cpu;
+use crate::scratch::Scratch;
 use crate::source::{Source, Window, check_sources};
 use crate::stats::ChannelStats;
 
@@ -49,7 +50,7 @@ impl Algorithm {
     }
 
     /// The algorithm itself, or the one [`Algorithm::Auto`] stands for.
-    fn choose(self, shape: &ConvShape) -> Self {
+    pub(crate) fn choose(self, shape: &ConvShape) -> Self {
         match self {
             Self::Auto if winograd::pays(shape) => Self::Winograd,
             Self::Auto if gemm::pays(shape) => Self::Gemm,
@@ -66,6 +67,25 @@ impl Algorithm {
             Self::Winograd => "winograd",
             Self::Gemm => "gemm",
         }
+    }
+}
+
+/// Weights as a convolution reads them, wherever they lie: so that neither a flipped kernel nor some of the channels are copied
+/// before they are prepared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WeightView<'a> {
+    pub(crate) values: &'a [f32],
+    /// Values from one output channel, and from one input channel, to the next.
+    pub(crate) steps: [usize; 2],
+    /// Where every tap lies behind the first value of its channels.
+    pub(crate) taps: &'a [usize],
+}
+
+impl<'a> WeightView<'a> {
+    /// Values of a pair of channels, and what follows: see [`Self::taps`].
+    #[inline(always)]
+    pub(crate) fn row(&self, co: usize, ci: usize) -> &'a [f32] {
+        &self.values[co * self.steps[0] + ci * self.steps[1]..]
     }
 }
 
@@ -95,7 +115,7 @@ impl PackedConv<'static> {
     /// # Panics
     /// If the length of `weights` is not `shape`'s, or `algorithm` cannot compute `shape` ([`Algorithm::supports`]).
     pub fn new(cpu: Cpu, shape: &ConvShape, weights: &[f32], algorithm: Algorithm) -> Self {
-        PackedConv::made(cpu, shape, weights, algorithm, None)
+        PackedConv::plain(cpu, shape, weights, algorithm, None)
     }
 }
 
@@ -119,10 +139,15 @@ impl<'a> PackedConv<'a> {
         algorithm: Algorithm,
         memory: &'a mut [f32],
     ) -> Self {
-        Self::made(cpu, shape, weights, algorithm, Some(memory))
+        Self::plain(cpu, shape, weights, algorithm, Some(memory))
     }
 
-    fn made(
+    /// What [`conv3d`] of `shape` takes next to its operands if its weights are prepared for it.
+    pub fn scratch(cpu: Cpu, shape: &ConvShape, algorithm: Algorithm) -> Scratch {
+        scratch(algorithm.choose(shape), shape, &Part::whole(shape), cpu.lanes())
+    }
+
+    fn plain(
         cpu: Cpu,
         shape: &ConvShape,
         weights: &[f32],
@@ -130,12 +155,25 @@ impl<'a> PackedConv<'a> {
         memory: Option<&'a mut [f32]>,
     ) -> Self {
         assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
+        let taps: Vec<usize> = (0..shape.taps()).collect();
+        let steps = [shape.in_channels * shape.taps(), shape.taps()];
+        Self::made(cpu, shape, WeightView { values: weights, steps, taps: &taps }, algorithm, memory)
+    }
+
+    /// Weights of `shape` prepared from wherever they lie.
+    pub(crate) fn made(
+        cpu: Cpu,
+        shape: &ConvShape,
+        weights: WeightView<'_>,
+        algorithm: Algorithm,
+        memory: Option<&'a mut [f32]>,
+    ) -> Self {
         assert!(algorithm.supports(shape), "{algorithm:?} cannot compute {shape:?}");
         let form = match algorithm.choose(shape) {
             Algorithm::Winograd => Form::Winograd(transformed::pack_weights(cpu, shape, weights, memory)),
             chosen => {
-                let sizes = [shape.out_channels, shape.in_channels, shape.taps()];
-                let packed = direct::pack_weights(sizes, weights, memory);
+                let channels = [shape.out_channels, shape.in_channels];
+                let packed = direct::pack_weights(channels, weights, memory);
                 if chosen == Algorithm::Gemm { Form::Gemm(packed) } else { Form::Direct(packed) }
             }
         };
@@ -197,7 +235,8 @@ impl<'a> PackedConv<'a> {
 ///
 /// # Shapes
 /// `sources` have `shape.in_channels` channels together; `bias` is `[out]`; `out` is `[n, out, d, h, w]` and is overwritten.
-/// `stats` is overwritten too. Neither depends on the number of threads.
+/// `stats` is overwritten too. Neither depends on the number of threads. `scratch` has as many values as
+/// [`PackedConv::scratch`] wants to be lent; their contents do not matter.
 ///
 /// # Panics
 /// If a length contradicts `shape`, or `weights` were prepared for other channels or another kernel.
@@ -208,11 +247,29 @@ pub fn conv3d(
     bias: Option<&[f32]>,
     out: &mut [f32],
     stats: Option<&mut ChannelStats>,
+    scratch: &mut [f32],
 ) {
     weights.check(shape, bias, out.len(), stats.as_deref());
     check_sources(sources, shape.batch, shape.in_channels, shape.in_voxels());
     let windows: Vec<Window<'_>> = sources.iter().map(|s| Window::whole(*s, shape.in_voxels())).collect();
-    convolve(shape, Part::whole(shape), &windows, weights, bias, out, stats);
+    convolve(shape, Part::whole(shape), &windows, weights, bias, Target { out, stats, scratch });
+}
+
+/// What a convolution writes to.
+pub(crate) struct Target<'a> {
+    pub(crate) out: &'a mut [f32],
+    pub(crate) stats: Option<&'a mut ChannelStats>,
+    /// As many values as [`scratch`] wants to be lent.
+    pub(crate) scratch: &'a mut [f32],
+}
+
+/// What [`convolve`] takes next to its operands.
+pub(crate) fn scratch(algorithm: Algorithm, shape: &ConvShape, part: &Part, lanes: usize) -> Scratch {
+    match algorithm.choose(shape) {
+        Algorithm::Winograd => winograd::scratch(shape, part.output, lanes),
+        Algorithm::Gemm => gemm::scratch(shape, part, lanes),
+        _ => direct::scratch(shape, part.output, lanes),
+    }
 }
 
 /// Which outputs a call computes, and where they lie.
@@ -255,19 +312,18 @@ pub(crate) fn convolve(
     sources: &[Window<'_>],
     weights: &PackedConv<'_>,
     bias: Option<&[f32]>,
-    out: &mut [f32],
-    stats: Option<&mut ChannelStats>,
+    target: Target<'_>,
 ) {
     let cpu = weights.cpu;
     match &weights.form {
         Form::Direct(weights) => {
-            direct::Direct { cpu, shape, part, sources, weights, bias }.run(out, stats);
+            direct::Direct { cpu, shape, part, sources, weights, bias }.run(target);
         }
         Form::Winograd(weights) => {
-            winograd::Winograd { cpu, shape, part, sources, weights, bias }.run(out, stats);
+            winograd::Winograd { cpu, shape, part, sources, weights, bias }.run(target);
         }
         Form::Gemm(weights) => {
-            gemm::Gemm { cpu, shape, part, sources, weights, bias }.run(out, stats);
+            gemm::Gemm { cpu, shape, part, sources, weights, bias }.run(target);
         }
     }
 }

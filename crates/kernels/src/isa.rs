@@ -142,7 +142,7 @@ impl Cpu {
                 fn run<K: Kernel>(kernel: K, isa: avx512::Avx512) -> K::Out {
                     kernel.run(isa)
                 }
-                // SAFETY: a `Cpu` is made only after its level was found on this CPU.
+                // SAFETY: only a CPU on which all of these were found has this level.
                 unsafe { run(kernel, avx512::Avx512::new_unchecked()) }
             }
             #[cfg(target_arch = "x86_64")]
@@ -151,7 +151,7 @@ impl Cpu {
                 fn run<K: Kernel>(kernel: K, isa: avx2::Avx2) -> K::Out {
                     kernel.run(isa)
                 }
-                // SAFETY: as above.
+                // SAFETY: only a CPU on which AVX2 and FMA were found has this level.
                 unsafe { run(kernel, avx2::Avx2::new_unchecked()) }
             }
             #[cfg(target_arch = "aarch64")]
@@ -160,12 +160,39 @@ impl Cpu {
                 fn run<K: Kernel>(kernel: K, isa: neon::Neon) -> K::Out {
                     kernel.run(isa)
                 }
-                // SAFETY: as above.
+                // SAFETY: only a CPU on which NEON was found has this level.
                 unsafe { run(kernel, neon::Neon::new_unchecked()) }
             }
             _ => kernel.run(scalar::Scalar),
         }
     }
+}
+
+/// Runs `work` compiled for the instructions of this CPU: plain loops that the compiler vectorises.
+///
+/// `work` and what it calls must be inlined into it: mark the closure `#[inline(always)]`. The compiler keeps the order of
+/// floating point operations and fuses none, so the result is the same on every CPU. A word in [`ISA_VARIABLE`] that names no
+/// instruction set, which [`Cpu::detect`] refuses, counts as none here.
+///
+/// ```
+/// let mut values = [1.0f32, 2.0, 3.0];
+/// glioseg_kernels::vectorised(
+///     #[inline(always)]
+///     || values.iter_mut().for_each(|v| *v = *v * 2.0 + 1.0),
+/// );
+/// assert_eq!(values, [3.0, 5.0, 7.0]);
+/// ```
+#[inline(always)]
+pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    struct Loops<W>(W);
+    impl<R, W: FnOnce() -> R> Kernel for Loops<W> {
+        type Out = R;
+        #[inline(always)]
+        fn run<I: Isa>(self, _: I) -> R {
+            (self.0)()
+        }
+    }
+    Cpu::detect().unwrap_or_else(|_| Cpu::best()).dispatch(Loops(work))
 }
 
 /// A piece of work written for any [`Isa`]; `run` must be `#[inline(always)]` so that it takes on the caller's target

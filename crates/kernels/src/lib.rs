@@ -11,7 +11,8 @@
 //! let shape = ConvShape::same(1, 1, 1, [3, 3, 3], [3, 3, 3], [1, 1, 1]);
 //! let weights = PackedConv::new(cpu, &shape, &[1.0; 27], Algorithm::Auto);
 //! let mut out = vec![0.0; shape.out_len()];
-//! conv3d(&shape, &[Source::plain(&[1.0; 27], 1)], &weights, None, &mut out, None);
+//! let mut scratch = vec![0.0; PackedConv::scratch(cpu, &shape, Algorithm::Auto).lent];
+//! conv3d(&shape, &[Source::plain(&[1.0; 27], 1)], &weights, None, &mut out, None, &mut scratch);
 //! assert_eq!(out[13], 27.0); // the middle voxel sees all 27
 //! assert_eq!(out[0], 8.0); // a corner sees 8, the rest is padding
 //! # Ok::<(), glioseg_kernels::KernelError>(())
@@ -26,6 +27,7 @@ mod isa;
 mod norm;
 mod peak;
 mod pool;
+mod scratch;
 mod source;
 mod stats;
 mod transposed;
@@ -38,17 +40,19 @@ pub use axial::{
 pub use backward::data::{PackedBackwardData, conv3d_backward_data, conv3d_backward_data_reference};
 pub use backward::norm::{NormCall, NormGradients, norm_backward, norm_backward_reference};
 pub use backward::weights::{
-    bias_gradient, conv3d_backward_weights, conv3d_backward_weights_by, conv3d_backward_weights_reference,
+    backward_weights_scratch, bias_gradient, conv3d_backward_weights, conv3d_backward_weights_by,
+    conv3d_backward_weights_reference,
 };
-pub use buffer::{Arena, return_freed_memory, zeroed_tensor};
+pub use buffer::{Arena, buffer_bytes, return_freed_memory, zeroed_tensor};
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
-pub use isa::{Cpu, ISA_VARIABLE, Level};
+pub use isa::{Cpu, ISA_VARIABLE, Level, vectorised};
 pub use norm::{
     Moments, NormKind, ScaleShift, add_activate, channel_stats, norm_reference, normalize, normalize_in_place,
 };
 pub use peak::measure_peak;
 pub use pool::{avg_pool3d, avg_pool3d_backward};
+pub use scratch::Scratch;
 pub use source::{Prologue, Source};
 pub use stats::ChannelStats;
 pub use transposed::{PackedTransposed, TransposedShape, conv_transpose3d, conv_transpose3d_reference};

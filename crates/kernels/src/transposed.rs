@@ -10,6 +10,7 @@ use crate::buffer::{Buffer, Shared, Storage, with_scratch};
 use crate::conv3d::ConvShape;
 use crate::conv3d::pack::pack_row;
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::Scratch;
 use crate::source::{Plane, Source, Window, apply_prologue, check_sources, plane, window_plane};
 
 /// Virtual output channels per packed block: 8 channels, or 4 channels times 2 taps.
@@ -167,6 +168,11 @@ impl<'a> PackedTransposed<'a> {
         kd * kh * lanes.panels[0] * lanes.panels[1] * shape.in_channels * BLOCK
     }
 
+    /// What [`conv_transpose3d`] of `shape` takes next to its operands.
+    pub fn scratch(shape: &TransposedShape) -> Scratch {
+        Scratch { per_thread: Cut::new(shape).packed_len(shape), lent: 0 }
+    }
+
     /// [`PackedTransposed::new`] in memory of [`Self::packed_len`] values, whose contents do not matter.
     ///
     /// # Panics
@@ -232,6 +238,38 @@ pub fn conv_transpose3d(
     upsample(shape, Window::whole(source, shape.in_voxels()), weights, bias, out);
 }
 
+/// How a call is cut into jobs; a function of the shape alone.
+struct Cut {
+    lanes: Lanes,
+    /// Input voxels of a job, and how many pieces of a sample there are.
+    chunk: usize,
+    chunks: usize,
+    /// Panels of output channels of a job, and how many parts they make.
+    blocks: usize,
+    parts: usize,
+    /// Values from one packed channel to the next.
+    pitch: usize,
+}
+
+impl Cut {
+    fn new(shape: &TransposedShape) -> Self {
+        let voxels = shape.in_voxels();
+        let chunk = (PACKED_LEN / shape.in_channels.max(1)).clamp(48, 4096).min(voxels);
+        let chunks = voxels.div_ceil(chunk);
+        let lanes = Lanes::new(shape.kernel[2], shape.out_channels);
+        // At least 64 jobs where that leaves two panels of channels per job.
+        let splits = 64usize.div_ceil(shape.batch * chunks).min(lanes.panels[1].div_ceil(2)).max(1);
+        let blocks = lanes.panels[1].div_ceil(splits);
+        let parts = lanes.panels[1].div_ceil(blocks);
+        Self { lanes, chunk, chunks, blocks, parts, pitch: chunk.next_multiple_of(16) + 16 }
+    }
+
+    /// Values of a job's packed input.
+    fn packed_len(&self, shape: &TransposedShape) -> usize {
+        shape.in_channels * self.pitch
+    }
+}
+
 /// [`conv_transpose3d`] of a window of `shape`'s size.
 pub(crate) fn upsample(
     shape: &TransposedShape,
@@ -253,19 +291,13 @@ pub(crate) fn upsample(
     if out.is_empty() {
         return;
     }
-    let chunk = (PACKED_LEN / shape.in_channels.max(1)).clamp(48, 4096).min(voxels);
-    let chunks = voxels.div_ceil(chunk);
-    let lanes = Lanes::new(shape.kernel[2], shape.out_channels);
-    // At least 64 jobs where that leaves two panels of channels per job.
-    let splits = 64usize.div_ceil(shape.batch * chunks).min(lanes.panels[1].div_ceil(2)).max(1);
-    let blocks = lanes.panels[1].div_ceil(splits);
-    let parts = lanes.panels[1].div_ceil(blocks);
-    let pitch = chunk.next_multiple_of(16) + 16;
+    let cut = Cut::new(shape);
+    let Cut { lanes, chunk, chunks, blocks, parts, pitch } = cut;
     let shared = Shared::new(out);
     (0..shape.batch * chunks * parts).into_par_iter().for_each(|job| {
         let (rest, part) = (job / parts, job % parts);
         let (n, start) = (rest / chunks, rest % chunks * chunk);
-        with_scratch(shape.in_channels * pitch, |packed| {
+        with_scratch(cut.packed_len(shape), |packed| {
             weights.cpu.dispatch(Job {
                 shape,
                 source,

@@ -4,7 +4,9 @@
 //! few planes at a time, with the neighbouring planes that the taps reach, and the convolution reads it while it is still
 //! near; what a slab makes again at its border is a few planes of the cheaper of the two layers.
 
-use crate::conv3d::{ConvShape, PackedConv, Part, convolve};
+use crate::conv3d::{self, Algorithm, ConvShape, PackedConv, Part, Target, convolve};
+use crate::isa::Cpu;
+use crate::scratch::{Scratch, split};
 use crate::source::{Source, Window, check_sources};
 use crate::stats::ChannelStats;
 use crate::transposed::{PackedTransposed, TransposedShape, upsample};
@@ -40,10 +42,62 @@ impl Upsampling<'_> {
         shape.output()[0].div_ceil(Self::planes(shape))
     }
 
-    /// Length of the scratch that [`conv3d_upsampled`] with a kernel of `kernel` planes wants.
-    pub fn scratch_len(shape: &TransposedShape, kernel: usize) -> usize {
-        slab_len(shape, Self::planes(shape), kernel)
+    /// What [`conv3d_upsampled`] takes next to its operands: a slab, and what the two layers take.
+    pub fn scratch(cpu: Cpu, up: &TransposedShape, shape: &ConvShape, algorithm: Algorithm) -> Scratch {
+        // The weights are prepared for all of it.
+        let (step, algorithm) = (Self::planes(up), algorithm.choose(shape));
+        let layers = slabs(shape, up, step).fold(Scratch::default(), |most, slab| {
+            let convolution = conv3d::scratch(algorithm, &slab.piece, &slab.part, cpu.lanes());
+            most.max(PackedTransposed::scratch(&slab.small)).max(convolution)
+        });
+        Scratch { lent: slab_len(up, step, shape.kernel[0]) + layers.lent, ..layers }
     }
+}
+
+/// Some planes of one sample.
+struct Slab {
+    sample: usize,
+    /// The transposed convolution that makes them and what the taps reach, and the first plane below that it reads.
+    small: TransposedShape,
+    below: usize,
+    /// The convolution that reads them, the first plane that it reads, and which outputs it computes.
+    piece: ConvShape,
+    first: usize,
+    part: Part,
+}
+
+/// All slabs, `step` planes each.
+fn slabs(shape: &ConvShape, up: &TransposedShape, step: usize) -> impl Iterator<Item = Slab> {
+    let (shape, up) = (*shape, *up);
+    let [depth, height, width] = shape.output();
+    let (kernel, padding) = (shape.kernel[0], shape.padding[0]);
+    let starts = move |sample| (0..depth).step_by(step).map(move |start| (sample, start));
+    (0..shape.batch).flat_map(starts).map(move |(sample, start)| {
+        let planes = step.min(depth - start);
+        // Input planes that this slab's taps reach, and the planes below that they are made of.
+        let first = start.saturating_sub(padding);
+        let end = (start + planes + kernel - 1).saturating_sub(padding).min(shape.input[0]);
+        let below = [first / up.kernel[0], end.div_ceil(up.kernel[0])];
+        let origin = [
+            start as isize - padding as isize - first as isize,
+            -(shape.padding[1] as isize),
+            -(shape.padding[2] as isize),
+        ];
+        Slab {
+            sample,
+            small: TransposedShape { batch: 1, input: [below[1] - below[0], up.input[1], up.input[2]], ..up },
+            below: below[0],
+            piece: ConvShape { batch: 1, input: [end - first, shape.input[1], shape.input[2]], ..shape },
+            first,
+            part: Part {
+                output: [planes, height, width],
+                origin,
+                sample,
+                voxels: shape.out_voxels(),
+                start: start * height * width,
+            },
+        }
+    })
 }
 
 /// Length of a slab of `planes` planes and what the taps of a kernel of `kernel` planes reach.
@@ -76,7 +130,7 @@ pub struct UpsampledCall<'a> {
 /// # Shapes
 /// The upsampling's result and `skip` have `shape`'s batch and voxels, and its channels together, in this order; `out` and `stats` are as for
 /// [`crate::conv3d`]. `scratch` has
-/// [`Upsampling::scratch_len`] values, whose contents do not matter.
+/// as many values as [`Upsampling::scratch`] wants to be lent; their contents do not matter.
 ///
 /// # Panics
 /// If a length contradicts `shape`, its stride is not 1, or weights were prepared for another layer.
@@ -105,60 +159,38 @@ fn by_slabs(
     weights.check(shape, bias, out.len(), stats.as_deref());
     check_sources(&[upsampling.source], up.batch, up.in_channels, up.in_voxels());
     check_sources(&[skip], shape.batch, skip.channels, shape.in_voxels());
-    let [depth, height, width] = shape.output();
-    let [in_depth, in_height, in_width] = shape.input;
-    let (plane, in_plane) = (height * width, in_height * in_width);
-    let (kernel, padding) = (shape.kernel[0], shape.padding[0]);
-    let needed = slab_len(up, step, kernel);
-    assert!(scratch.len() >= needed, "scratch of {} values for {needed}", scratch.len());
+    let in_plane = shape.input[1] * shape.input[2];
+    let slab_len = slab_len(up, step, shape.kernel[0]);
+    let (room, scratch) = split(scratch, slab_len);
     if let Some(stats) = &mut stats {
         stats.sum.fill(0.0);
         stats.sum_sq.fill(0.0);
     }
-    for n in 0..shape.batch {
-        for start in (0..depth).step_by(step) {
-            let planes = step.min(depth - start);
-            // Input planes that this slab's taps reach, and the planes below that they are made of.
-            let first = start.saturating_sub(padding);
-            let end = (start + planes + kernel - 1).saturating_sub(padding).min(in_depth);
-            let below = [first / up.kernel[0], end.div_ceil(up.kernel[0])];
-            let small =
-                TransposedShape { batch: 1, input: [below[1] - below[0], up.input[1], up.input[2]], ..*up };
-            let slab = &mut scratch[..small.out_len()];
-            let source = Window {
-                source: upsampling.source,
-                sample: n,
-                voxels: up.in_voxels(),
-                start: below[0] * up.input[1] * up.input[2],
-            };
-            upsample(&small, source, upsampling.weights, upsampling.bias, slab);
-            let made = Window {
-                source: Source::plain(slab, up.out_channels),
-                sample: 0,
-                voxels: small.out_voxels(),
-                start: (first - below[0] * up.kernel[0]) * in_plane,
-            };
-            let skip = Window { source: skip, sample: n, voxels: shape.in_voxels(), start: first * in_plane };
-            let part = Part {
-                output: [planes, height, width],
-                origin: [
-                    start as isize - padding as isize - first as isize,
-                    -(shape.padding[1] as isize),
-                    -(shape.padding[2] as isize),
-                ],
-                sample: n,
-                voxels: shape.out_voxels(),
-                start: start * plane,
-            };
-            let piece = ConvShape { batch: 1, input: [end - first, in_height, in_width], ..*shape };
-            let mut sums = stats.is_some().then(|| ChannelStats::new(1, shape.out_channels, planes * plane));
-            convolve(&piece, part, &[made, skip], weights, bias, out, sums.as_mut());
-            if let (Some(stats), Some(sums)) = (&mut stats, sums) {
-                let row = n * shape.out_channels;
-                for c in 0..shape.out_channels {
-                    stats.sum[row + c] += sums.sum[c];
-                    stats.sum_sq[row + c] += sums.sum_sq[c];
-                }
+    for Slab { sample, small, below, piece, first, part } in slabs(shape, up, step) {
+        let slab = &mut room[..small.out_len()];
+        let source = Window {
+            source: upsampling.source,
+            sample,
+            voxels: up.in_voxels(),
+            start: below * up.input[1] * up.input[2],
+        };
+        upsample(&small, source, upsampling.weights, upsampling.bias, slab);
+        let made = Window {
+            source: Source::plain(slab, up.out_channels),
+            sample: 0,
+            voxels: small.out_voxels(),
+            start: (first - below * up.kernel[0]) * in_plane,
+        };
+        let skip = Window { source: skip, sample, voxels: shape.in_voxels(), start: first * in_plane };
+        let voxels = part.output.iter().product();
+        let mut sums = stats.is_some().then(|| ChannelStats::new(1, shape.out_channels, voxels));
+        let target = Target { out: &mut *out, stats: sums.as_mut(), scratch: &mut *scratch };
+        convolve(&piece, part, &[made, skip], weights, bias, target);
+        if let (Some(stats), Some(sums)) = (&mut stats, sums) {
+            let row = sample * shape.out_channels;
+            for c in 0..shape.out_channels {
+                stats.sum[row + c] += sums.sum[c];
+                stats.sum_sq[row + c] += sums.sum_sq[c];
             }
         }
     }
@@ -217,12 +249,15 @@ mod tests {
         conv_transpose3d(&up, sources[0], &up_weights, Some(&up_bias), &mut between);
         let whole = [Source::plain(&between, made), sources[1]];
         let (mut want, mut want_stats) = (vec![0.0; shape.out_len()], stats());
-        conv3d(&shape, &whole, &weights, Some(&bias), &mut want, Some(&mut want_stats));
+        let of_conv = PackedConv::scratch(cpu, &shape, case.algorithm).lent;
+        let mut scratch = vec![f32::NAN; of_conv];
+        conv3d(&shape, &whole, &weights, Some(&bias), &mut want, Some(&mut want_stats), &mut scratch);
 
         let upsampling =
             Upsampling { shape: &up, source: sources[0], weights: &up_weights, bias: Some(&up_bias) };
         let (mut out, mut out_stats) = (vec![f32::NAN; shape.out_len()], stats());
-        let mut scratch = vec![f32::NAN; slab_len(&up, case.step, case.kernel[0])];
+        // A slab's matrix is no larger than that of all.
+        let mut scratch = vec![f32::NAN; slab_len(&up, case.step, case.kernel[0]) + of_conv];
         let bias = Some(bias.as_slice());
         let call = UpsampledCall { shape: &shape, upsampling, skip: sources[1], weights: &weights, bias };
         by_slabs(case.step, call, &mut out, Some(&mut out_stats), &mut scratch);

@@ -150,7 +150,8 @@ fn the_gradient_is_that_of_the_definition() {
             let (positions, weights) = (Some(case.positions()), case.weights());
             let output = AxialOutput::Store;
             let call = AxialCall { positions, ..case.call(&weights) };
-            let found = axial_attention_backward(cpu, &call, &g, output, &mut dx);
+            let mut scratch = vec![f32::NAN; case.shape.backward_scratch(cpu).lent];
+            let found = axial_attention_backward(cpu, &call, &g, output, &mut dx, &mut scratch);
             let [z, y, x] = position_gradients(&dx, channels, size);
             let gradients = [dx, found.q, found.kv, found.out, found.bias, z, y, x];
             for (((name, _), gradient), want) in fields.iter().zip(&gradients).zip(&differences) {
@@ -168,7 +169,9 @@ fn every_instruction_set_has_the_same_gradient() {
         let gradient = |cpu: Cpu| {
             let mut dx = case.x.clone();
             let weights = case.weights();
-            let found = axial_attention_backward(cpu, &case.call(&weights), &g, AxialOutput::Add, &mut dx);
+            let mut scratch = vec![f32::NAN; case.shape.backward_scratch(cpu).lent];
+            let call = case.call(&weights);
+            let found = axial_attention_backward(cpu, &call, &g, AxialOutput::Add, &mut dx, &mut scratch);
             [dx, found.q, found.kv, found.out, found.bias]
         };
         let mut all = cpus().into_iter().map(|cpu| (cpu, gradient(cpu)));

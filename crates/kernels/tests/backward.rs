@@ -5,9 +5,9 @@ mod common;
 use common::{Numbers, assert_close, cpus};
 use glioseg_kernels::{
     Algorithm, ConvShape, Cpu, Moments, NormCall, NormKind, PackedBackwardData, Prologue, Source,
-    TransposedShape, bias_gradient, channel_stats, conv_transpose3d_reference, conv3d_backward_data,
-    conv3d_backward_data_reference, conv3d_backward_weights, conv3d_backward_weights_by,
-    conv3d_backward_weights_reference, norm_backward, norm_backward_reference,
+    TransposedShape, backward_weights_scratch, bias_gradient, channel_stats, conv_transpose3d_reference,
+    conv3d_backward_data, conv3d_backward_data_reference, conv3d_backward_weights,
+    conv3d_backward_weights_by, conv3d_backward_weights_reference, norm_backward, norm_backward_reference,
 };
 use proptest::prelude::*;
 
@@ -42,14 +42,33 @@ fn check(shape: &ConvShape, split: usize, prologue: bool, cpus: &[Cpu]) {
         for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
             let packed = PackedBackwardData::new(cpu, shape, &weights, algorithm);
             let mut got = vec![f32::NAN; shape.in_len()];
-            let mut scratch = vec![f32::NAN; PackedBackwardData::scratch_len(shape)];
+            let mut scratch = vec![f32::NAN; PackedBackwardData::scratch(cpu, shape, algorithm).lent];
             conv3d_backward_data(shape, &grad, &packed, &mut scratch, &mut got);
             let mut memory = vec![f32::NAN; PackedBackwardData::packed_len(shape, algorithm)];
-            let lent = PackedBackwardData::new_in(cpu, shape, &weights, algorithm, &mut memory);
+            let lent = PackedBackwardData::new_in(cpu, shape, &weights, 0, algorithm, &mut memory);
             let mut again = vec![f32::NAN; shape.in_len()];
             conv3d_backward_data(shape, &grad, &lent, &mut scratch, &mut again);
             assert_eq!(got, again, "weights prepared in lent memory, {shape:?}");
             let tolerance = if algorithm == Algorithm::Direct { 1e-6 } else { 1e-5 };
+            // The last channels alone, from the weights of all.
+            let first = shape.in_channels / 2;
+            let some = ConvShape { in_channels: shape.in_channels - first, ..*shape };
+            let mut memory = vec![f32::NAN; PackedBackwardData::packed_len(&some, algorithm)];
+            let last = PackedBackwardData::new_in(cpu, &some, &weights, first, algorithm, &mut memory);
+            let mut scratch = vec![f32::NAN; PackedBackwardData::scratch(cpu, &some, algorithm).lent];
+            let mut of_last = vec![f32::NAN; some.in_len()];
+            conv3d_backward_data(&some, &grad, &last, &mut scratch, &mut of_last);
+            let lasts = |all: &[f32]| -> Vec<f32> {
+                let samples = all.chunks_exact(shape.in_channels * voxels);
+                samples.flat_map(|sample| &sample[first * voxels..]).copied().collect()
+            };
+            assert_close(
+                &format!("{} {algorithm:?} data from channel {first} of {shape:?}", cpu.name()),
+                &of_last,
+                &lasts(&want_data),
+                &lasts(&data_size),
+                tolerance,
+            );
             assert_close(
                 &format!("{} {algorithm:?} data {shape:?}", cpu.name()),
                 &got,
@@ -61,7 +80,17 @@ fn check(shape: &ConvShape, split: usize, prologue: bool, cpus: &[Cpu]) {
         for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
             if algorithm.supports(shape) {
                 let mut got = vec![f32::NAN; shape.weight_len()];
-                conv3d_backward_weights_by(cpu, shape, &sources, grad_source, algorithm, &mut got);
+                let lent = backward_weights_scratch(cpu, shape, algorithm).lent;
+                let mut scratch = vec![f32::NAN; lent];
+                conv3d_backward_weights_by(
+                    cpu,
+                    shape,
+                    &sources,
+                    grad_source,
+                    algorithm,
+                    &mut got,
+                    &mut scratch,
+                );
                 let what = format!("{} {algorithm:?} weights {split} {shape:?}", cpu.name());
                 assert_close(
                     &what,
@@ -121,9 +150,18 @@ fn transposed_gradients_are_those_of_the_strided_convolution() {
     let cpu = Cpu::available()[0];
     let packed = glioseg_kernels::PackedConv::new(cpu, &shape, &w, Algorithm::Auto);
     let mut dx = vec![0.0; x.len()];
-    glioseg_kernels::conv3d(&shape, &[Source::plain(&g, 4)], &packed, None, &mut dx, None);
+    let mut scratch = vec![f32::NAN; glioseg_kernels::PackedConv::scratch(cpu, &shape, Algorithm::Auto).lent];
+    glioseg_kernels::conv3d(&shape, &[Source::plain(&g, 4)], &packed, None, &mut dx, None, &mut scratch);
     let mut dw = vec![0.0; w.len()];
-    conv3d_backward_weights(cpu, &shape, &[Source::plain(&g, 4)], Source::plain(&x, 3), &mut dw);
+    let mut scratch = vec![f32::NAN; backward_weights_scratch(cpu, &shape, Algorithm::Auto).lent];
+    conv3d_backward_weights(
+        cpu,
+        &shape,
+        &[Source::plain(&g, 4)],
+        Source::plain(&x, 3),
+        &mut dw,
+        &mut scratch,
+    );
     for i in [0, 7, 40, x.len() - 1] {
         let mut unit = vec![0.0; x.len()];
         unit[i] = 1.0;

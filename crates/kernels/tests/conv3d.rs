@@ -61,7 +61,8 @@ fn check(case: &Case, algorithms: &[Algorithm], cpus: &[Cpu]) {
             let packed = PackedConv::new(cpu, shape, &weights, algorithm);
             let mut out = vec![f32::NAN; shape.out_len()];
             let mut stats = ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels());
-            conv3d(shape, &sources, &packed, bias.as_deref(), &mut out, Some(&mut stats));
+            let mut scratch = vec![f32::NAN; PackedConv::scratch(cpu, shape, algorithm).lent];
+            conv3d(shape, &sources, &packed, bias.as_deref(), &mut out, Some(&mut stats), &mut scratch);
             let what = format!("{} {algorithm:?} {case:?}", cpu.name());
             assert_close(&what, &out, &want, &size, tolerance(algorithm));
             for (row, values) in out.chunks_exact(shape.out_voxels()).enumerate() {
@@ -72,7 +73,7 @@ fn check(case: &Case, algorithms: &[Algorithm], cpus: &[Cpu]) {
                 assert!((stats.sum_sq[row] - sum_sq).abs() <= 1e-6 * sum_sq, "{what}: squares of row {row}");
             }
             let mut again = vec![f32::NAN; shape.out_len()];
-            conv3d(shape, &sources, &packed, bias.as_deref(), &mut again, None);
+            conv3d(shape, &sources, &packed, bias.as_deref(), &mut again, None, &mut scratch);
             assert_eq!(out, again, "{what}: without statistics");
         }
     }

@@ -5,8 +5,8 @@ mod common;
 use common::Numbers;
 use glioseg_diagnose::Diagnose as _;
 use glioseg_kernels::{
-    Algorithm, ChannelStats, ConvShape, Cpu, KernelError, Level, PackedConv, Source, channel_stats, conv3d,
-    conv3d_backward_weights_by,
+    Algorithm, ChannelStats, ConvShape, Cpu, KernelError, Level, PackedConv, Source,
+    backward_weights_scratch, channel_stats, conv3d, conv3d_backward_weights_by,
 };
 
 #[test]
@@ -45,10 +45,12 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
             let mut out = vec![0.0; shape.out_len()];
             let mut stats = ChannelStats::new(2, 24, shape.out_voxels());
             let sources = [Source::plain(&data, 20)];
-            conv3d(&shape, &sources, &packed, None, &mut out, Some(&mut stats));
+            let mut scratch = vec![f32::NAN; PackedConv::scratch(cpu, &shape, algorithm).lent];
+            conv3d(&shape, &sources, &packed, None, &mut out, Some(&mut stats), &mut scratch);
             let mut gradient = vec![0.0; shape.weight_len()];
             let grad = Source::plain(&out, 24);
-            conv3d_backward_weights_by(cpu, &shape, &sources, grad, algorithm, &mut gradient);
+            let mut scratch = vec![f32::NAN; backward_weights_scratch(cpu, &shape, algorithm).lent];
+            conv3d_backward_weights_by(cpu, &shape, &sources, grad, algorithm, &mut gradient, &mut scratch);
             let again = channel_stats(cpu, &out, 24, shape.out_voxels());
             (out, stats, gradient, again)
         })

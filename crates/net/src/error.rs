@@ -59,6 +59,19 @@ pub enum NetError {
         /// What was asked for.
         precision: String,
     },
+    /// There is less free memory than a network needs.
+    #[error(
+        "the network needs {:.2} GiB more memory, but {:.2} GiB are free; in all it takes {plan}",
+        crate::engine::gib(*needed), crate::engine::gib(*free)
+    )]
+    Memory {
+        /// Bytes needed next to those that are held already.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+        /// What the network takes in all.
+        plan: crate::MemoryPlan,
+    },
     /// What a network should have answered does not fit its answer.
     #[error("the targets do not fit the network: {what}")]
     Target {
@@ -202,6 +215,10 @@ impl Diagnose for NetError {
                 "this version has no GPU support yet: leave the option out to run on the CPU".into()
             }
             NetError::UnknownPrecision { .. } => "leave the option out to compute in single precision".into(),
+            NetError::Memory { .. } => {
+                "close other programs, take a smaller patch or batch, or fewer threads (--threads), each of which has scratch of its own"
+                    .into()
+            }
             NetError::Target { .. } => "the labels of the cases must be those of dataset.json: `glioseg dataset check`".into(),
             NetError::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => "check the path; nnU-Net calls it fold_K/checkpoint_final.pth".into(),

@@ -33,7 +33,7 @@ mod spec;
 pub use checkpoint::Checkpoint;
 pub use engine::{
     Device, Engine, EngineChoice, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, Precision, StepReport,
-    Update,
+    Update, free_memory,
 };
 pub use error::NetError;
 pub use init::mix;

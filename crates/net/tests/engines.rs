@@ -9,7 +9,7 @@ use glioseg_diagnose::Diagnose as _;
 use glioseg_net::engine::{ReferenceEngine, Rounding};
 use glioseg_net::loss::{LossOptions, Targets};
 use glioseg_net::optimiser::OptimiserOptions;
-use glioseg_net::{Device, Kernels, Mode, NetworkSpec, ParameterId, Precision, Update};
+use glioseg_net::{Device, Kernels, Mode, NetworkSpec, NormKind, NormSpec, ParameterId, Precision, Update};
 use glioseg_volume::testing::relative_l2;
 
 fn length(values: &[f32]) -> f64 {
@@ -254,6 +254,39 @@ fn targets_and_weights_must_be_as_many_as_heads() -> Result<(), Failure> {
         engine.prepare(&case.program(Mode::Evaluate)?)?;
         let error = engine.evaluate(&case.patch(), &targets, &loss, &[1.0]).expect_err("one target");
         assert!(error.to_string().ends_with("1 targets and 1 weights for 2 heads"), "{error}");
+    }
+    Ok(())
+}
+
+/// Targets are looked at first: a refused step has not moved the running statistics of batch norm.
+#[test]
+fn a_step_that_is_refused_changes_nothing() -> Result<(), Failure> {
+    let mut spec = NetworkSpec::plain(2, 2, &[(4, [3; 3], [1; 3]), (8, [3; 3], [2; 3])]);
+    spec.norm = Some(NormSpec { kind: NormKind::Batch, ..spec.norm.expect("a plain network has one") });
+    let case = Case { name: "batch norm", spec, batch: 2, size: [8; 3] };
+    let mut targets = case.targets();
+    let loss = LossOptions::v2(true, false);
+    let optimiser = OptimiserOptions::NNUNET;
+    let update = Update { loss: &loss, weights: &[1.0], optimiser, lr: 0.01, clip: None, seed: 0 };
+    for kernels in [Kernels::Auto, Kernels::Reference] {
+        let mut engine = engine(kernels)?;
+        let before = case.parameters()?;
+        engine.load(before.clone())?;
+        engine.prepare(&case.training()?)?;
+        let last = targets[0].pop().expect("a target has values");
+        let error = engine.step(&case.patch(), &[Targets::Regions(&targets[0])], &update);
+        assert!(error.expect_err("a value too few").to_string().contains("values of regions"), "{kernels:?}");
+        let labels = vec![2i16; 2 * 8 * 8 * 8];
+        let error = engine.step(&case.patch(), &[Targets::Labels(&labels)], &update);
+        assert!(error.expect_err("no such label").to_string().contains("label 2"), "{kernels:?}");
+        assert!(Arc::ptr_eq(&before, &engine.parameters()?), "{kernels:?}: the parameters have changed");
+        targets[0].push(last);
+        assert!(engine.step(&case.patch(), &[Targets::Regions(&targets[0])], &update)?.done, "{kernels:?}");
+        let running = |p: &glioseg_net::Parameters| -> Vec<f32> {
+            p.iter().filter(|(shape, _)| !shape.trained).flat_map(|(_, v)| v.to_vec()).collect()
+        };
+        let (old, new) = (running(&before), running(&*engine.parameters()?));
+        assert!(!old.is_empty() && old != new, "{kernels:?}: a step moves the running statistics");
     }
     Ok(())
 }

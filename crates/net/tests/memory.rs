@@ -24,8 +24,9 @@ fn the_plan_is_what_prepare_says() -> Result<(), Failure> {
                     assert_eq!(engine.prepare(&program)?, plan, "{}, {kernels:?}: once more", case.name);
                     assert!(plan.packed <= packed_budget as u64, "{}: {plan:?}", case.name);
                     assert_eq!(plan.gradients > 0, program.mode.is_training(), "{}", case.name);
-                    let MemoryPlan { parameters, gradients, maps, packed } = plan;
-                    assert_eq!(plan.total(), parameters + gradients + maps + packed);
+                    let MemoryPlan { parameters, gradients, maps, packed, scratch, input } = plan;
+                    assert_eq!(plan.total(), parameters + gradients + maps + packed + scratch + input);
+                    assert_eq!(input, (case.patch().len() * size_of::<f32>()) as u64, "{}", case.name);
                 }
             }
         }
@@ -80,8 +81,10 @@ fn nnunets_network_takes_what_its_maps_say() -> Result<(), Failure> {
 
 #[test]
 fn a_plan_reads_as_one_line() {
-    let plan = MemoryPlan { parameters: 1 << 29, gradients: 1 << 28, maps: 3 << 30, packed: 0 };
+    let plan = MemoryPlan { parameters: 1 << 29, gradients: 1 << 28, maps: 3 << 30, ..MemoryPlan::default() };
     assert_eq!(plan.to_string(), "3.75 GiB (maps 3.00, weights 0.50, gradients 0.25)");
-    let plan = MemoryPlan { gradients: 0, packed: 1 << 28, ..plan };
-    assert_eq!(plan.to_string(), "3.75 GiB (maps 3.00, weights 0.50, prepared weights 0.25)");
+    let plan = MemoryPlan { gradients: 0, packed: 1 << 28, scratch: 1 << 28, input: 1 << 29, ..plan };
+    let text =
+        "4.50 GiB (maps 3.00, weights 0.50, prepared weights 0.25, scratch of the threads 0.25, patch 0.50)";
+    assert_eq!(plan.to_string(), text);
 }

@@ -15,7 +15,7 @@ use crate::infer::{Grid, mirror_combinations};
 pub struct Estimate {
     /// Bytes of weights, their gradients and the optimiser's state.
     pub network: u64,
-    /// Bytes of feature maps and their gradients.
+    /// Bytes of feature maps and their gradients, and of the threads' scratch.
     pub maps: u64,
     /// Bytes of batches made ahead.
     pub batches: u64,
@@ -59,7 +59,8 @@ impl Estimate {
         let batches = threads * (2 * batch * patch + source + patch) + 2 * batch * patch;
         let estimate = Self {
             network: plan.parameters + plan.gradients + optimiser,
-            maps: plan.maps + plan.packed,
+            // The patch is one of the batches.
+            maps: plan.maps + plan.packed + plan.scratch,
             batches,
             iteration_seconds: 0.0,
             epoch_seconds: 0.0,
@@ -148,11 +149,4 @@ fn step_seconds(
         }
     }
     Ok(seconds)
-}
-
-/// Bytes of memory that are free now, where the system tells.
-pub(super) fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }

@@ -10,10 +10,9 @@ use glioseg_formats::atomic;
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::loss::{LossOptions, Overlap};
 use glioseg_net::optimiser::{Optimiser, poly_lr};
-use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update};
+use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update, free_memory};
 use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 
-use super::estimate::free_memory;
 use super::online::{dices, targets};
 use super::setup::Setup;
 use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun};

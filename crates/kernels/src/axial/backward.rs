@@ -7,6 +7,7 @@ use super::matrix::{Factor, Lines, multiply, multiply_lines, multiply_transposed
 use super::{AxialCall, AxialOutput, AxialShape, AxialWeights, Positions, ROWS};
 use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::{Scratch, split};
 
 /// Gradients of the parameters, in the layout of [`AxialWeights`].
 #[derive(Debug, Clone, PartialEq)]
@@ -28,12 +29,12 @@ impl AxialGradients {
         Self { q: matrix.clone(), kv: vec![0.0; 2 * c * hidden], out: matrix, bias: vec![0.0; c] }
     }
 
-    fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: &Part<'_>) {
         for (sum, part) in [
-            (&mut self.q, &other.q),
-            (&mut self.kv, &other.kv),
-            (&mut self.out, &other.out),
-            (&mut self.bias, &other.bias),
+            (&mut self.q, &*other.q),
+            (&mut self.kv, &*other.kv),
+            (&mut self.out, &*other.out),
+            (&mut self.bias, &*other.bias),
         ] {
             sum.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(sum, part)| {
                 sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
@@ -42,15 +43,50 @@ impl AxialGradients {
     }
 }
 
+/// What one job adds up, in memory that the caller lends.
+struct Part<'a> {
+    q: &'a mut [f32],
+    kv: &'a mut [f32],
+    out: &'a mut [f32],
+    bias: &'a mut [f32],
+}
+
+impl<'a> Part<'a> {
+    fn len(shape: &AxialShape) -> usize {
+        4 * shape.channels * shape.hidden() + shape.channels
+    }
+
+    fn new(shape: &AxialShape, values: &'a mut [f32]) -> Self {
+        let matrix = shape.channels * shape.hidden();
+        let (q, rest) = values.split_at_mut(matrix);
+        let (kv, rest) = rest.split_at_mut(2 * matrix);
+        let (out, bias) = rest.split_at_mut(matrix);
+        Self { q, kv, out, bias }
+    }
+}
+
 /// Bytes of gradients that may exist at the same time, beside one of each; decides how many jobs there are.
 const MOST_BYTES: usize = 64 << 20;
 /// The most jobs.
 const MOST_JOBS: usize = 32;
 
+/// Blocks of lines, and jobs that they are given to.
+fn cut(shape: &AxialShape, lanes: usize) -> [usize; 2] {
+    let blocks = shape.batch * shape.blocks(lanes);
+    let bytes = size_of::<f32>() * Part::len(shape);
+    [blocks, (MOST_BYTES / bytes).clamp(2, MOST_JOBS).min(blocks)]
+}
+
+pub(super) fn scratch(shape: &AxialShape, lanes: usize) -> Scratch {
+    let [_, jobs] = cut(shape, lanes);
+    Scratch { per_thread: Backward::scratch(shape, lanes), lent: jobs * Part::len(shape) }
+}
+
 /// Gradient of [`axial_attention`](super::axial_attention) for the input, stored or added to `grad_input`, and for the parameters.
 ///
 /// `input` is what the forward pass read, without position embeddings if it added them. The gradient of the embedded input is that of the
-/// input; [`position_gradients`] sums it up for the embeddings. The same bits for any number of threads.
+/// input; [`position_gradients`] sums it up for the embeddings. The same bits for any number of threads. `scratch` has as many values
+/// as [`AxialShape::backward_scratch`] wants to be lent; their contents do not matter.
 ///
 /// # Panics
 /// If there is no input, or a slice has another length than the shape says.
@@ -60,6 +96,7 @@ pub fn axial_attention_backward(
     grad: &[f32],
     output: AxialOutput<'_>,
     grad_input: &mut [f32],
+    scratch: &mut [f32],
 ) -> AxialGradients {
     let AxialCall { shape, input, positions, weights } = *call;
     let input = input.expect("the gradient of attention needs its input");
@@ -71,14 +108,15 @@ pub fn axial_attention_backward(
         return sum;
     }
     let lanes = cpu.lanes();
-    let blocks = shape.batch * shape.blocks(lanes);
-    let bytes = size_of::<f32>() * (4 * shape.channels * shape.hidden() + shape.channels);
-    let jobs = (MOST_BYTES / bytes).clamp(2, MOST_JOBS).min(blocks);
+    let [blocks, jobs] = cut(shape, lanes);
     let result = Shared::new(grad_input);
-    let parts: Vec<AxialGradients> = (0..jobs)
-        .into_par_iter()
-        .map(|job| {
-            let mut gradients = AxialGradients::zeros(shape);
+    let (parts, _) = split(scratch, jobs * Part::len(shape));
+    let parts: Vec<Part<'_>> = parts
+        .par_chunks_mut(Part::len(shape))
+        .enumerate()
+        .map(|(job, part)| {
+            part.fill(0.0);
+            let mut gradients = Part::new(shape, part);
             for i in job * blocks / jobs..(job + 1) * blocks / jobs {
                 let block = Block::new(shape, lanes, i);
                 with_scratch(Backward::scratch(shape, lanes), |scratch| {
@@ -108,7 +146,7 @@ pub fn axial_attention_backward(
 }
 
 /// One block of lines.
-struct Backward<'a> {
+struct Backward<'a, 'p> {
     shape: &'a AxialShape,
     block: Block,
     input: &'a [f32],
@@ -117,11 +155,11 @@ struct Backward<'a> {
     grad: &'a [f32],
     output: AxialOutput<'a>,
     result: Shared<'a, f32>,
-    gradients: &'a mut AxialGradients,
+    gradients: &'a mut Part<'p>,
     scratch: &'a mut [f32],
 }
 
-impl Backward<'_> {
+impl Backward<'_, '_> {
     /// Values of: input, gradient and result block; queries, keys, values of a head and their gradients; the head's result and its gradient;
     /// two tables of scores.
     fn scratch(shape: &AxialShape, lanes: usize) -> usize {
@@ -130,7 +168,7 @@ impl Backward<'_> {
     }
 }
 
-impl Kernel for Backward<'_> {
+impl Kernel for Backward<'_, '_> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
@@ -151,7 +189,7 @@ impl Kernel for Backward<'_> {
         }
         block.gather(shape, I::LANES, dy, |from, len| &grad[from..from + len]);
         dx.fill(0.0);
-        for (row, bias) in dy.chunks_exact(n).zip(&mut gradients.bias) {
+        for (row, bias) in dy.chunks_exact(n).zip(&mut *gradients.bias) {
             *bias += sum_of(isa, row);
         }
         for head in 0..shape.heads {
@@ -181,7 +219,7 @@ impl Kernel for Backward<'_> {
             // dq(i, p) = Σ_r k(i, r) d_score(p, r); dk(i, r) = Σ_p q(i, p) d_score(p, r)
             multiply_lines(isa, Lines::rows(k, t), Lines::rows(d_score, t), dq, (t, 1), [e, t, t]);
             multiply_lines(isa, Lines::rows(q, t), Lines::columns(d_score, t), dk, (t, 1), [e, t, t]);
-            let AxialGradients { q, kv, .. } = gradients;
+            let Part { q, kv, .. } = &mut *gradients;
             for (which, d) in d_projected.chunks_exact(e * n).enumerate() {
                 let rows = Factor { values: heads.rows(which), row: 1, column: c };
                 multiply(isa, rows, d, dx, [c, e, n], true);

@@ -128,7 +128,7 @@ impl Block {
             for (line, &start) in self.starts[..self.count].iter().enumerate() {
                 for (p, &v) in block.iter().skip(line).step_by(lanes).enumerate() {
                     let at = channel + start + p * stride;
-                    // SAFETY: as above; one value at a time, since the lines between belong to others.
+                    // SAFETY: the lines of a block belong to it alone; one value at a time, since those between belong to others.
                     put(at, unsafe { &mut out.range(at, 1)[0] }, v);
                 }
             }
@@ -232,7 +232,7 @@ pub(super) fn softmax_rows<I: Isa>(
             }
         }
         exp_in_place(row);
-        // SAFETY: as above.
+        // SAFETY: every index is a whole vector of the row, and `factor` has as many values as any vector has lanes.
         unsafe {
             let mut sum = isa.load(row, 0);
             for p in 1..positions {

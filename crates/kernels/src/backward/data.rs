@@ -8,8 +8,9 @@ use rayon::prelude::*;
 
 use crate::buffer::{Shared, Storage};
 use crate::conv3d::direct::{self, Direct, pack_weights};
-use crate::conv3d::{Algorithm, ConvShape, PackedConv, Part, conv3d};
+use crate::conv3d::{Algorithm, ConvShape, PackedConv, Part, Target, WeightView, conv3d};
 use crate::isa::Cpu;
+use crate::scratch::{Scratch, split};
 use crate::source::{Source, Window};
 
 /// Weights prepared for [`conv3d_backward_data`].
@@ -75,6 +76,37 @@ fn phase_axis(shape: &ConvShape, remainder: [usize; 3], a: usize) -> (usize, usi
     (first, from, shape.input[a].saturating_sub(from).div_ceil(s))
 }
 
+/// The stride-1 convolution of a phase's inputs, and where its outputs lie; none where it has none.
+fn phase_call(
+    shape: &ConvShape,
+    remainder: [usize; 3],
+    taps: [usize; 3],
+) -> Option<(ConvShape, Part, [usize; 3])> {
+    let axes: [_; 3] = std::array::from_fn(|a| phase_axis(shape, remainder, a));
+    let count = axes.map(|(_, _, count)| count);
+    if count.contains(&0) {
+        return None;
+    }
+    let small = ConvShape {
+        batch: shape.batch,
+        in_channels: shape.out_channels,
+        out_channels: shape.in_channels,
+        input: shape.output(),
+        kernel: taps,
+        stride: [1; 3],
+        padding: [0; 3],
+    };
+    let part = Part {
+        output: count,
+        // The padding is not the same on both sides.
+        origin: std::array::from_fn(|a| axes[a].0 as isize - (taps[a] as isize - 1)),
+        sample: 0,
+        voxels: count.iter().product(),
+        start: 0,
+    };
+    Some((small, part, axes.map(|(_, from, _)| from)))
+}
+
 impl PackedBackwardData<'static> {
     /// Prepares the forward weights, `[out, in, kd, kh, kw]`, for gradients of convolutions like `shape`.
     ///
@@ -83,7 +115,8 @@ impl PackedBackwardData<'static> {
     /// # Panics
     /// If the length of `weights` is not `shape`'s, or the padding reaches the kernel's size.
     pub fn new(cpu: Cpu, shape: &ConvShape, weights: &[f32], algorithm: Algorithm) -> Self {
-        PackedBackwardData::made(cpu, shape, weights, algorithm, None)
+        assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
+        PackedBackwardData::made(cpu, shape, (weights, 0), algorithm, None)
     }
 }
 
@@ -100,18 +133,22 @@ impl<'a> PackedBackwardData<'a> {
         phases(shape).into_iter().map(|(_, taps)| of(taps)).sum()
     }
 
-    /// Values of the scratch that [`conv3d_backward_data`] wants: none with stride 1, else the largest phase.
-    pub fn scratch_len(shape: &ConvShape) -> usize {
+    /// What [`conv3d_backward_data`] of `shape` takes next to its operands if its weights are prepared for it.
+    pub fn scratch(cpu: Cpu, shape: &ConvShape, algorithm: Algorithm) -> Scratch {
         if shape.stride == [1; 3] {
-            return 0;
+            let flipped = flipped_shape(shape);
+            return PackedConv::scratch(cpu, &flipped, supported(algorithm, &flipped));
         }
-        let voxels =
-            |remainder: [usize; 3]| -> usize { (0..3).map(|a| phase_axis(shape, remainder, a).2).product() };
-        let most = phases(shape).into_iter().map(|(remainder, _)| voxels(remainder)).max();
-        shape.batch * shape.in_channels * most.unwrap_or(0)
+        let calls = phases(shape).into_iter().filter_map(|(r, taps)| phase_call(shape, r, taps));
+        calls.fold(Scratch::default(), |most, (small, part, _)| {
+            let lent = shape.batch * shape.in_channels * part.voxels;
+            most.max(Scratch { lent, ..direct::scratch(&small, part.output, cpu.lanes()) })
+        })
     }
 
     /// [`PackedBackwardData::new`] in memory of [`Self::packed_len`] values, whose contents do not matter.
+    ///
+    /// `weights` may be those of a convolution that reads more channels: `shape` is about those from `first` on.
     ///
     /// # Panics
     /// As [`PackedBackwardData::new`], and if the memory is shorter.
@@ -119,47 +156,47 @@ impl<'a> PackedBackwardData<'a> {
         cpu: Cpu,
         shape: &ConvShape,
         weights: &[f32],
+        first: usize,
         algorithm: Algorithm,
         memory: &'a mut [f32],
     ) -> Self {
-        Self::made(cpu, shape, weights, algorithm, Some(memory))
+        Self::made(cpu, shape, (weights, first), algorithm, Some(memory))
     }
 
     fn made(
         cpu: Cpu,
         shape: &ConvShape,
-        weights: &[f32],
+        (weights, first): (&[f32], usize),
         algorithm: Algorithm,
         mut memory: Option<&'a mut [f32]>,
     ) -> Self {
-        assert_eq!(weights.len(), shape.weight_len(), "length of the weights of {shape:?}");
-        let (ins, outs) = (shape.in_channels, shape.out_channels);
-        let [kd, kh, kw] = shape.kernel;
-        let weight = |co: usize, ci: usize, [a, b, c]: [usize; 3]| {
-            weights[(((co * ins + ci) * kd + a) * kh + b) * kw + c]
+        let (ins, outs, taps) = (shape.in_channels, shape.out_channels, shape.taps());
+        let all = weights.len() / (outs * taps);
+        assert!(
+            weights.len() == outs * all * taps && first + ins <= all,
+            "{} weights of {shape:?} with its channels from {first} on",
+            weights.len()
+        );
+        let [_, kh, kw] = shape.kernel;
+        // Channels exchanged, and the taps that `tap` maps a small kernel's taps to.
+        let places = |size: [usize; 3], tap: &dyn Fn([usize; 3]) -> [usize; 3]| -> Vec<usize> {
+            let small = (0..size[0])
+                .flat_map(|a| (0..size[1]).flat_map(move |b| (0..size[2]).map(move |c| [a, b, c])));
+            small.map(tap).map(|[a, b, c]| (a * kh + b) * kw + c).collect()
         };
-        // Weights `[in, out, taps]` of the taps that `tap` maps a small kernel's taps to.
-        let gather = |size: [usize; 3], tap: &(dyn Fn([usize; 3]) -> [usize; 3] + Sync)| -> Vec<f32> {
-            let taps: Vec<[usize; 3]> = (0..size[0])
-                .flat_map(|a| (0..size[1]).flat_map(move |b| (0..size[2]).map(move |c| [a, b, c])))
-                .map(tap)
-                .collect();
-            (0..ins)
-                .into_par_iter()
-                .flat_map_iter(|ci| {
-                    let taps = &taps;
-                    (0..outs).flat_map(move |co| taps.iter().map(move |&t| weight(co, ci, t)))
-                })
-                .collect()
-        };
+        let values = &weights[first * taps..];
+        let steps = [taps, all * taps];
         let form = if shape.stride == [1; 3] {
-            let flipped = gather(shape.kernel, &|t| std::array::from_fn(|a| shape.kernel[a] - 1 - t[a]));
+            let places = places(shape.kernel, &|t| std::array::from_fn(|a| shape.kernel[a] - 1 - t[a]));
             let shape = flipped_shape(shape);
             let algorithm = supported(algorithm, &shape);
-            Form::Flipped(match memory {
-                Some(memory) => PackedConv::new_in(cpu, &shape, &flipped, algorithm, memory),
-                None => PackedConv::new(cpu, &shape, &flipped, algorithm),
-            })
+            Form::Flipped(PackedConv::made(
+                cpu,
+                &shape,
+                WeightView { values, steps, taps: &places },
+                algorithm,
+                memory,
+            ))
         } else {
             let mut packed = Vec::new();
             for (remainder, taps) in phases(shape) {
@@ -167,14 +204,15 @@ impl<'a> PackedBackwardData<'a> {
                 let tap = |t: [usize; 3]| -> [usize; 3] {
                     std::array::from_fn(|a| remainder[a] + shape.stride[a] * (taps[a] - 1 - t[a]))
                 };
-                let small = gather(taps, &tap);
-                let sizes = [ins, outs, taps.iter().product()];
+                let places = places(taps, &tap);
                 let mut part = None;
                 if let Some(all) = memory.take() {
-                    let (first, rest) = all.split_at_mut(direct::packed_len(sizes[0], sizes[1], sizes[2]));
+                    let (first, rest) = all.split_at_mut(direct::packed_len(ins, outs, places.len()));
                     (part, memory) = (Some(first), Some(rest));
                 }
-                packed.push(Phase { remainder, taps, weights: pack_weights(sizes, &small, part) });
+                let view = WeightView { values, steps, taps: &places };
+                let weights = pack_weights([ins, outs], view, part);
+                packed.push(Phase { remainder, taps, weights });
             }
             Form::Phases(packed)
         };
@@ -199,7 +237,7 @@ fn supported(algorithm: Algorithm, shape: &ConvShape) -> Algorithm {
 ///
 /// # Shapes
 /// `grad` is the gradient of the output, `[n, out, d, h, w]`; `result` is `[n, in, d, h, w]` and is overwritten. `scratch` has
-/// [`PackedBackwardData::scratch_len`] values, whose contents do not matter. The result does not depend on the number of threads.
+/// as many values as [`PackedBackwardData::scratch`] wants to be lent; their contents do not matter. The result does not depend on the number of threads.
 ///
 /// # Panics
 /// If a length contradicts `shape`, or `weights` were prepared for another.
@@ -224,7 +262,7 @@ pub fn conv3d_backward_data(
             // A last row that no output reads has no gradient; with stride 1 there is none.
             flipped.batch = shape.batch;
             assert_eq!(flipped.output(), shape.input, "the flipped convolution covers the input");
-            return conv3d(&flipped, &sources, packed, None, result, None);
+            return conv3d(&flipped, &sources, packed, None, result, None, scratch);
         }
         Form::Phases(phases) => phases,
     };
@@ -233,49 +271,27 @@ pub fn conv3d_backward_data(
     }
     let windows = sources.map(|s| Window::whole(s, shape.out_voxels()));
     for phase in phases {
-        let axis = |a: usize| phase_axis(shape, phase.remainder, a);
-        let axes = [axis(0), axis(1), axis(2)];
-        let count = axes.map(|(_, _, count)| count);
-        if count.contains(&0) {
-            continue;
-        }
-        let small = ConvShape {
-            batch: shape.batch,
-            in_channels: shape.out_channels,
-            out_channels: shape.in_channels,
-            input: shape.output(),
-            kernel: phase.taps,
-            stride: [1; 3],
-            padding: [0; 3],
-        };
-        let rows = shape.batch * shape.in_channels;
-        let voxels: usize = count.iter().product();
-        let values = &mut scratch[..rows * voxels];
+        let Some((small, part, from)) = phase_call(shape, phase.remainder, phase.taps) else { continue };
+        let (values, rest) = split(scratch, shape.batch * shape.in_channels * part.voxels);
         let call = Direct {
             cpu: weights.cpu,
             shape: &small,
-            // The padding is not the same on both sides.
-            part: Part {
-                output: count,
-                origin: std::array::from_fn(|a| axes[a].0 as isize - (phase.taps[a] as isize - 1)),
-                sample: 0,
-                voxels,
-                start: 0,
-            },
+            part,
             sources: &windows,
             weights: &phase.weights,
             bias: None,
         };
-        call.run(values, None);
+        call.run(Target { out: &mut *values, stats: None, scratch: rest });
+        let count = part.output;
         let shared = Shared::new(result);
         let [_, ih, iw] = shape.input;
         let [sd, sh, sw] = shape.stride;
         values.par_chunks(count[2]).enumerate().for_each(|(i, values)| {
             let (y, rest) = (i % count[1], i / count[1]);
             let (z, row) = (rest % count[0], rest / count[0]);
-            let y = axes[1].1 + y * sh;
-            let z = axes[0].1 + z * sd;
-            let at = row * shape.in_voxels() + (z * ih + y) * iw + axes[2].1;
+            let y = from[1] + y * sh;
+            let z = from[0] + z * sd;
+            let at = row * shape.in_voxels() + (z * ih + y) * iw + from[2];
             // SAFETY: every row of a phase is written once, and ends inside its row of the result.
             let to = unsafe { shared.range(at, (count[2] - 1) * sw + 1) };
             for (to, &v) in to.iter_mut().step_by(sw).zip(values) {

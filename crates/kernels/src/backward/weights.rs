@@ -13,6 +13,7 @@ use crate::conv3d::pack::{pack_row, split_phases, zero_range};
 use crate::conv3d::{Algorithm, ConvShape};
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::norm::channel_stats;
+use crate::scratch::{Scratch, split};
 use crate::source::{Source, apply_prologue, check_sources, plane};
 
 use super::data::for_each_product;
@@ -38,7 +39,8 @@ pub fn bias_gradient(cpu: Cpu, grad: &[f32], channels: usize, voxels: usize) -> 
 ///
 /// # Shapes
 /// `sources` are the forward pass's, prologues included; `grad` is the gradient of the output, `[n, out, d, h, w]` (as a source,
-/// because the weight gradient of a transposed convolution has the forward input here). `result` is overwritten.
+/// because the weight gradient of a transposed convolution has the forward input here). `result` is overwritten. `scratch` has as
+/// many values as [`backward_weights_scratch`] wants to be lent; their contents do not matter.
 ///
 /// # Panics
 /// If a length contradicts `shape`.
@@ -48,8 +50,22 @@ pub fn conv3d_backward_weights(
     sources: &[Source<'_>],
     grad: Source<'_>,
     result: &mut [f32],
+    scratch: &mut [f32],
 ) {
-    conv3d_backward_weights_by(cpu, shape, sources, grad, Algorithm::Auto, result);
+    conv3d_backward_weights_by(cpu, shape, sources, grad, Algorithm::Auto, result, scratch);
+}
+
+/// What [`conv3d_backward_weights_by`] takes next to its operands: the caller's memory the sums of every range of voxels.
+pub fn backward_weights_scratch(cpu: Cpu, shape: &ConvShape, algorithm: Algorithm) -> Scratch {
+    if by_winograd(shape, algorithm) {
+        return winograd::scratch(shape, cpu.lanes());
+    }
+    let cut = Cut::new(shape, cpu.lanes());
+    Scratch { per_thread: cut.lengths(shape).iter().sum(), lent: cut.partial_len(shape) }
+}
+
+fn by_winograd(shape: &ConvShape, algorithm: Algorithm) -> bool {
+    algorithm == Algorithm::Winograd || algorithm == Algorithm::Auto && winograd::pays(shape)
 }
 
 /// [`conv3d_backward_weights`] by a named algorithm.
@@ -65,25 +81,20 @@ pub fn conv3d_backward_weights_by(
     grad: Source<'_>,
     algorithm: Algorithm,
     result: &mut [f32],
+    scratch: &mut [f32],
 ) {
     assert!(algorithm.supports(shape), "{algorithm:?} cannot compute {shape:?}");
     check_sources(sources, shape.batch, shape.in_channels, shape.in_voxels());
     check_sources(&[grad], shape.batch, shape.out_channels, shape.out_voxels());
     assert_eq!(result.len(), shape.weight_len(), "length of the weights' gradient of {shape:?}");
-    if algorithm == Algorithm::Winograd || algorithm == Algorithm::Auto && winograd::pays(shape) {
-        return winograd::run(cpu, shape, sources, grad, result);
+    if by_winograd(shape, algorithm) {
+        return winograd::run(cpu, shape, sources, grad, result, scratch);
     }
     let cut = Cut::new(shape, cpu.lanes());
     let blocks = [shape.out_channels.div_ceil(CHANNELS[0]), shape.in_channels.div_ceil(CHANNELS[1])];
-    let mut partial = vec![0.0f32; if cut.ranges > 1 { cut.ranges * result.len() } else { 0 }];
-    let shared = Shared::new(if cut.ranges > 1 { &mut partial } else { &mut *result });
-    let taps = shape.taps();
-    let lengths = [
-        CHANNELS[0] * CHANNELS[1] * taps * cut.lanes,
-        CHANNELS[0] * cut.grad_channel + cut.lanes,
-        cut.channel + 2 * cut.lanes + shape.kernel[2],
-        cut.width * shape.stride[2] + cut.lanes,
-    ];
+    let (partial, _) = split(scratch, cut.partial_len(shape));
+    let shared = Shared::new(if cut.ranges > 1 { &mut *partial } else { &mut *result });
+    let lengths = cut.lengths(shape);
     (0..cut.ranges * blocks[0] * blocks[1]).into_par_iter().for_each(|job| {
         let (range, block) = (job / (blocks[0] * blocks[1]), job % (blocks[0] * blocks[1]));
         let at = [block / blocks[1] * CHANNELS[0], block % blocks[1] * CHANNELS[1]];
@@ -181,6 +192,21 @@ impl Cut {
             grad_plane,
             taps,
         }
+    }
+
+    /// Values of every buffer of a job, in the order of [`Job`]'s fields.
+    fn lengths(&self, shape: &ConvShape) -> [usize; 4] {
+        [
+            CHANNELS[0] * CHANNELS[1] * self.taps.len() * self.lanes,
+            CHANNELS[0] * self.grad_channel + self.lanes,
+            self.channel + 2 * self.lanes + shape.kernel[2],
+            self.width * shape.stride[2] + self.lanes,
+        ]
+    }
+
+    /// Values of the sums of all ranges; none if there is one, which is the result.
+    fn partial_len(&self, shape: &ConvShape) -> usize {
+        if self.ranges > 1 { self.ranges * shape.weight_len() } else { 0 }
     }
 }
 

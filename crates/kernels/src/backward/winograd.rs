@@ -17,6 +17,7 @@ use crate::conv3d::frequencies::{FREQ, OUT, backward_weights, forward, forward_g
 use crate::conv3d::pack::{pack_row, zero_range};
 use crate::conv3d::winograd::supports;
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::{Scratch, split};
 use crate::source::{Source, plane};
 
 /// Tiles multiplied at a time.
@@ -66,28 +67,55 @@ impl Cut {
     fn ci_block(&self) -> usize {
         2 * self.lanes
     }
+
+    /// Values per frequency of height and width, of the input and of the gradient: a few more than there are, so that they do
+    /// not fall onto the same cache sets.
+    fn groups(&self) -> [usize; 2] {
+        [self.deep * TILES * self.ci_block() + 16, self.outs * TILES * CO_BLOCK + 16]
+    }
+
+    /// Values of every buffer of a job, in the order of [`Job`]'s fields.
+    fn lengths(&self) -> [usize; 8] {
+        // Longest run of tiles, its neighbours' values, rounded up to whole vectors.
+        let width = (TILES * OUT + 2).next_multiple_of(self.lanes);
+        let [input_group, grad_group] = self.groups();
+        [
+            GROUPS * self.deep * CO_BLOCK * self.ci_block(),
+            GROUPS * input_group,
+            GROUPS * grad_group,
+            self.deep * TILES * self.ci_block(),
+            self.deep * TILES * CO_BLOCK,
+            self.lanes * width,
+            self.lanes * width,
+            TILES * GROUPS * self.lanes,
+        ]
+    }
+
+    /// Values of the sums of all ranges; none if there is one, which is the result.
+    fn partial_len(&self, shape: &ConvShape) -> usize {
+        if self.ranges > 1 { self.ranges * shape.weight_len() } else { 0 }
+    }
+}
+
+/// See [`backward_weights_scratch`](super::weights::backward_weights_scratch).
+pub(super) fn scratch(shape: &ConvShape, lanes: usize) -> Scratch {
+    let cut = Cut::new(shape, lanes);
+    Scratch { per_thread: cut.lengths().iter().sum(), lent: cut.partial_len(shape) }
 }
 
 /// See [`conv3d_backward_weights`](super::weights::conv3d_backward_weights), whose checks come first.
-pub(super) fn run(cpu: Cpu, shape: &ConvShape, sources: &[Source<'_>], grad: Source<'_>, result: &mut [f32]) {
+pub(super) fn run(
+    cpu: Cpu,
+    shape: &ConvShape,
+    sources: &[Source<'_>],
+    grad: Source<'_>,
+    result: &mut [f32],
+    scratch: &mut [f32],
+) {
     let cut = Cut::new(shape, cpu.lanes());
-    let mut partial = vec![0.0f32; if cut.ranges > 1 { cut.ranges * result.len() } else { 0 }];
-    let shared = Shared::new(if cut.ranges > 1 { &mut partial } else { &mut *result });
-    let lanes = cut.lanes;
-    // Longest run of tiles, its neighbours' values, rounded up to whole vectors.
-    let width = (TILES * OUT + 2).next_multiple_of(lanes);
-    let input_group = cut.deep * TILES * cut.ci_block() + 16;
-    let grad_group = cut.outs * TILES * CO_BLOCK + 16;
-    let lengths = [
-        GROUPS * cut.deep * CO_BLOCK * cut.ci_block(),
-        GROUPS * input_group,
-        GROUPS * grad_group,
-        cut.deep * TILES * cut.ci_block(),
-        cut.deep * TILES * CO_BLOCK,
-        lanes * width,
-        lanes * width,
-        TILES * GROUPS * lanes,
-    ];
+    let (partial, _) = split(scratch, cut.partial_len(shape));
+    let shared = Shared::new(if cut.ranges > 1 { &mut *partial } else { &mut *result });
+    let (lengths, [input_group, grad_group]) = (cut.lengths(), cut.groups());
     let blocks = cut.blocks[0] * cut.blocks[1];
     (0..cut.ranges * blocks).into_par_iter().for_each(|job| {
         let (range, block) = (job / blocks, job % blocks);
@@ -340,7 +368,8 @@ impl Job<'_> {
         let x = (run.tile[1] * OUT) as isize;
         let (grad, size) = (self.grad, self.shape.output());
         let row = FREQ * I::LANES;
-        // SAFETY: as in `input_plane`.
+        // SAFETY: `turned` has the run's values, `half` 36 vectors per tile, `grad_planes` one per `y, x`, plane, tile and
+        // vector of channels; debug assertions check every access.
         unsafe {
             for dy in 0..OUT {
                 let y = (run.tile[0] * OUT + dy) as isize;

@@ -9,11 +9,12 @@
 use rayon::prelude::*;
 
 use super::pack::{pack_row, split_phases, zero_range};
-use super::{ConvShape, Part};
+use super::{ConvShape, Part, Target, WeightView};
 use crate::buffer::{Buffer, Shared, Storage, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::Scratch;
 use crate::source::{Plane, Window, window_plane};
-use crate::stats::{ChannelStats, Partial};
+use crate::stats::Partial;
 
 /// Output channels per packed block of weights.
 pub(crate) const CO_BLOCK: usize = 8;
@@ -29,10 +30,11 @@ pub(crate) fn packed_len(out_channels: usize, in_channels: usize, taps: usize) -
 
 /// Weights as `[co / 8][ci][taps][8]`, missing output channels zero, in memory of [`packed_len`].
 pub(crate) fn pack_weights<'a>(
-    [out_channels, in_channels, taps]: [usize; 3],
-    weights: &[f32],
+    [out_channels, in_channels]: [usize; 2],
+    weights: WeightView<'_>,
     memory: Option<&'a mut [f32]>,
 ) -> Storage<'a> {
+    let taps = weights.taps.len();
     let panel = in_channels * taps * CO_BLOCK;
     let len = packed_len(out_channels, in_channels, taps);
     let mut own = Buffer::zeroed(if memory.is_some() { 0 } else { len });
@@ -44,9 +46,11 @@ pub(crate) fn pack_weights<'a>(
                 panel.fill(0.0);
             }
             for c in 0..CO_BLOCK.min(out_channels - block * CO_BLOCK) {
-                let row = &weights[(block * CO_BLOCK + c) * in_channels * taps..][..in_channels * taps];
-                for (i, &w) in row.iter().enumerate() {
-                    panel[i * CO_BLOCK + c] = w;
+                for (ci, panel) in panel.chunks_exact_mut(taps * CO_BLOCK).enumerate() {
+                    let row = weights.row(block * CO_BLOCK + c, ci);
+                    for (to, &tap) in panel.iter_mut().skip(c).step_by(CO_BLOCK).zip(weights.taps) {
+                        *to = row[tap];
+                    }
                 }
             }
         });
@@ -114,6 +118,21 @@ impl Cut {
         }
         Self { rows, ci_chunk, co_chunk, channel, plane, phase, row, width, taps }
     }
+
+    /// Values of a job's packed input with what is read behind it, and of a line.
+    fn lengths(&self, shape: &ConvShape, lanes: usize) -> [usize; 2] {
+        [self.ci_chunk * self.channel + 2 * lanes, self.line(shape) + lanes]
+    }
+
+    /// Values of a row before it is split into phases.
+    fn line(&self, shape: &ConvShape) -> usize {
+        self.width * shape.stride[2]
+    }
+}
+
+/// What a call with these outputs takes.
+pub(crate) fn scratch(shape: &ConvShape, output: [usize; 3], lanes: usize) -> Scratch {
+    Scratch { per_thread: Cut::new(shape, output).lengths(shape, lanes).iter().sum(), lent: 0 }
 }
 
 /// The call: everything the jobs share.
@@ -127,7 +146,8 @@ pub(crate) struct Direct<'a> {
 }
 
 impl Direct<'_> {
-    pub(crate) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
+    pub(crate) fn run(&self, target: Target<'_>) {
+        let Target { out, stats, .. } = target;
         let cut = Cut::new(self.shape, self.part.output);
         let [od, oh, ow] = self.part.output;
         let boxes = [od.div_ceil(cut.rows[0]), oh.div_ceil(cut.rows[1])];
@@ -138,17 +158,16 @@ impl Direct<'_> {
             .map(|_| Partial::new(self.shape.batch * self.shape.out_channels, boxes[0] * boxes[1]));
         let shared = Shared::new(out);
         let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
-        let row = cut.width * self.shape.stride[2];
-        let lanes = self.cpu.lanes();
-        let packed_len = cut.ci_chunk * cut.channel + 2 * lanes;
+        let row = cut.line(self.shape);
+        let lengths = cut.lengths(self.shape, self.cpu.lanes());
         (0..jobs).into_par_iter().for_each(|job| {
             let (rest, part) = (job / co_parts, job % co_parts);
             let (n, at) = (rest / (boxes[0] * boxes[1]), rest % (boxes[0] * boxes[1]));
             let start = [at / boxes[1] * cut.rows[0], at % boxes[1] * cut.rows[1]];
             let rows = [cut.rows[0].min(od - start[0]), cut.rows[1].min(oh - start[1])];
             let co = part * cut.co_chunk;
-            with_scratch(packed_len + row + lanes, |scratch| {
-                let (packed, line) = scratch.split_at_mut(packed_len);
+            with_scratch(lengths.iter().sum(), |scratch| {
+                let (packed, line) = scratch.split_at_mut(lengths[0]);
                 self.cpu.dispatch(Job {
                     call: self,
                     cut: &cut,

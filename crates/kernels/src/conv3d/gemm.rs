@@ -9,11 +9,12 @@ use rayon::prelude::*;
 
 use super::direct::{CO_BLOCK, PackedRows, accumulate};
 use super::pack::pack_row;
-use super::{ConvShape, Part};
-use crate::buffer::{Buffer, Shared, with_scratch};
+use super::{ConvShape, Part, Target};
+use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::{Scratch, split};
 use crate::source::{Plane, Window, window_plane};
-use crate::stats::{ChannelStats, Partial};
+use crate::stats::Partial;
 
 /// Rows of the matrix at a time, at most; also keeps the rounding error below 1e-6.
 const DEPTH: usize = 1728;
@@ -62,6 +63,27 @@ impl Cut {
         let more = 32usize.div_ceil(splits).min(panels.div_ceil(2)).max(1);
         Self { panel, panels, channels, blocks: blocks.div_ceil(splits), columns: panels.div_ceil(more) }
     }
+
+    /// Values of a padded channel with what is read behind it, and of a row of the matrix with what is written behind it.
+    fn lengths(&self, shape: &ConvShape, part: &Part, lanes: usize) -> [usize; 2] {
+        [span(shape, part).iter().product::<usize>() + 2 * lanes, self.panels * self.panel + lanes]
+    }
+
+    /// Values of the matrix.
+    fn matrix_len(&self, shape: &ConvShape) -> usize {
+        self.panels * self.panel * self.channels * shape.taps()
+    }
+}
+
+/// Input voxels per axis that the outputs' taps span.
+fn span(shape: &ConvShape, part: &Part) -> [usize; 3] {
+    std::array::from_fn(|a| (part.output[a] - 1) * shape.stride[a] + shape.kernel[a])
+}
+
+/// What a call takes: every thread the rows that it makes, the caller's memory the matrix.
+pub(super) fn scratch(shape: &ConvShape, part: &Part, lanes: usize) -> Scratch {
+    let cut = Cut::new(shape, part, lanes);
+    Scratch { per_thread: cut.lengths(shape, part, lanes).iter().sum(), lent: cut.matrix_len(shape) }
 }
 
 /// The call: everything the jobs share.
@@ -75,7 +97,8 @@ pub(super) struct Gemm<'a> {
 }
 
 impl Gemm<'_> {
-    pub(super) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
+    pub(super) fn run(&self, target: Target<'_>) {
+        let Target { out, stats, scratch } = target;
         let shape = self.shape;
         let lanes = self.cpu.lanes();
         let cut = Cut::new(shape, &self.part, lanes);
@@ -85,14 +108,15 @@ impl Gemm<'_> {
         let shared = Shared::new(out);
         let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
         let taps = shape.taps();
-        let mut matrix = Buffer::zeroed(cut.panels * cut.panel * cut.channels * taps);
+        let (matrix, _) = split(scratch, cut.matrix_len(shape));
+        let lengths = cut.lengths(shape, &self.part, lanes);
         for n in 0..shape.batch {
             for ci in (0..shape.in_channels).step_by(cut.channels) {
                 let end = (ci + cut.channels).min(shape.in_channels);
                 let depth = (end - ci) * taps;
-                let rows = Shared::new(&mut matrix);
+                let rows = Shared::new(matrix);
                 (ci..end).into_par_iter().for_each(|channel| {
-                    with_scratch(self.scratch_len(&cut), |scratch| {
+                    with_scratch(lengths.iter().sum(), |scratch| {
                         let first = (channel - ci) * taps;
                         self.cpu.dispatch(Spread {
                             call: self,
@@ -102,11 +126,12 @@ impl Gemm<'_> {
                             first,
                             depth,
                             scratch,
+                            padded: lengths[0],
                             rows,
                         });
                     });
                 });
-                let matrix = &matrix[..];
+                let matrix = &*matrix;
                 (0..jobs[0] * jobs[1]).into_par_iter().for_each(|job| {
                     self.cpu.dispatch(Job {
                         call: self,
@@ -127,21 +152,6 @@ impl Gemm<'_> {
             partial.reduce(stats);
         }
     }
-
-    /// Input voxels per axis that the outputs' taps span.
-    fn span(&self) -> [usize; 3] {
-        std::array::from_fn(|a| (self.part.output[a] - 1) * self.shape.stride[a] + self.shape.kernel[a])
-    }
-
-    /// A padded channel, and what is read behind it.
-    fn padded_len(&self) -> usize {
-        self.span().iter().product::<usize>() + 2 * self.cpu.lanes()
-    }
-
-    /// A padded channel, and a row of the matrix with what is written behind it.
-    fn scratch_len(&self, cut: &Cut) -> usize {
-        self.padded_len() + cut.panels * cut.panel + self.cpu.lanes()
-    }
 }
 
 /// Writes the rows of one input channel.
@@ -154,6 +164,8 @@ struct Spread<'a> {
     first: usize,
     depth: usize,
     scratch: &'a mut [f32],
+    /// How much of it is for the padded channel.
+    padded: usize,
     rows: Shared<'a, f32>,
 }
 
@@ -167,8 +179,8 @@ impl Kernel for Spread<'_> {
         let [sd, sh, sw] = shape.stride;
         let [od, oh, ow] = self.call.part.output;
         let origin = self.call.part.origin;
-        let span = self.call.span();
-        let (padded, row) = self.scratch.split_at_mut(self.call.padded_len());
+        let span = span(shape, &self.call.part);
+        let (padded, row) = self.scratch.split_at_mut(self.padded);
         row.fill(0.0);
         let Plane { data, prologue } = window_plane(self.call.sources, self.n, self.channel, id * ih * iw);
         for z in 0..span[0] {

@@ -7,9 +7,9 @@
 
 use rayon::prelude::*;
 
-use super::ConvShape;
 use super::frequencies::{FREQ, weight_frequencies};
 use super::winograd::{CO_BLOCK, GROUPS, deep};
+use super::{ConvShape, WeightView};
 use crate::buffer::{Buffer, Shared, Storage};
 use crate::isa::{Cpu, Isa, Kernel};
 
@@ -25,7 +25,7 @@ pub(crate) fn packed_len(shape: &ConvShape) -> usize {
 pub(crate) fn pack_weights<'a>(
     cpu: Cpu,
     shape: &ConvShape,
-    weights: &[f32],
+    weights: WeightView<'_>,
     memory: Option<&'a mut [f32]>,
 ) -> Storage<'a> {
     let blocks = shape.out_channels.div_ceil(CO_BLOCK);
@@ -50,7 +50,7 @@ pub(crate) fn pack_weights<'a>(
 /// All frequencies of one input channel and block of output channels.
 struct Job<'a> {
     shape: &'a ConvShape,
-    weights: &'a [f32],
+    weights: WeightView<'a>,
     block: usize,
     ci: usize,
     out: Shared<'a, f32>,
@@ -62,13 +62,13 @@ impl Kernel for Job<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, _: I) {
         let shape = self.shape;
-        let (cis, taps, deep) = (shape.in_channels, shape.taps(), deep(shape.kernel));
+        let (cis, deep) = (shape.in_channels, deep(shape.kernel));
         let blocks = shape.out_channels.div_ceil(CO_BLOCK);
         let mut g = [[0.0; CO_BLOCK]; 27];
         for lane in 0..CO_BLOCK.min(shape.out_channels - self.block * CO_BLOCK) {
-            let row = &self.weights[((self.block * CO_BLOCK + lane) * cis + self.ci) * taps..][..taps];
-            for (g, &w) in g.iter_mut().zip(row) {
-                g[lane] = f64::from(w);
+            let row = self.weights.row(self.block * CO_BLOCK + lane, self.ci);
+            for (g, &tap) in g.iter_mut().zip(self.weights.taps) {
+                g[lane] = f64::from(row[tap]);
             }
         }
         // Depth, then height, then width; a flat kernel has one plane of taps and of frequencies.

@@ -14,11 +14,12 @@ use rayon::prelude::*;
 
 use super::frequencies::{FREQ, OUT, backward, forward};
 use super::pack::{pack_row, zero_range};
-use super::{ConvShape, Part};
+use super::{ConvShape, Part, Target};
 use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
+use crate::scratch::Scratch;
 use crate::source::{Plane, Window, window_plane};
-use crate::stats::{ChannelStats, Partial};
+use crate::stats::Partial;
 
 /// Output channels per packed block of weights.
 pub(super) const CO_BLOCK: usize = 16;
@@ -108,6 +109,28 @@ impl Cut {
         Self { lanes, depth, output, tiles, held, blocks, segments, steps, co_chunk }
     }
 
+    /// Values of every buffer of a job, in the order of [`Job`]'s fields.
+    fn lengths(&self, shape: &ConvShape) -> [usize; 7] {
+        let vector = self.held * self.lanes;
+        let [deep, outs] = self.depth;
+        let held = CO_HELD.min(shape.out_channels.next_multiple_of(CO_BLOCK));
+        let group = self.group(shape);
+        [
+            deep * FREQ * 8 * vector,
+            deep * GROUPS * self.lanes,
+            GROUPS * group,
+            group,
+            deep * CO_BLOCK * vector,
+            held * outs * FREQ * vector,
+            held * outs * FREQ * OUT * vector,
+        ]
+    }
+
+    /// Values per frequency of height and width: a few more than there are, so that they do not fall onto the same cache sets.
+    fn group(&self, shape: &ConvShape) -> usize {
+        shape.in_channels * self.depth[0] * self.held * self.lanes + 16
+    }
+
     /// First output voxel of chunk `chunk` of a job's vectors at a step.
     fn chunk(&self, segment: usize, step: usize, chunk: usize) -> Chunk {
         let [td, th, tw] = self.tiles;
@@ -131,6 +154,11 @@ fn held(shape: &ConvShape, vectors: usize) -> usize {
     held.min(vectors)
 }
 
+/// What a call with these outputs takes.
+pub(super) fn scratch(shape: &ConvShape, output: [usize; 3], lanes: usize) -> Scratch {
+    Scratch { per_thread: Cut::new(shape, output, lanes).lengths(shape).iter().sum(), lent: 0 }
+}
+
 /// The call: everything the jobs share.
 pub(super) struct Winograd<'a> {
     pub(super) cpu: Cpu,
@@ -142,7 +170,8 @@ pub(super) struct Winograd<'a> {
 }
 
 impl Winograd<'_> {
-    pub(super) fn run(&self, out: &mut [f32], stats: Option<&mut ChannelStats>) {
+    pub(super) fn run(&self, target: Target<'_>) {
+        let Target { out, stats, .. } = target;
         let shape = self.shape;
         let cut = Cut::new(shape, self.part.output, self.cpu.lanes());
         let parts = shape.out_channels.div_ceil(cut.co_chunk);
@@ -150,20 +179,7 @@ impl Winograd<'_> {
         let mut partial = stats.as_ref().map(|_| Partial::new(shape.batch * shape.out_channels, places));
         let shared = Shared::new(out);
         let shared_stats = partial.as_mut().map(|p| Shared::new(&mut p.sums));
-        let vector = cut.held * cut.lanes;
-        let [deep, outs] = cut.depth;
-        let held = CO_HELD.min(shape.out_channels.next_multiple_of(CO_BLOCK));
-        // A little more than the values per group, so that groups do not fall onto the same cache sets.
-        let group = shape.in_channels * deep * vector + 16;
-        let lengths = [
-            deep * FREQ * 8 * vector,
-            deep * GROUPS * cut.lanes,
-            GROUPS * group,
-            group,
-            deep * CO_BLOCK * vector,
-            held * outs * FREQ * vector,
-            held * outs * FREQ * OUT * vector,
-        ];
+        let (lengths, group) = (cut.lengths(shape), cut.group(shape));
         (0..shape.batch * places * parts).into_par_iter().for_each(|job| {
             let (rest, part) = (job / parts, job % parts);
             let (n, place) = (rest / places, rest % places);
@@ -527,7 +543,7 @@ impl Job<'_> {
                 for z in 0..outs {
                     let at = (v * outs + z) * FREQ * I::LANES;
                     let to = ((v * FREQ + y) * outs + z) * OUT * I::LANES;
-                    // SAFETY: as above.
+                    // SAFETY: `columns` has six vectors per channel, vector of tiles and plane, `back` 24; debug assertions check every access.
                     unsafe {
                         let m = backward(
                             isa,

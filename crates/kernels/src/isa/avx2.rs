@@ -31,8 +31,6 @@ fn mask(n: usize) -> __m256i {
     }
 }
 
-// SAFETY of every block below: `self` proves the CPU has the instructions; bounds of loads and stores are the caller's
-// duty, as the trait says.
 impl Isa for Avx2 {
     type F32 = __m256;
     type F64 = __m256d;
@@ -41,71 +39,71 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_set1_ps(x) }
     }
     #[inline(always)]
     unsafe fn load(self, from: &[f32], at: usize) -> __m256 {
         debug_assert!(at + 8 <= from.len(), "load of {at}..+8 from {}", from.len());
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA; the caller keeps what is read inside the slice.
         unsafe { _mm256_loadu_ps(from.as_ptr().add(at)) }
     }
     #[inline(always)]
     unsafe fn load_first(self, from: &[f32], at: usize, n: usize) -> __m256 {
         debug_assert!(at + n <= from.len(), "load of {at}..+{n} from {}", from.len());
-        // SAFETY: as above; masked lanes are not read.
+        // SAFETY: `self` proves AVX2 and FMA; the caller keeps the first `n` lanes inside, and masked ones are not read.
         unsafe { _mm256_maskload_ps(from.as_ptr().add(at), mask(n)) }
     }
     #[inline(always)]
     unsafe fn store(self, to: &mut [f32], at: usize, v: __m256) {
         debug_assert!(at + 8 <= to.len(), "store of {at}..+8 to {}", to.len());
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA; the caller keeps what is written inside the slice.
         unsafe { _mm256_storeu_ps(to.as_mut_ptr().add(at), v) }
     }
     #[inline(always)]
     unsafe fn store_first(self, to: &mut [f32], at: usize, n: usize, v: __m256) {
         debug_assert!(at + n <= to.len(), "store of {at}..+{n} to {}", to.len());
-        // SAFETY: as above; masked lanes are not written.
+        // SAFETY: `self` proves AVX2 and FMA; the caller keeps the first `n` lanes inside, and masked ones are not written.
         unsafe { _mm256_maskstore_ps(to.as_mut_ptr().add(at), mask(n), v) }
     }
     #[inline(always)]
     fn keep_first(self, v: __m256, n: usize) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_and_ps(v, _mm256_castsi256_ps(mask(n))) }
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_add_ps(a, b) }
     }
     #[inline(always)]
     fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_sub_ps(a, b) }
     }
     #[inline(always)]
     fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_mul_ps(a, b) }
     }
     #[inline(always)]
     fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     fn fnma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_fnmadd_ps(a, b, c) }
     }
     #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_max_ps(a, b) }
     }
     #[inline(always)]
     fn select_positive(self, selector: __m256, x: __m256, y: __m256) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(selector, _mm256_setzero_ps());
             _mm256_blendv_ps(y, x, positive)
@@ -113,7 +111,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn transpose4(self, v: [__m256; 4]) -> [__m256; 4] {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1]));
             let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
@@ -130,7 +128,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn store_quads(self, to: &mut [f32], at: usize, pitch: usize, v: __m256) {
         debug_assert!(at + pitch + 4 <= to.len(), "quads at {at} by {pitch} in {}", to.len());
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA; the caller keeps what is written inside the slice.
         unsafe {
             let to = to.as_mut_ptr().add(at);
             _mm_storeu_ps(to, _mm256_castps256_ps128(v));
@@ -139,7 +137,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn deinterleave2(self, a: __m256, b: __m256) -> (__m256, __m256) {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             // Within 128-bit halves first, then the halves' 64-bit quarters into order.
             let even = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
@@ -152,7 +150,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn interleave2(self, even: __m256, odd: __m256) -> (__m256, __m256) {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let low = _mm256_unpacklo_ps(even, odd);
             let high = _mm256_unpackhi_ps(even, odd);
@@ -161,12 +159,12 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn zero64(self) -> __m256d {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_setzero_pd() }
     }
     #[inline(always)]
     fn add_wide(self, acc: __m256d, v: __m256) -> __m256d {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
             let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
@@ -175,7 +173,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn fma_wide(self, acc: __m256d, a: __m256, b: __m256) -> __m256d {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let a0 = _mm256_cvtps_pd(_mm256_castps256_ps128(a));
             let a1 = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(a));
@@ -186,7 +184,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn sum64(self, acc: __m256d) -> f64 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let pair = _mm_add_pd(_mm256_castpd256_pd128(acc), _mm256_extractf128_pd::<1>(acc));
             _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
@@ -194,7 +192,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn sum(self, v: __m256) -> f32 {
-        // SAFETY: as above.
+        // SAFETY: `self` proves AVX2 and FMA.
         unsafe {
             let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -1,8 +1,10 @@
-//! What a program takes.
+//! What a program takes, and whether it is there.
 
 use std::fmt;
 
-/// Bytes that an engine takes for a program, known before its first step.
+use crate::NetError;
+
+/// Bytes that an engine and its caller take for a program, known before its first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryPlan {
     /// Weights and running statistics.
@@ -13,26 +15,75 @@ pub struct MemoryPlan {
     pub maps: u64,
     /// Weights that stay prepared between passes.
     pub packed: u64,
+    /// Scratch of the threads, which stays with them.
+    pub scratch: u64,
+    /// The patch, which the caller holds.
+    pub input: u64,
 }
 
 impl MemoryPlan {
     /// All of it.
     pub fn total(self) -> u64 {
-        self.parameters + self.gradients + self.maps + self.packed
+        self.parameters + self.gradients + self.maps + self.packed + self.scratch + self.input
     }
+
+    /// Refuses what does not fit into `free` bytes next to the `held` ones that are already taken for it.
+    ///
+    /// # Errors
+    /// [`NetError::Memory`].
+    pub(super) fn check(self, held: u64, free: Option<u64>) -> Result<(), NetError> {
+        let needed = self.total().saturating_sub(held);
+        match free {
+            Some(free) if needed > free => Err(NetError::Memory { needed, free, plan: self }),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
 }
 
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
-        let Self { parameters, gradients, maps, packed } = *self;
+        let Self { parameters, gradients, maps, packed, scratch, input } = *self;
         write!(f, "{:.2} GiB (maps {:.2}, weights {:.2}", gib(self.total()), gib(maps), gib(parameters))?;
-        if gradients > 0 {
-            write!(f, ", gradients {:.2}", gib(gradients))?;
-        }
-        if packed > 0 {
-            write!(f, ", prepared weights {:.2}", gib(packed))?;
+        for (what, bytes) in [
+            ("gradients", gradients),
+            ("prepared weights", packed),
+            ("scratch of the threads", scratch),
+            ("patch", input),
+        ] {
+            if bytes > 0 {
+                write!(f, ", {what} {:.2}", gib(bytes))?;
+            }
         }
         f.write_str(")")
+    }
+}
+
+/// Bytes of memory that are free now, where the system tells.
+pub fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use glioseg_diagnose::Diagnose;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_numbers() {
+        let plan = MemoryPlan { parameters: 1 << 30, maps: 3 << 30, ..MemoryPlan::default() };
+        let error = plan.check(1 << 30, Some((3 << 30) - 1)).expect_err("a byte too few");
+        let text = "the network needs 3.00 GiB more memory, but 3.00 GiB are free; in all it takes 4.00 GiB (maps 3.00, weights 1.00)";
+        assert_eq!(error.to_string(), text);
+        assert!(error.hint().is_some_and(|h| h.contains("smaller")));
+        assert!(plan.check(1 << 30, Some(3 << 30)).is_ok());
+        assert!(plan.check(5 << 30, Some(0)).is_ok(), "nothing more is needed");
+        assert!(plan.check(0, None).is_ok(), "nobody knows");
     }
 }

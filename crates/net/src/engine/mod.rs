@@ -25,7 +25,8 @@ use crate::parameters::Parameters;
 use crate::program::Program;
 
 pub use cpu::CpuEngine;
-pub use memory::MemoryPlan;
+pub(crate) use memory::gib;
+pub use memory::{MemoryPlan, free_memory};
 pub use reference::{ReferenceEngine, Rounding};
 
 /// Where a network runs.
@@ -243,7 +244,7 @@ pub trait Engine: Send + fmt::Debug {
     /// Makes a program the present one; at once if it is already.
     ///
     /// # Errors
-    /// [`NetError::Memory`] if there is not enough for it.
+    /// [`NetError::Memory`] if less is free than it needs beyond what the engine holds already.
     fn prepare(&mut self, program: &Program) -> Result<MemoryPlan, NetError>;
 
     /// Takes the parameters of the network.
@@ -273,7 +274,7 @@ pub trait Engine: Send + fmt::Debug {
     /// Forward pass of an evaluation program, and what it has right.
     ///
     /// # Errors
-    /// [`NetError::Target`] if the targets, one per head, do not fit.
+    /// [`NetError::Target`] if the targets, one per head, do not fit, before anything is computed.
     ///
     /// # Panics
     /// As [`Self::forward`].
@@ -288,7 +289,7 @@ pub trait Engine: Send + fmt::Debug {
     /// Forward pass, loss, backward pass, clipping and one step of the optimiser, of a training program.
     ///
     /// # Errors
-    /// [`NetError::Target`] if the targets, one per head of the network, do not fit.
+    /// [`NetError::Target`] if the targets, one per head of the network, do not fit, before anything is computed or changed.
     ///
     /// # Panics
     /// As [`Self::forward`].

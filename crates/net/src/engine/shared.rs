@@ -2,10 +2,43 @@
 
 use glioseg_kernels::Moments;
 
+use crate::NetError;
 use crate::init::mix;
+use crate::loss::{self, HeadShape, LossOptions, Targets};
+use crate::program::{MapId, Mode, Program};
 
 /// Weight of the newest batch in running statistics (PyTorch's default).
 const BATCH_NORM_MOMENTUM: f64 = 0.1;
+
+/// Size of a head's logits.
+pub(super) fn head_shape(program: &Program, head: MapId) -> HeadShape {
+    let map = program.map(head);
+    HeadShape { batch: program.batch, channels: map.channels, voxels: map.voxels() }
+}
+
+/// Checks what a pass will be compared with: before it, so that a refused one has changed nothing.
+///
+/// # Errors
+/// [`NetError::Target`] if there is not one target and one weight per head of the network, or a target that counts does not
+/// fit its head.
+pub(super) fn check_targets(
+    program: &Program,
+    targets: &[Targets<'_>],
+    weights: &[f64],
+    options: &LossOptions,
+) -> Result<(), NetError> {
+    let heads = match &program.mode {
+        Mode::Train { heads } => heads.len(),
+        Mode::Evaluate | Mode::Predict => program.heads.len(),
+    };
+    loss::check_heads(heads, targets.len(), weights.len())?;
+    for (&head, &level) in program.heads.iter().zip(&program.levels) {
+        if level == 0 || weights[level] != 0.0 {
+            loss::check_target(targets[level], head_shape(program, head), options)?;
+        }
+    }
+    Ok(())
+}
 
 /// Mean and biased variance of a batch blended into the running ones, of which the variance is unbiased.
 pub(super) fn blend_running(old: [&[f32]; 2], moments: &Moments) -> [Vec<f32>; 2] {

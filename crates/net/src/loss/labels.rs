@@ -1,8 +1,9 @@
 //! One softmax over all labels, with a Dice per label and categorical cross entropy.
 
+use glioseg_kernels::vectorised;
 use rayon::prelude::*;
 
-use super::math::{exp, ln, sums, vectorised};
+use super::math::{exp, ln, sums};
 use super::{HeadShape, LossOptions, Sums, Terms};
 use crate::NetError;
 
@@ -32,6 +33,21 @@ fn pieces(values: &mut [f32], shape: HeadShape) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// Checks the number of labels, and that each has a channel.
+pub(super) fn check(labels: &[i16], shape: HeadShape, options: &LossOptions) -> Result<(), NetError> {
+    let HeadShape { batch, channels, voxels } = shape;
+    if labels.len() != batch * voxels {
+        return Err(NetError::Target {
+            what: format!("{} labels where the head has {} voxels", labels.len(), batch * voxels),
+        });
+    }
+    let known = |l: i16| Some(l) == options.ignore_label || usize::try_from(l).is_ok_and(|l| l < channels);
+    if let Some(&label) = labels.iter().find(|&&l| !known(l)) {
+        return Err(NetError::Target { what: format!("label {label} for a head of {channels} channels") });
+    }
+    Ok(())
+}
+
 /// Probabilities of all labels, and the sums.
 pub(super) fn probabilities(
     logits: &[f32],
@@ -39,18 +55,10 @@ pub(super) fn probabilities(
     shape: HeadShape,
     options: &LossOptions,
     probs: &mut [f32],
-) -> Result<Sums, NetError> {
+) -> Sums {
     let HeadShape { batch, channels, voxels } = shape;
-    if labels.len() != batch * voxels {
-        return Err(NetError::Target {
-            what: format!("{} labels where the head has {} voxels", labels.len(), batch * voxels),
-        });
-    }
+    assert_eq!(labels.len(), batch * voxels, "labels of a head that were checked");
     let ignored = options.ignore_label;
-    let known = |l: i16| Some(l) == ignored || usize::try_from(l).is_ok_and(|l| l < channels);
-    if let Some(&label) = labels.iter().find(|&&l| !known(l)) {
-        return Err(NetError::Target { what: format!("label {label} for a head of {channels} channels") });
-    }
     let parts: Vec<(usize, Vec<[f64; 3]>, [f64; 2])> = pieces(probs, shape)
         .into_par_iter()
         .map(|Piece { sample, first, planes }| {
@@ -80,7 +88,7 @@ pub(super) fn probabilities(
         total.entropy += entropy;
         total.count += count;
     }
-    Ok(total)
+    total
 }
 
 /// 1 for voxels that count.

@@ -7,12 +7,6 @@ const BLOCK: usize = 1024;
 /// Partial sums side by side.
 pub(super) const LANES: usize = 16;
 
-/// Runs `f` compiled for the best instructions of this CPU; what `f` calls must be inlined into it.
-#[inline(always)]
-pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
-
 /// `e^x` for `x <= 0`, within 2 units in the last place; below -87 as at -87. NaN stays NaN.
 ///
 /// # Source

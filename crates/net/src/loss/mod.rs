@@ -140,10 +140,26 @@ pub(crate) fn check_heads(heads: usize, targets: usize, weights: usize) -> Resul
     Ok(())
 }
 
-/// Loss of one head; `gradient` is overwritten with that of `weight` times the loss with respect to the logits.
+/// Checks what a head should have answered, before it is asked.
 ///
 /// # Errors
 /// [`NetError::Target`] if the target has another size than the head, or a label that the head has no channel for.
+pub(crate) fn check_target(
+    target: Targets<'_>,
+    shape: HeadShape,
+    options: &LossOptions,
+) -> Result<(), NetError> {
+    match target {
+        Targets::Labels(labels) => labels::check(labels, shape, options),
+        Targets::Regions(regions) => regions::check(regions, shape, options),
+    }
+}
+
+/// Loss of one head, whose target has been checked; `gradient` is overwritten with that of `weight` times the loss with respect
+/// to the logits.
+///
+/// # Panics
+/// If a length contradicts another.
 pub(crate) fn head_gradient(
     logits: &[f32],
     target: Targets<'_>,
@@ -151,39 +167,39 @@ pub(crate) fn head_gradient(
     options: &LossOptions,
     weight: f64,
     gradient: &mut [f32],
-) -> Result<Loss, NetError> {
+) -> Loss {
     match target {
         Targets::Labels(labels) => {
-            let sums = labels::probabilities(logits, labels, shape, options, gradient)?;
+            let sums = labels::probabilities(logits, labels, shape, options, gradient);
             let terms = Terms::new(&sums, shape, options, weight);
             labels::gradient(labels, shape, options, &terms, gradient);
-            Ok(terms.loss)
+            terms.loss
         }
         Targets::Regions(regions) => {
-            let sums = regions::probabilities(logits, regions, shape, options, gradient)?;
+            let sums = regions::probabilities(logits, regions, shape, options, gradient);
             let terms = Terms::new(&sums, shape, options, weight);
             regions::gradient(regions, shape, options, &terms, gradient);
-            Ok(terms.loss)
+            terms.loss
         }
     }
 }
 
-/// Loss of one head; `scratch` holds as many values as the logits.
+/// Loss of one head, whose target has been checked; `scratch` holds as many values as the logits.
 ///
-/// # Errors
-/// As of [`head_gradient`].
+/// # Panics
+/// If a length contradicts another.
 pub(crate) fn head_value(
     logits: &[f32],
     target: Targets<'_>,
     shape: HeadShape,
     options: &LossOptions,
     scratch: &mut [f32],
-) -> Result<Loss, NetError> {
+) -> Loss {
     let sums = match target {
-        Targets::Labels(labels) => labels::probabilities(logits, labels, shape, options, scratch)?,
-        Targets::Regions(regions) => regions::probabilities(logits, regions, shape, options, scratch)?,
+        Targets::Labels(labels) => labels::probabilities(logits, labels, shape, options, scratch),
+        Targets::Regions(regions) => regions::probabilities(logits, regions, shape, options, scratch),
     };
-    Ok(Terms::new(&sums, shape, options, 1.0).loss)
+    Terms::new(&sums, shape, options, 1.0).loss
 }
 
 /// What the first pass adds up, per sample and channel: `[n * channels + c]`.

@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::{HeadShape, Targets};
-use crate::NetError;
 
 /// Voxels of one unit of work.
 const CHUNK: usize = 1 << 14;
@@ -34,10 +33,7 @@ impl Overlap {
     }
 }
 
-/// What every region, or every label but background, has right in a batch.
-///
-/// # Errors
-/// [`NetError::Target`] if the target has another size than the logits.
+/// What every region, or every label but background, has right in a batch; the target has been checked.
 ///
 /// # Source
 /// nnU-Net v2, `nnUNetTrainer.validation_step`.
@@ -46,32 +42,23 @@ pub(crate) fn overlap_of_batch(
     target: Targets<'_>,
     shape: HeadShape,
     ignore_label: Option<i16>,
-) -> Result<Vec<Overlap>, NetError> {
+) -> Vec<Overlap> {
     let HeadShape { batch, channels, voxels } = shape;
-    let stored = match target {
-        Targets::Regions(values) => values.len() / (voxels * batch),
-        Targets::Labels(values) => values.len() / (voxels * batch),
-    };
-    let (found, expected) = match target {
-        Targets::Regions(values) => (values.len(), stored.max(channels) * batch * voxels),
-        Targets::Labels(values) => (values.len(), batch * voxels),
-    };
-    if found != expected {
-        return Err(NetError::Target { what: format!("{found} values where the head asks for {expected}") });
-    }
     let mut total: Vec<Overlap> = vec![];
     for n in 0..batch {
         let logits = &logits[n * channels * voxels..][..channels * voxels];
         let found = match target {
             Targets::Regions(regions) => {
-                of_regions(logits, &regions[n * stored * voxels..][..stored * voxels], voxels)
+                // One channel more than there are regions where voxels are ignored.
+                let of_sample = regions.len() / batch;
+                of_regions(logits, &regions[n * of_sample..][..of_sample], voxels)
             }
             Targets::Labels(labels) => of_labels(logits, &labels[n * voxels..][..voxels], ignore_label),
         };
         total.resize(found.len(), Overlap::default());
         total.iter_mut().zip(found).for_each(|(all, one)| all.add(one));
     }
-    Ok(total)
+    total
 }
 
 fn sum(parts: Vec<Vec<Overlap>>, classes: usize) -> Vec<Overlap> {

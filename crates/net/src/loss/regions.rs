@@ -1,8 +1,9 @@
 //! One sigmoid per region, each with its own Dice and binary cross entropy.
 
+use glioseg_kernels::vectorised;
 use rayon::prelude::*;
 
-use super::math::{exp, ln, sums, vectorised};
+use super::math::{exp, ln, sums};
 use super::{HeadShape, LossOptions, Sums, Terms};
 use crate::NetError;
 
@@ -19,16 +20,12 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn new(regions: &'a [u8], shape: HeadShape, options: &LossOptions) -> Result<Self, NetError> {
+    fn new(regions: &'a [u8], shape: HeadShape, options: &LossOptions) -> Self {
         let ignoring = options.ignore_label.is_some();
-        let channels = shape.channels + usize::from(ignoring);
-        let expected = shape.batch * channels * shape.voxels;
-        if regions.len() != expected {
-            return Err(NetError::Target {
-                what: format!("{} values of regions where the head asks for {expected}", regions.len()),
-            });
-        }
-        Ok(Self { regions, shape, channels, ignoring })
+        let channels = stored_channels(shape, options);
+        let expected = channels * shape.batch * shape.voxels;
+        assert_eq!(regions.len(), expected, "regions of a head that were checked");
+        Self { regions, shape, channels, ignoring }
     }
 
     /// Targets and ignored voxels of a piece of plane `n * channels + c`.
@@ -40,6 +37,21 @@ impl<'a> Layout<'a> {
     }
 }
 
+/// Checks the number of values.
+pub(super) fn check(regions: &[u8], shape: HeadShape, options: &LossOptions) -> Result<(), NetError> {
+    let expected = stored_channels(shape, options) * shape.batch * shape.voxels;
+    if regions.len() != expected {
+        let what = format!("{} values of regions where the head asks for {expected}", regions.len());
+        return Err(NetError::Target { what });
+    }
+    Ok(())
+}
+
+/// Channels of the targets: one per region, and one of ignored voxels.
+fn stored_channels(shape: HeadShape, options: &LossOptions) -> usize {
+    shape.channels + usize::from(options.ignore_label.is_some())
+}
+
 /// Probabilities of all regions, and the sums.
 pub(super) fn probabilities(
     logits: &[f32],
@@ -47,8 +59,8 @@ pub(super) fn probabilities(
     shape: HeadShape,
     options: &LossOptions,
     probs: &mut [f32],
-) -> Result<Sums, NetError> {
-    let layout = Layout::new(regions, shape, options)?;
+) -> Sums {
+    let layout = Layout::new(regions, shape, options);
     let pieces: Vec<(usize, [f64; 5])> = probs
         .par_chunks_mut(shape.voxels)
         .enumerate()
@@ -85,7 +97,7 @@ pub(super) fn probabilities(
     }
     // With an ignore label nnU-Net divides the sum over all regions by the number of voxels.
     total.count = if layout.ignoring { (counted / shape.channels as f64).max(1e-8) } else { counted };
-    Ok(total)
+    total
 }
 
 /// Sigmoid of a piece; sums of p t, p, t, the cross entropy and the weights.
@@ -118,7 +130,7 @@ pub(super) fn gradient(
     terms: &Terms,
     probs: &mut [f32],
 ) {
-    let Ok(layout) = Layout::new(regions, shape, options) else { unreachable!("checked by the first pass") };
+    let layout = Layout::new(regions, shape, options);
     probs.par_chunks_mut(shape.voxels).enumerate().for_each(|(plane, probs)| {
         let (slope, offset, entropy) = (terms.slope[plane], terms.offset[plane], terms.entropy);
         let through = |p: f32, t: f32| logit_gradient(p, t, entropy, slope, offset);

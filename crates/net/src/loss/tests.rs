@@ -1,6 +1,6 @@
 //! Losses against sums written out plainly.
 
-use super::{DiceForm, HeadShape, Loss, LossOptions, Targets, head_gradient, head_value};
+use super::{DiceForm, HeadShape, Loss, LossOptions, Targets, check_target, head_gradient, head_value};
 use crate::NetError;
 
 const BATCH: usize = 2;
@@ -126,10 +126,11 @@ fn both(
     options: &LossOptions,
     weight: f64,
 ) -> Result<(Loss, Vec<f32>), NetError> {
+    check_target(target, shape, options)?;
     // What is there before does not matter.
     let mut gradient = vec![7.0; logits.len()];
-    let loss = head_gradient(logits, target, shape, options, weight, &mut gradient)?;
-    let alone = head_value(logits, target, shape, options, &mut vec![7.0; logits.len()])?;
+    let loss = head_gradient(logits, target, shape, options, weight, &mut gradient);
+    let alone = head_value(logits, target, shape, options, &mut vec![7.0; logits.len()]);
     assert!(alone == loss || (alone.total.is_nan() && loss.total.is_nan()), "{alone:?} and {loss:?}");
     Ok((loss, gradient))
 }

@@ -2,7 +2,8 @@
 //!
 //! The pass along y writes into a padded row, which the pass along x reads, so a channel goes through memory twice.
 
-use super::math::vectorised;
+use glioseg_kernels::vectorised;
+
 use super::random::{Draw, PatchRng};
 use super::{Layout, Patch};
 

@@ -1,6 +1,7 @@
 //! Filters over neighbouring voxels: median and sharpening.
 
-use super::math::vectorised;
+use glioseg_kernels::vectorised;
+
 use super::random::{Draw, PatchRng};
 use super::{Layout, Patch};
 

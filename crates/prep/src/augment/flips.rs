@@ -1,6 +1,7 @@
 //! Rearrangements of voxels: mirroring, quarter turns, exchanged axes. Image and segmentation alike.
 
-use super::math::vectorised;
+use glioseg_kernels::vectorised;
+
 use super::random::PatchRng;
 use super::{Layout, Patch};
 

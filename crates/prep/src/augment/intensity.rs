@@ -2,7 +2,9 @@
 //!
 //! A channel without a value stays as it is. The statistics that contrast and gamma need are taken in f64.
 
-use super::math::{Moments, Sums, power, vectorised};
+use glioseg_kernels::vectorised;
+
+use super::math::{Moments, Sums, power};
 use super::random::{Draw, PatchRng};
 use super::{Layout, Patch};
 

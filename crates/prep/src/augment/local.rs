@@ -1,6 +1,8 @@
 //! Operations on a part of the image: blank rectangles, brightness gradients, local gamma.
 
-use super::math::{Moments, power, vectorised};
+use glioseg_kernels::vectorised;
+
+use super::math::{Moments, power};
 use super::random::{Draw, PatchRng};
 use super::{Layout, Patch};
 

@@ -1,6 +1,7 @@
 //! Simulated low resolution: down to fewer voxels, up again.
 
-use super::math::vectorised;
+use glioseg_kernels::vectorised;
+
 use super::random::{Draw, PatchRng};
 use super::{Layout, Patch};
 use glioseg_volume::resample::{Order, ResampleOptions, resample};

@@ -1,12 +1,8 @@
-//! Loops that vectorise: dispatch to the CPU's instructions, sums in f64, powers.
+//! Loops that vectorise: sums in f64, powers.
 //!
 //! Nothing here contracts a multiplication and an addition into one, so that results are the same on every CPU.
 
-/// Runs `f` compiled for the best instructions of this CPU; what `f` calls must be inlined into it.
-#[inline(always)]
-pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
+use glioseg_kernels::vectorised;
 
 const LANES: usize = 16;
 

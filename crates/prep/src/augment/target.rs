@@ -1,8 +1,9 @@
 //! What the network is trained against: masking, label -1, regions, deep supervision.
 
+use glioseg_kernels::vectorised;
+
 use super::Patch;
 use super::low_resolution::nearest_exact;
-use super::math::vectorised;
 
 /// Sets voxels outside (segmentation channel 0 below 0) to 0 in the channels that were normalised inside a mask.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,9 @@
 //! Stretches whose neighbours all lie inside the source, which is nearly everything, take a path without checks per
 //! neighbour. The linear path repeats torch's arithmetic in f32 step by step, because ties between labels depend on it.
 
-use super::math::{floor, vectorised};
+use glioseg_kernels::vectorised;
+
+use super::math::floor;
 use super::spline;
 use super::{Patch, Source};
 use half::f16;

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use glioseg_kernels::{
     Algorithm, ChannelStats, ConvShape, Cpu, PackedBackwardData, PackedConv, PackedTransposed, Prologue,
-    Source, TransposedShape, conv_transpose3d, conv3d, conv3d_backward_data, conv3d_backward_weights,
-    measure_peak, zeroed_tensor,
+    Source, TransposedShape, backward_weights_scratch, conv_transpose3d, conv3d, conv3d_backward_data,
+    conv3d_backward_weights, measure_peak, zeroed_tensor,
 };
 use glioseg_net::program::{Conv, MapId, Step};
 use glioseg_net::{Mode, NetError, NetworkSpec, Program};
@@ -238,21 +238,25 @@ fn time(cpu: Cpu, kind: Kind, options: &BenchKernels) -> ([f64; 2], &'static str
                 let grad = random(out_len);
                 let grad = Source::plain(&grad, shape.out_channels);
                 let mut result = vec![0.0; weight_len];
-                let work = || conv3d_backward_weights(cpu, &shape, &sources, grad, &mut result);
+                let mut scratch = zeroed_tensor(backward_weights_scratch(cpu, &shape, Algorithm::Auto).lent);
+                let work = || conv3d_backward_weights(cpu, &shape, &sources, grad, &mut result, &mut scratch);
                 return (best(options.runs, work), "auto");
             }
             let algorithm = if algorithm.supports(&shape) { algorithm } else { Algorithm::Auto };
             let packed = PackedConv::new(cpu, &shape, &weights, algorithm);
             let mut out = zeroed_tensor(out_len);
             let mut stats = ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels());
-            let work = || conv3d(&shape, &sources, &packed, Some(&bias), &mut out, Some(&mut stats));
+            let mut scratch = zeroed_tensor(PackedConv::scratch(cpu, &shape, algorithm).lent);
+            let work = || {
+                conv3d(&shape, &sources, &packed, Some(&bias), &mut out, Some(&mut stats), &mut scratch);
+            };
             (best(options.runs, work), packed.algorithm().word())
         }
         (Kind::Conv(shape, _), KernelPass::Data) => {
             let packed = PackedBackwardData::new(cpu, &shape, &weights, algorithm);
             let grad = random(out_len);
             let mut result = zeroed_tensor(in_len);
-            let mut scratch = zeroed_tensor(PackedBackwardData::scratch_len(&shape));
+            let mut scratch = zeroed_tensor(PackedBackwardData::scratch(cpu, &shape, algorithm).lent);
             let work = || conv3d_backward_data(&shape, &grad, &packed, &mut scratch, &mut result);
             (best(options.runs, work), packed.algorithm().word())
         }
@@ -269,7 +273,8 @@ fn time(cpu: Cpu, kind: Kind, options: &BenchKernels) -> ([f64; 2], &'static str
             let sources = [Source::plain(&grad, shape.out_channels)];
             let packed = PackedConv::new(cpu, &gradient, &weights, Algorithm::Auto);
             let mut result = zeroed_tensor(in_len);
-            let work = || conv3d(&gradient, &sources, &packed, None, &mut result, None);
+            let mut scratch = zeroed_tensor(PackedConv::scratch(cpu, &gradient, Algorithm::Auto).lent);
+            let work = || conv3d(&gradient, &sources, &packed, None, &mut result, None, &mut scratch);
             (best(options.runs, work), packed.algorithm().word())
         }
         (Kind::Transposed(shape), KernelPass::Weights) => {
@@ -278,7 +283,9 @@ fn time(cpu: Cpu, kind: Kind, options: &BenchKernels) -> ([f64; 2], &'static str
             let sources = [Source::plain(&grad, shape.out_channels)];
             let source = Source { data: &data, channels: shape.in_channels, prologue: prologue(0..rows) };
             let mut result = vec![0.0; weight_len];
-            let work = || conv3d_backward_weights(cpu, &gradient, &sources, source, &mut result);
+            let mut scratch = zeroed_tensor(backward_weights_scratch(cpu, &gradient, Algorithm::Auto).lent);
+            let work =
+                || conv3d_backward_weights(cpu, &gradient, &sources, source, &mut result, &mut scratch);
             (best(options.runs, work), "auto")
         }
     }

@@ -37,6 +37,7 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
             (0..values).map(|i| u8::from(noise(i) > 1.0)).collect()
         })
         .collect();
+    let of_targets: usize = targets.iter().map(Vec::len).sum();
     let targets: Vec<Targets<'_>> = targets.iter().map(|t| Targets::Regions(t)).collect();
     let loss = LossOptions::v2(true, false);
     let optimiser = OptimiserOptions::NNUNET;
@@ -54,7 +55,8 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
-    let planned = memory.total() + (parameters * Optimiser::bytes_per_value(optimiser)) as u64;
+    let kept = parameters * Optimiser::bytes_per_value(optimiser);
+    let planned = memory.total() + (kept + of_targets) as u64;
     // Forward, gradient of the inputs, gradient of the weights: three times the forward pass's operations.
     let flops = 3.0 * spec.flops(size)? as f64 * batch as f64;
     let more = json!({

@@ -6,30 +6,19 @@
 use std::ops::Range;
 
 use glioseg_kernels::{
-    AxialCall, AxialGradients, AxialOutput, AxialShape, AxialWeights, Positions, axial_attention,
+    AxialCall, AxialGradients, AxialOutput, AxialWeights, Positions, axial_attention,
     axial_attention_backward, normalize, normalize_in_place, position_gradients,
 };
 use rayon::prelude::*;
 
 use super::forward::{CHUNK, adds_behind, copy, join};
+use super::lower::axial_shape;
 use super::norm::Deferred;
 use super::{Pass, views};
 use crate::parameters::Parameters;
 use crate::program::{Attention, BackwardStep, ParameterId};
 
 impl Pass<'_> {
-    fn axial_shape(&self, step: &Attention, axis: usize) -> AxialShape {
-        let map = self.program.map(step.input);
-        AxialShape {
-            batch: self.program.batch,
-            channels: map.channels,
-            size: map.size,
-            axis,
-            heads: step.heads,
-            dim_heads: step.dim_heads,
-        }
-    }
-
     /// Where attention's finished input lies.
     fn attended(&self, at: usize, step: &Attention) -> Range<usize> {
         match self.lowered.forward[at].finished[0] {
@@ -73,7 +62,7 @@ impl Pass<'_> {
             add(x, out);
         }
         let shape = self.program.map(step.input);
-        let flops = (0..3).map(|axis| self.axial_shape(step, axis).flops()).sum();
+        let flops = (0..3).map(|axis| axial_shape(self.program, step, axis).flops()).sum();
         timer.stop(&mut self.times, flops, 0, || {
             let (heads, dim) = (step.heads, step.dim_heads);
             format!("attention {} @ {}, {heads} heads of {dim}", shape.channels, join(shape.size))
@@ -104,7 +93,7 @@ impl Pass<'_> {
         output: AxialOutput<'_>,
         skip: Option<&Range<usize>>,
     ) {
-        let shape = self.axial_shape(step, axis);
+        let shape = axial_shape(self.program, step, axis);
         let (in_place, same) = (from == to, skip == Some(&from));
         let other = skip.filter(|_| !same).cloned().unwrap_or(0..0);
         let [from, to, other] = views(self.arena, [if in_place { 0..0 } else { from }, to, other]);
@@ -126,7 +115,8 @@ impl Pass<'_> {
         let kept: Vec<Range<usize>> =
             self.lowered.forward[at].kept.iter().map(|&id| self.lowered.placement.range(id)).collect();
         let own = &self.lowered.backward[back];
-        let scratch = own.scratch.map(|id| self.buffer(id));
+        let between = own.between.map(|id| self.buffer(id));
+        let scratch = self.buffer(own.scratch);
         let result = self.buffer(own.results[0]);
         let of_out = self.gradient(step.out);
         let shape = self.program.map(step.input);
@@ -134,19 +124,19 @@ impl Pass<'_> {
         let mut from = of_out.clone();
         if adds_behind(step.norm.as_ref(), step.residual) {
             let inner: Deferred = self.state.inner[step.out.0].take().expect("kept by the forward pass");
-            let ranges = [kept[kept.len() - 1].clone(), of_out.clone(), scratch[0].clone()];
+            let ranges = [kept[kept.len() - 1].clone(), of_out.clone(), between[0].clone()];
             self.norm_gradient(&inner, ranges, shape.voxels());
-            from = scratch[0].clone();
+            from = between[0].clone();
         }
         for axis in (0..3).rev() {
             let output = if step.sum && axis < 2 { AxialOutput::Add } else { AxialOutput::Store };
             let to = match (step.sum, axis) {
                 (true, _) | (false, 0) => result.clone(),
-                (false, 2) => scratch[1].clone(),
-                _ => scratch[0].clone(),
+                (false, 2) => between[1].clone(),
+                _ => between[0].clone(),
             };
             let input = if step.sum || axis == 0 { x.clone() } else { kept[axis - 1].clone() };
-            self.axis_backward(step, axis, [input, from.clone(), to.clone()], output);
+            self.axis_backward(step, axis, [input, from.clone(), to.clone(), scratch.clone()], output);
             if !step.sum {
                 from = to;
             }
@@ -166,16 +156,16 @@ impl Pass<'_> {
         &mut self,
         step: &Attention,
         axis: usize,
-        ranges: [Range<usize>; 3],
+        ranges: [Range<usize>; 4],
         output: AxialOutput<'_>,
     ) {
-        let shape = self.axial_shape(step, axis);
-        let [input, grad, result] = views(self.arena, ranges);
+        let shape = axial_shape(self.program, step, axis);
+        let [input, grad, result, scratch] = views(self.arena, ranges);
         let positions = (axis == 0 || step.sum).then(|| positions(self.parameters, step));
         let (weights, ids) = axial_weights(self.parameters, step, axis);
         let call = AxialCall { shape: &shape, input: Some(input), positions, weights: &weights };
         let AxialGradients { q, kv, out, bias } =
-            axial_attention_backward(self.cpu, &call, grad, output, result);
+            axial_attention_backward(self.cpu, &call, grad, output, result, scratch);
         for (id, part) in ids.into_iter().zip([q, kv, out, bias]) {
             self.add_gradient(id, &part);
         }

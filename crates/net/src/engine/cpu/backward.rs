@@ -67,7 +67,7 @@ impl Pass<'_> {
         let program = self.program;
         let channels: Vec<usize> = inputs.iter().map(|&i| program.map(i).channels).collect();
         let shape = conv_shape(program, conv, channels.iter().sum(), inputs[0], out);
-        self.parameter_gradients(conv, &shape, inputs, &channels, out);
+        self.parameter_gradients(back, conv, &shape, inputs, out);
         let mut first = 0;
         for (i, (&input, &count)) in inputs.iter().zip(&channels).enumerate() {
             if of.meetings[i] != Meeting::Unused {
@@ -76,18 +76,13 @@ impl Pass<'_> {
                 let ranges = [
                     self.gradient(out),
                     self.buffer(own.packed[i]),
-                    self.buffer(own.scratch[i]),
+                    self.buffer(own.scratch),
                     self.buffer(own.results[i]),
                 ];
                 let [grad, memory, scratch, result] = views(self.arena, ranges);
                 let weights = self.parameters.values(conv.weight);
                 let algorithm = self.kernels.algorithm();
-                let packed = if count == shape.in_channels {
-                    PackedBackwardData::new_in(self.cpu, &part, weights, algorithm, memory)
-                } else {
-                    let weights = input_channels(weights, &shape, first, count);
-                    PackedBackwardData::new_in(self.cpu, &part, &weights, algorithm, memory)
-                };
+                let packed = PackedBackwardData::new_in(self.cpu, &part, weights, first, algorithm, memory);
                 conv3d_backward_data(&part, grad, &packed, scratch, result);
                 self.deliver(back, i, input, of.meetings[i]);
             }
@@ -98,25 +93,32 @@ impl Pass<'_> {
     /// Gradients of the bias and the weights.
     fn parameter_gradients(
         &mut self,
+        back: usize,
         conv: &Conv,
         shape: &ConvShape,
         inputs: &[MapId],
-        channels: &[usize],
         out: MapId,
     ) {
+        let program = self.program;
         let second = inputs.get(1).copied();
-        let ranges = [self.gradient(out), self.range(inputs[0]), second.map_or(0..0, |map| self.range(map))];
-        let [grad, a, b] = views(self.arena, ranges);
+        let ranges = [
+            self.gradient(out),
+            self.range(inputs[0]),
+            second.map_or(0..0, |map| self.range(map)),
+            self.buffer(self.lowered.backward[back].scratch),
+        ];
+        let [grad, a, b, scratch] = views(self.arena, ranges);
         let a: &[f32] = if inputs[0] == Program::INPUT { self.patch } else { a };
         let deferred = |map: MapId| self.state.deferred[map.0].as_ref();
-        let mut sources = vec![source(a, channels[0], deferred(inputs[0]))];
+        let mut sources = vec![source(a, program.map(inputs[0]).channels, deferred(inputs[0]))];
         if let Some(map) = second {
-            sources.push(source(b, channels[1], deferred(map)));
+            sources.push(source(b, program.map(map).channels, deferred(map)));
         }
         let bias =
             conv.bias.map(|id| (id, bias_gradient(self.cpu, grad, shape.out_channels, shape.out_voxels())));
         let result = &mut self.state.gradients[conv.weight.0];
-        conv3d_backward_weights(self.cpu, shape, &sources, Source::plain(grad, shape.out_channels), result);
+        let grad = Source::plain(grad, shape.out_channels);
+        conv3d_backward_weights(self.cpu, shape, &sources, grad, result, scratch);
         self.state.written[conv.weight.0] = true;
         if let Some((id, bias)) = bias {
             self.add_gradient(id, &bias);
@@ -134,20 +136,21 @@ impl Pass<'_> {
             self.gradient(step.out),
             self.range(step.input),
             self.buffer(own.packed[0]),
+            self.buffer(own.scratch),
             self.buffer(own.results[0]),
         ];
-        let [grad, input, memory, result] = views(self.arena, ranges);
+        let [grad, input, memory, scratch, result] = views(self.arena, ranges);
         let bias = step.conv.bias;
         let bias =
             bias.map(|id| (id, bias_gradient(self.cpu, grad, forward.out_channels, forward.out_voxels())));
         let plain = [Source::plain(grad, forward.out_channels)];
         let read = source(input, forward.in_channels, self.state.deferred[step.input.0].as_ref());
         let of_weights = &mut self.state.gradients[step.conv.weight.0];
-        conv3d_backward_weights(self.cpu, &shape, &plain, read, of_weights);
+        conv3d_backward_weights(self.cpu, &shape, &plain, read, of_weights, scratch);
         self.state.written[step.conv.weight.0] = true;
         let weights = self.parameters.values(step.conv.weight);
         let packed = PackedConv::new_in(self.cpu, &shape, weights, Algorithm::Direct, memory);
-        conv3d(&shape, &plain, &packed, None, result, None);
+        conv3d(&shape, &plain, &packed, None, result, None, scratch);
         if let Some((id, bias)) = bias {
             self.add_gradient(id, &bias);
         }
@@ -229,11 +232,4 @@ fn through_activation(values: &[f32], slope: f32, grad: &mut [f32]) {
     grad.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(grad, values)| {
         grad.iter_mut().zip(values).for_each(|(g, &v)| *g *= if v > 0.0 { 1.0 } else { slope });
     });
-}
-
-/// The weights of some input channels.
-fn input_channels(weights: &[f32], shape: &ConvShape, first: usize, count: usize) -> Vec<f32> {
-    let taps = shape.taps();
-    let rows = weights.chunks_exact(shape.in_channels * taps);
-    rows.flat_map(|row| &row[first * taps..(first + count) * taps]).copied().collect()
 }

@@ -74,9 +74,10 @@ impl Pass<'_> {
             self.range(inputs[0]),
             second.map_or(0..0, |map| self.range(map)),
             self.buffer(self.lowered.forward[at].packed[1]),
+            self.buffer(self.lowered.forward[at].scratch),
             self.range(out),
         ];
-        let [a, b, memory, target] = views(self.arena, ranges);
+        let [a, b, memory, scratch, target] = views(self.arena, ranges);
         let first: &[f32] = if inputs[0] == Program::INPUT { self.patch } else { a };
         let deferred = |map: MapId| self.state.deferred[map.0].as_ref();
         let mut sources = vec![source(first, channels[0], deferred(inputs[0]))];
@@ -97,7 +98,7 @@ impl Pass<'_> {
         let bias = conv.bias.map(|id| self.parameters.values(id));
         let mut stats =
             want_stats.then(|| ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels()));
-        conv3d(&shape, &sources, packed, bias, target, stats.as_mut());
+        conv3d(&shape, &sources, packed, bias, target, stats.as_mut(), scratch);
         timer.stop(&mut self.times, shape.flops(), packed.bytes(), || {
             let inputs: Vec<String> = channels.iter().map(ToString::to_string).collect();
             let (co, kernel, [z, y, x]) = (shape.out_channels, join(shape.kernel), shape.output());
@@ -195,11 +196,12 @@ impl Pass<'_> {
             self.range(step.skip),
             self.buffer(own.packed[0]),
             self.buffer(own.packed[1]),
+            self.buffer(own.between),
             self.buffer(own.scratch),
             self.range(step.out),
         ];
         let want_stats = self.wants_statistics(&step.epilogue);
-        let [below, skip, up_memory, memory, scratch, out] = views(self.arena, ranges);
+        let [below, skip, up_memory, memory, between, scratch, out] = views(self.arena, ranges);
         let deferred = |map: MapId| self.state.deferred[map.0].as_ref();
         let below = source(below, up_shape.in_channels, deferred(step.below));
         let skip = source(skip, skip_channels, deferred(step.skip));
@@ -225,9 +227,9 @@ impl Pass<'_> {
         let mut stats =
             want_stats.then(|| ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels()));
         if Upsampling::slabs(&up_shape) == 1 {
-            conv_transpose3d(&up_shape, below, up_packed, up_bias, scratch);
-            let sources = [source(scratch, made_channels, None), skip];
-            conv3d(&shape, &sources, packed, bias, out, stats.as_mut());
+            conv_transpose3d(&up_shape, below, up_packed, up_bias, between);
+            let sources = [source(between, made_channels, None), skip];
+            conv3d(&shape, &sources, packed, bias, out, stats.as_mut(), scratch);
         } else {
             let upsampling =
                 Upsampling { shape: &up_shape, source: below, weights: up_packed, bias: up_bias };

@@ -5,7 +5,8 @@
 //! finished copy for a moment, and the backward pass reads maps as they were written.
 
 use glioseg_kernels::{
-    Algorithm, ConvShape, PackedBackwardData, PackedConv, PackedTransposed, TransposedShape, Upsampling,
+    Algorithm, AxialShape, ConvShape, Cpu, PackedBackwardData, PackedConv, PackedTransposed, Scratch,
+    TransposedShape, Upsampling, backward_weights_scratch, buffer_bytes,
 };
 
 use crate::program::{
@@ -19,7 +20,9 @@ pub(super) struct ForwardBuffers {
     pub(super) finished: [Option<BufferId>; 2],
     /// Prepared weights that are made in every pass: of the transposed convolution, of the convolution.
     pub(super) packed: [Option<BufferId>; 2],
-    /// A slab of the upsampled map, or all of it.
+    /// The upsampled map, where it is made as a whole.
+    pub(super) between: Option<BufferId>,
+    /// What the kernels take next to their operands.
     pub(super) scratch: Option<BufferId>,
     /// Maps between the axes of attention, and its result before a normalisation.
     pub(super) kept: Vec<BufferId>,
@@ -34,8 +37,10 @@ pub(super) struct BackwardBuffers {
     pub(super) raw: [Option<BufferId>; 2],
     /// Prepared weights for every input.
     pub(super) packed: [Option<BufferId>; 2],
-    /// What a strided convolution spreads, or attention passes from axis to axis.
-    pub(super) scratch: [Option<BufferId>; 2],
+    /// What attention passes from axis to axis.
+    pub(super) between: [Option<BufferId>; 2],
+    /// What the kernels take next to their operands, one call after the other.
+    pub(super) scratch: Option<BufferId>,
 }
 
 /// A program's memory.
@@ -52,8 +57,10 @@ pub(super) struct Lowered {
     pub(super) probabilities: Option<BufferId>,
     /// Whether prepared weights stay between passes, as [`ForwardBuffers::packed`].
     pub(super) keeps: Vec<[bool; 2]>,
-    /// Values of all that stay.
-    pub(super) kept_len: usize,
+    /// Bytes of all that stay.
+    pub(super) kept_bytes: usize,
+    /// Bytes of scratch that the threads keep.
+    pub(super) scratch_bytes: usize,
     /// The most values that are alive at one step.
     #[cfg(test)]
     bound: usize,
@@ -113,38 +120,56 @@ pub(super) fn transposed_shape(
     }
 }
 
+/// Sizes of an attention along an axis.
+pub(super) fn axial_shape(program: &Program, step: &Attention, axis: usize) -> AxialShape {
+    let map = program.map(step.input);
+    AxialShape {
+        batch: program.batch,
+        channels: map.channels,
+        size: map.size,
+        axis,
+        heads: step.heads,
+        dim_heads: step.dim_heads,
+    }
+}
+
 struct Lowering<'a> {
     program: &'a Program,
+    cpu: Cpu,
     algorithm: Algorithm,
-    /// Values of prepared weights that may still be kept.
+    /// Bytes of prepared weights that may still be kept.
     budget: usize,
+    /// What is enough for every call.
+    scratch: Scratch,
     lives: Lifetimes,
     deferred: Vec<Option<f32>>,
     readers: Vec<usize>,
     maps: Vec<Option<BufferId>>,
     gradients: Vec<Option<BufferId>>,
     keeps: Vec<[bool; 2]>,
-    kept_len: usize,
+    kept_bytes: usize,
 }
 
 impl Lowered {
     /// Gives everything its place; at most `budget` bytes of prepared weights stay between passes.
-    pub(super) fn new(program: &Program, algorithm: Algorithm, budget: usize) -> Self {
+    pub(super) fn new(program: &Program, cpu: Cpu, algorithm: Algorithm, budget: usize) -> Self {
         let mut deferred = vec![None; program.maps.len()];
         for step in &program.forward {
             deferred[step.out().0] = deferred_slope(step);
         }
         let mut lowering = Lowering {
             program,
+            cpu,
             algorithm,
-            budget: if program.mode.is_training() { 0 } else { budget / size_of::<f32>() },
+            budget: if program.mode.is_training() { 0 } else { budget },
+            scratch: Scratch::default(),
             lives: Lifetimes::default(),
             deferred,
             readers: program.readers(),
             maps: vec![None; program.maps.len()],
             gradients: vec![None; program.maps.len()],
             keeps: vec![],
-            kept_len: 0,
+            kept_bytes: 0,
         };
         let mut forward: Vec<ForwardBuffers> =
             program.forward.iter().enumerate().map(|(at, step)| lowering.forward(at, step)).collect();
@@ -167,7 +192,7 @@ impl Lowered {
             .enumerate()
             .map(|(at, step)| lowering.backward(end + 1 + at, step, &mut forward))
             .collect();
-        let Lowering { lives, maps, gradients, keeps, kept_len, .. } = lowering;
+        let Lowering { lives, maps, gradients, keeps, kept_bytes, scratch, .. } = lowering;
         Self {
             placement: lives.place(),
             maps,
@@ -176,7 +201,8 @@ impl Lowered {
             backward,
             probabilities,
             keeps,
-            kept_len,
+            kept_bytes,
+            scratch_bytes: scratch.bytes_of_threads(),
             #[cfg(test)]
             bound: lives.bound(),
         }
@@ -208,12 +234,27 @@ impl Lowering<'_> {
 
     /// Prepared weights of `len` values: kept while there is room, else made in every pass.
     fn packed(&mut self, len: usize, at: usize) -> (Option<BufferId>, bool) {
-        if len <= self.budget {
-            self.budget -= len;
-            self.kept_len += len;
+        let bytes = buffer_bytes(len);
+        if bytes <= self.budget {
+            self.budget -= bytes;
+            self.kept_bytes += bytes;
             return (None, true);
         }
         (Some(self.moment(len, at)), false)
+    }
+
+    /// What calls at this step take next to their operands.
+    fn scratch(&mut self, scratch: Scratch, at: usize) -> Option<BufferId> {
+        self.scratch = self.scratch.max(scratch);
+        (scratch.lent > 0).then(|| self.moment(scratch.lent, at))
+    }
+
+    /// Prepared weights and scratch of a convolution.
+    fn convolution(&mut self, at: usize, shape: &ConvShape, buffers: &mut ForwardBuffers) -> bool {
+        let keeps;
+        (buffers.packed[1], keeps) = self.packed(PackedConv::packed_len(shape, self.algorithm), at);
+        buffers.scratch = self.scratch(PackedConv::scratch(self.cpu, shape, self.algorithm), at);
+        keeps
     }
 
     fn forward(&mut self, at: usize, step: &Step) -> ForwardBuffers {
@@ -233,18 +274,17 @@ impl Lowering<'_> {
             Step::Block(crate::program::Block { inputs, conv, .. }) => {
                 let channels = inputs.iter().map(|&i| program.map(i).channels).sum();
                 let shape = conv_shape(program, conv, channels, inputs[0], out);
-                let len = PackedConv::packed_len(&shape, self.algorithm);
-                (buffers.packed[1], keeps[1]) = self.packed(len, at);
+                keeps[1] = self.convolution(at, &shape, &mut buffers);
             }
             Step::Head(head) => {
                 let channels = program.map(head.input).channels;
                 let shape = conv_shape(program, &head.conv, channels, head.input, out);
-                let len = PackedConv::packed_len(&shape, self.algorithm);
-                (buffers.packed[1], keeps[1]) = self.packed(len, at);
+                keeps[1] = self.convolution(at, &shape, &mut buffers);
             }
             Step::Up(up) => {
                 let shape = transposed_shape(program, &up.conv, up.input, program.map(out).channels);
                 (buffers.packed[0], keeps[0]) = self.packed(PackedTransposed::packed_len(&shape), at);
+                buffers.scratch = self.scratch(PackedTransposed::scratch(&shape), at);
             }
             Step::UpBlock(block) => {
                 let up = transposed_shape(program, &block.up, block.below, block.between.channels);
@@ -253,10 +293,14 @@ impl Lowering<'_> {
                 let shape = conv_shape(program, &block.conv, channels, block.skip, out);
                 let len = PackedConv::packed_len(&shape, self.algorithm);
                 (buffers.packed[1], keeps[1]) = self.packed(len, at);
-                let slabs = Upsampling::slabs(&up);
-                let len =
-                    if slabs == 1 { up.out_len() } else { Upsampling::scratch_len(&up, shape.kernel[0]) };
-                buffers.scratch = Some(self.moment(len, at));
+                let scratch = if Upsampling::slabs(&up) == 1 {
+                    buffers.between = Some(self.moment(up.out_len(), at));
+                    let convolution = PackedConv::scratch(self.cpu, &shape, self.algorithm);
+                    PackedTransposed::scratch(&up).max(convolution)
+                } else {
+                    Upsampling::scratch(self.cpu, &up, &shape, self.algorithm)
+                };
+                buffers.scratch = self.scratch(scratch, at);
             }
             Step::AddActivate(_) | Step::Pool(_) | Step::Attention(_) => {
                 self.finished(at, step, &mut buffers);
@@ -287,9 +331,11 @@ impl Lowering<'_> {
                 buffers.finished[i] = Some(self.moment(self.program.values(input), at));
             }
         }
-        if let Step::Attention(attention) = step
-            && self.program.mode.is_training()
-        {
+        let Step::Attention(attention) = step else { return };
+        let shapes = [0, 1, 2].map(|axis| axial_shape(self.program, attention, axis));
+        let scratch = shapes.iter().fold(Scratch::default(), |most, s| most.max(s.scratch(self.cpu)));
+        buffers.scratch = self.scratch(scratch, at);
+        if self.program.mode.is_training() {
             let len = self.program.values(attention.out);
             let between = if attention.sum { 0 } else { 2 };
             let before_norm = usize::from(attention.norm.is_some() && attention.residual);
@@ -342,8 +388,12 @@ impl Lowering<'_> {
             }
             Step::Up(up) => {
                 let shape = transposed_shape(program, &up.conv, up.input, program.map(up.out).channels);
-                let len = PackedConv::packed_len(&shape.gradient_shape(), Algorithm::Direct);
+                let shape = shape.gradient_shape();
+                let len = PackedConv::packed_len(&shape, Algorithm::Direct);
                 buffers.packed[0] = Some(self.moment(len, at));
+                let of_weights = backward_weights_scratch(self.cpu, &shape, Algorithm::Auto);
+                let of_data = PackedConv::scratch(self.cpu, &shape, Algorithm::Direct);
+                buffers.scratch = self.scratch(of_weights.max(of_data), at);
             }
             // Its sign is that of the sum.
             Step::AddActivate(add) => self.touch_map(add.out, at),
@@ -354,7 +404,11 @@ impl Lowering<'_> {
                 }
                 self.touch_map(attention.input, at);
                 let len = program.values(attention.input);
-                buffers.scratch = [Some(self.moment(len, at)), Some(self.moment(len, at))];
+                buffers.between = [Some(self.moment(len, at)), Some(self.moment(len, at))];
+                let shapes = [0, 1, 2].map(|axis| axial_shape(program, attention, axis));
+                let scratch =
+                    shapes.iter().fold(Scratch::default(), |most, s| most.max(s.backward_scratch(self.cpu)));
+                buffers.scratch = self.scratch(scratch, at);
             }
             Step::Pool(_) | Step::UpBlock(_) => {}
         }
@@ -373,12 +427,16 @@ impl Lowering<'_> {
         let parts: Vec<ConvShape> = wanted
             .map(|(_, &input)| conv_shape(self.program, conv, self.program.map(input).channels, input, out))
             .collect();
-        // One input after the other.
-        let packed = parts.iter().map(|p| PackedBackwardData::packed_len(p, self.algorithm)).max();
-        let scratch = parts.iter().map(PackedBackwardData::scratch_len).max();
-        if let (Some(packed), Some(scratch)) = (packed, scratch) {
-            buffers.packed = [Some(self.moment(packed, at)); 2];
-            buffers.scratch = [Some(self.moment(scratch, at)); 2];
+        // The weights' gradient first, then one input after the other.
+        let channels = inputs.iter().map(|&input| self.program.map(input).channels).sum();
+        let whole = conv_shape(self.program, conv, channels, inputs[0], out);
+        let of_weights = backward_weights_scratch(self.cpu, &whole, Algorithm::Auto);
+        let scratch = parts.iter().fold(of_weights, |most, part| {
+            most.max(PackedBackwardData::scratch(self.cpu, part, self.algorithm))
+        });
+        buffers.scratch = self.scratch(scratch, at);
+        if let Some(len) = parts.iter().map(|p| PackedBackwardData::packed_len(p, self.algorithm)).max() {
+            buffers.packed = [Some(self.moment(len, at)); 2];
         }
     }
 }
@@ -406,12 +464,13 @@ mod tests {
 
     #[test]
     fn the_arena_is_hardly_larger_than_what_is_alive_together() -> Result<(), NetError> {
+        let cpu = Cpu::detect()?;
         for (name, spec) in networks() {
             let train = Mode::Train { heads: vec![true, true, true, true, false] };
             for (batch, mode) in [(1, Mode::Predict), (1, Mode::Evaluate), (2, train)] {
                 for budget in [0, 64 << 20] {
                     let program = Program::new(&spec, batch, [64; 3], mode.clone())?;
-                    let lowered = Lowered::new(&program, Algorithm::Auto, budget);
+                    let lowered = Lowered::new(&program, cpu, Algorithm::Auto, budget);
                     let (len, bound) = (lowered.placement.len, lowered.bound);
                     let share = len as f64 / bound as f64;
                     assert!((1.0..=1.1).contains(&share), "{name}, {mode:?}: {len} for {bound}");

@@ -15,9 +15,10 @@ use std::time::Instant;
 
 use glioseg_kernels::{Arena, Cpu, PackedConv, PackedTransposed};
 
-use super::{Engine, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, StepReport, Update};
+use super::shared::{check_targets, head_shape};
+use super::{Engine, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, StepReport, Update, free_memory};
 use crate::NetError;
-use crate::loss::{self, HeadShape, Loss, LossOptions, Targets};
+use crate::loss::{self, Loss, LossOptions, Targets};
 use crate::optimiser;
 use crate::parameters::Parameters;
 use crate::program::{BufferId, MapId, ParameterId, Program};
@@ -34,6 +35,8 @@ pub struct CpuEngine {
     parameters: Option<Arc<Parameters>>,
     present: Option<Present>,
     arena: Arena,
+    /// Bytes of scratch that the threads keep of earlier programs.
+    scratch: u64,
     times: Option<Vec<LayerTime>>,
 }
 
@@ -85,21 +88,71 @@ impl CpuEngine {
             parameters: None,
             present: None,
             arena: Arena::default(),
+            scratch: 0,
             times: None,
         })
     }
 
     fn lowered(&self, program: &Program) -> (Lowered, MemoryPlan) {
-        let lowered = Lowered::new(program, self.kernels.algorithm(), self.packed_budget);
+        let lowered = Lowered::new(program, self.cpu, self.kernels.algorithm(), self.packed_budget);
         let bytes = |values: usize| (values * size_of::<f32>()) as u64;
         let trained = program.num_parameters();
         let plan = MemoryPlan {
             parameters: bytes(program.parameters.iter().map(crate::ParameterShape::len).sum()),
             gradients: if program.mode.is_training() { bytes(trained) } else { 0 },
             maps: bytes(lowered.placement.len),
-            packed: bytes(lowered.kept_len),
+            packed: lowered.kept_bytes as u64,
+            scratch: lowered.scratch_bytes as u64,
+            input: bytes(program.values(Program::INPUT)),
         };
         (lowered, plan)
+    }
+
+    /// Bytes of what `plan` asks for that are taken already, or will be free once the present program is gone.
+    fn held(&self, plan: MemoryPlan) -> u64 {
+        let arena = ((self.arena.len() * size_of::<f32>()) as u64).min(plan.maps);
+        let parameters = if self.parameters.is_some() { plan.parameters } else { 0 };
+        let present = self.present.as_ref().map_or(0, |p| p.plan.gradients + p.plan.packed);
+        arena + parameters + present + self.scratch.min(plan.scratch)
+    }
+
+    /// [`Engine::prepare`] with so many bytes free.
+    fn prepare_within(&mut self, program: &Program, free: Option<u64>) -> Result<MemoryPlan, NetError> {
+        if let Some(present) = &self.present
+            && present.program == *program
+        {
+            return Ok(present.plan);
+        }
+        let (lowered, plan) = self.lowered(program);
+        plan.check(self.held(plan), free)?;
+        self.present = None;
+        self.scratch = self.scratch.max(plan.scratch);
+        if self.arena.len() < lowered.placement.len {
+            self.arena = Arena::default();
+            self.arena = Arena::new(lowered.placement.len);
+        }
+        let maps = program.maps.len();
+        let none = || std::iter::repeat_with(|| None).take(maps).collect();
+        let training = program.mode.is_training();
+        let gradients = program.parameters.iter();
+        let state = State {
+            deferred: none(),
+            masks: std::iter::repeat_with(|| None).take(maps).collect(),
+            inner: none(),
+            running: vec![],
+            gradients: gradients
+                .map(|p| if training && p.trained { vec![0.0; p.len()] } else { vec![] })
+                .collect(),
+            written: vec![false; program.parameters.len()],
+        };
+        let packed = program.forward.iter().map(|_| Packed::default()).collect();
+        self.present = Some(Present { program: program.clone(), lowered, plan, packed, state });
+        Ok(plan)
+    }
+
+    /// The present program.
+    fn program(&self) -> &Program {
+        &self.present.as_ref().expect("a program was prepared").program
     }
 
     /// Runs the forward pass of the present program.
@@ -210,34 +263,7 @@ impl Engine for CpuEngine {
     }
 
     fn prepare(&mut self, program: &Program) -> Result<MemoryPlan, NetError> {
-        if let Some(present) = &self.present
-            && present.program == *program
-        {
-            return Ok(present.plan);
-        }
-        self.present = None;
-        let (lowered, plan) = self.lowered(program);
-        if self.arena.values().len() < lowered.placement.len {
-            self.arena = Arena::default();
-            self.arena = Arena::new(lowered.placement.len);
-        }
-        let maps = program.maps.len();
-        let none = || std::iter::repeat_with(|| None).take(maps).collect();
-        let training = program.mode.is_training();
-        let gradients = program.parameters.iter();
-        let state = State {
-            deferred: none(),
-            masks: std::iter::repeat_with(|| None).take(maps).collect(),
-            inner: none(),
-            running: vec![],
-            gradients: gradients
-                .map(|p| if training && p.trained { vec![0.0; p.len()] } else { vec![] })
-                .collect(),
-            written: vec![false; program.parameters.len()],
-        };
-        let packed = program.forward.iter().map(|_| Packed::default()).collect();
-        self.present = Some(Present { program: program.clone(), lowered, plan, packed, state });
-        Ok(plan)
+        self.prepare_within(program, free_memory())
     }
 
     fn load(&mut self, parameters: Arc<Parameters>) -> Result<(), NetError> {
@@ -270,9 +296,9 @@ impl Engine for CpuEngine {
         options: &LossOptions,
         weights: &[f64],
     ) -> Result<Evaluation, NetError> {
+        check_targets(self.program(), targets, weights, options)?;
         self.run_forward(patch, 0);
         let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
-        loss::check_heads(program.heads.len(), targets.len(), weights.len())?;
         let arena = self.arena.values();
         let mut sum = Loss::default();
         let mut overlaps = vec![];
@@ -282,11 +308,11 @@ impl Engine for CpuEngine {
             let probabilities = lowered.probabilities.map_or(0..0, |id| lowered.placement.range(id));
             let [logits, probabilities] = views(arena, [lowered.placement.range(id), probabilities]);
             if overlaps.is_empty() {
-                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label)?;
+                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
             }
             if weight != 0.0 {
                 let scratch = &mut probabilities[..shape.len()];
-                sum.add(loss::head_value(logits, target, shape, options, scratch)?, weight);
+                sum.add(loss::head_value(logits, target, shape, options, scratch), weight);
             }
         }
         Ok(Evaluation { loss: sum, overlaps })
@@ -298,14 +324,16 @@ impl Engine for CpuEngine {
         targets: &[Targets<'_>],
         update: &Update<'_>,
     ) -> Result<StepReport, NetError> {
+        let program = self.program();
+        assert!(program.mode.is_training(), "a step of a program of mode {:?}", program.mode);
+        check_targets(program, targets, update.weights, update.loss)?;
         self.run_forward(patch, update.seed);
         let parameters = self.parameters.as_mut().expect("parameters were loaded");
         let Present { program, lowered, packed, state, .. } =
             self.present.as_mut().expect("a program was prepared");
-        assert!(program.mode.is_training(), "a step of a program of mode {:?}", program.mode);
         state.written.iter_mut().for_each(|w| *w = false);
         let arena = self.arena.values();
-        let loss = head_gradients(program, lowered, arena, targets, update)?;
+        let loss = head_gradients(program, lowered, arena, targets, update);
         if !loss.total.is_finite() {
             return Ok(StepReport { loss, norm: f64::NAN, done: false });
         }
@@ -356,11 +384,6 @@ impl Engine for CpuEngine {
     }
 }
 
-fn head_shape(program: &Program, head: MapId) -> HeadShape {
-    let map = program.map(head);
-    HeadShape { batch: program.batch, channels: map.channels, voxels: map.voxels() }
-}
-
 /// The loss of all heads, whose gradients are written to the arena.
 fn head_gradients(
     program: &Program,
@@ -368,9 +391,7 @@ fn head_gradients(
     arena: &mut [f32],
     targets: &[Targets<'_>],
     update: &Update<'_>,
-) -> Result<Loss, NetError> {
-    let crate::program::Mode::Train { heads } = &program.mode else { return Ok(Loss::default()) };
-    loss::check_heads(heads.len(), targets.len(), update.weights.len())?;
+) -> Loss {
     let mut sum = Loss::default();
     for (&head, &level) in program.heads.iter().zip(&program.levels) {
         let (Some(logits), Some(gradient)) = (lowered.maps[head.0], lowered.gradients[head.0]) else {
@@ -379,7 +400,39 @@ fn head_gradients(
         let ranges = [logits, gradient].map(|id| lowered.placement.range(id));
         let [logits, gradient] = views(arena, ranges);
         let (shape, weight) = (head_shape(program, head), update.weights[level]);
-        sum.add(loss::head_gradient(logits, targets[level], shape, update.loss, weight, gradient)?, weight);
+        sum.add(loss::head_gradient(logits, targets[level], shape, update.loss, weight, gradient), weight);
     }
-    Ok(sum)
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Mode;
+    use crate::spec::NetworkSpec;
+
+    #[test]
+    fn a_program_that_does_not_fit_leaves_the_present_one() -> Result<(), NetError> {
+        let spec = NetworkSpec::plain(2, 2, &[(16, [3; 3], [1; 3]), (32, [3; 3], [2; 3])]);
+        let mut engine = CpuEngine::new(Kernels::Auto, 1 << 20)?;
+        let program = |size| Program::new(&spec, 1, [size; 3], Mode::Predict);
+        let (small, large) = (program(16)?, program(32)?);
+        let (of_small, of_large) = (engine.plan(&small), engine.plan(&large));
+        let error = engine.prepare_within(&small, Some(of_small.total() - 1)).expect_err("a byte too few");
+        assert!(matches!(error, NetError::Memory { .. }), "{error}");
+        engine.prepare_within(&small, Some(of_small.total()))?;
+        engine.load(Arc::new(Parameters::random(&spec, 0)?))?;
+        // What is held does not count again.
+        let grows = of_large.maps - of_small.maps + of_large.input + of_large.packed - of_small.packed
+            + of_large.scratch.saturating_sub(of_small.scratch);
+        let refused = engine.prepare_within(&large, Some(grows - 1)).expect_err("a byte too few");
+        let NetError::Memory { needed, free, plan } = refused else { panic!("{refused}") };
+        assert_eq!((needed, free, plan), (grows, grows - 1, of_large));
+        // The small one is still there.
+        assert_eq!(engine.forward(&vec![0.5; small.values(Program::INPUT)])?.heads.len(), 1);
+        engine.prepare_within(&large, Some(grows))?;
+        // A smaller one needs its patch alone.
+        engine.prepare_within(&small, Some(of_small.input))?;
+        Ok(())
+    }
 }

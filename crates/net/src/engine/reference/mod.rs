@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{Engine, Evaluation, LayerTime, Logits, MemoryPlan, StepReport, Update};
+use super::shared::{check_targets, head_shape};
+use super::{Engine, Evaluation, LayerTime, Logits, MemoryPlan, StepReport, Update, free_memory};
 use crate::NetError;
-use crate::loss::{self, HeadShape, Loss, LossOptions, Targets};
+use crate::loss::{self, Loss, LossOptions, Targets};
 use crate::optimiser;
 use crate::parameters::Parameters;
-use crate::program::{MapId, Mode, ParameterId, Program};
+use crate::program::{MapId, ParameterId, Program};
 
 /// What is done to every value of a map that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,11 +91,6 @@ impl ReferenceEngine {
     }
 }
 
-fn head_shape(program: &Program, head: MapId) -> HeadShape {
-    let map = program.map(head);
-    HeadShape { batch: program.batch, channels: map.channels, voxels: map.voxels() }
-}
-
 impl Engine for ReferenceEngine {
     fn kernels(&self) -> &'static str {
         super::Kernels::Reference.word()
@@ -109,16 +105,23 @@ impl Engine for ReferenceEngine {
             gradients: if training { bytes(program.num_parameters()) } else { 0 },
             // As written and as read; in training with their gradients.
             maps: bytes(maps) * if training { 3 } else { 2 },
-            packed: 0,
+            input: bytes(program.values(Program::INPUT)),
+            ..MemoryPlan::default()
         }
     }
 
     fn prepare(&mut self, program: &Program) -> Result<MemoryPlan, NetError> {
-        if self.program.as_ref() != Some(program) {
-            self.release();
-            self.program = Some(program.clone());
+        let plan = self.plan(program);
+        if let Some(present) = &self.program
+            && present == program
+        {
+            return Ok(plan);
         }
-        Ok(self.plan(program))
+        let held = if self.parameters.is_some() { plan.parameters } else { 0 };
+        plan.check(held + self.program.as_ref().map_or(0, |p| self.plan(p).maps), free_memory())?;
+        self.release();
+        self.program = Some(program.clone());
+        Ok(plan)
     }
 
     fn load(&mut self, parameters: Arc<Parameters>) -> Result<(), NetError> {
@@ -144,17 +147,17 @@ impl Engine for ReferenceEngine {
         weights: &[f64],
     ) -> Result<Evaluation, NetError> {
         let (program, _) = self.ready();
+        check_targets(&program, targets, weights, options)?;
         self.run_forward(patch, 0);
-        loss::check_heads(program.heads.len(), targets.len(), weights.len())?;
         let (mut sum, mut overlaps) = (Loss::default(), vec![]);
         for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
             let (logits, shape) = (&self.maps[head.0], head_shape(&program, head));
             if overlaps.is_empty() {
-                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label)?;
+                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
             }
             if weight != 0.0 {
                 let mut scratch = vec![0.0; logits.len()];
-                sum.add(loss::head_value(logits, target, shape, options, &mut scratch)?, weight);
+                sum.add(loss::head_value(logits, target, shape, options, &mut scratch), weight);
             }
         }
         Ok(Evaluation { loss: sum, overlaps })
@@ -166,12 +169,12 @@ impl Engine for ReferenceEngine {
         targets: &[Targets<'_>],
         update: &Update<'_>,
     ) -> Result<StepReport, NetError> {
+        let (program, parameters) = self.ready();
+        assert!(program.mode.is_training(), "a step of a program of mode {:?}", program.mode);
+        check_targets(&program, targets, update.weights, update.loss)?;
+        drop(parameters);
         self.run_forward(patch, update.seed);
         let (program, parameters) = self.ready();
-        let Mode::Train { heads } = &program.mode else {
-            panic!("a step of a program of mode {:?}", program.mode)
-        };
-        loss::check_heads(heads.len(), targets.len(), update.weights.len())?;
         let mut of_maps: Vec<Vec<f32>> = vec![vec![]; program.maps.len()];
         let mut sum = Loss::default();
         for (&head, &level) in program.heads.iter().zip(&program.levels) {
@@ -179,7 +182,7 @@ impl Engine for ReferenceEngine {
             let mut gradient = vec![0.0; logits.len()];
             let (shape, weight) = (head_shape(&program, head), update.weights[level]);
             let target = targets[level];
-            sum.add(loss::head_gradient(logits, target, shape, update.loss, weight, &mut gradient)?, weight);
+            sum.add(loss::head_gradient(logits, target, shape, update.loss, weight, &mut gradient), weight);
             of_maps[head.0] = gradient;
         }
         self.gradients = vec![None; program.parameters.len()];
