@@ -1,7 +1,7 @@
 //! Distances between surfaces weighted by area, as the `surface-distance` library measures them (BraTS 2023).
 //!
 //! The surface lies between voxels: every corner whose eight voxels are not all alike carries the area of the
-//! triangles that marching cubes would put there. [`TRIANGLES`] and [`CASE`] hold the library's table of their normals
+//! triangles that marching cubes would put there. `TRIANGLES` and `CASE` hold the library's table of their normals
 //! (Copyright 2018 Google Inc., Apache License 2.0) in eighths, signs left out, since only lengths count.
 
 use crate::surface::nearest;
