@@ -52,11 +52,10 @@ pub fn calibration(scores: &CohortScores) -> Calibrated {
         scores.cases.iter().filter_map(|case| Some((case, with(case)?))).collect();
     let Some((_, first)) = cases.first() else { return Calibrated { scores: None, failed: Vec::new() } };
     let folder = first.parent().unwrap_or(Path::new("."));
-    let description = folder.join("dataset.json");
-    let dataset = if description.is_file() {
-        Dataset::read(&description).map_err(EnsembleError::from)
-    } else {
-        Err(EnsembleError::NoDataset { folder: folder.to_owned() })
+    let dataset = match Dataset::describing(None, [folder]) {
+        Ok(Some(found)) => Ok(found.dataset),
+        Ok(None) => Err(EnsembleError::NoDataset { folder: folder.to_owned() }),
+        Err(error) => Err(error.into()),
     };
     let dataset = match dataset {
         Ok(dataset) => dataset,

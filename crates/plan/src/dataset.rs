@@ -3,7 +3,7 @@
 use crate::PlanError;
 use crate::json::{Node, parse_json, read_json};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// More labels than any dataset has; label maps are `u8` or `u16`.
 const MAX_LABEL: usize = u16::MAX as usize - 1;
@@ -28,7 +28,30 @@ pub struct Dataset {
     pub raw: Value,
 }
 
+/// A `dataset.json` that says what labels mean, and where it was found.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// What it says.
+    pub dataset: Dataset,
+    /// The file.
+    pub path: PathBuf,
+}
+
 impl Dataset {
+    /// The description to believe: the file that was given, else the first `dataset.json` in `folders`; `None` if there is
+    /// none. Every command that must know what labels mean asks here.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`]; a description that cannot be read is not passed over for another one.
+    pub fn describing<P: AsRef<Path>>(
+        given: Option<&Path>,
+        folders: impl IntoIterator<Item = P>,
+    ) -> Result<Option<Described>, PlanError> {
+        let beside = || folders.into_iter().map(|f| f.as_ref().join("dataset.json")).find(|p| p.is_file());
+        let Some(path) = given.map(Path::to_owned).or_else(beside) else { return Ok(None) };
+        Ok(Some(Described { dataset: Dataset::read(&path)?, path }))
+    }
+
     /// Reads `dataset.json`.
     ///
     /// # Errors

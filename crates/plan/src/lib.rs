@@ -32,7 +32,7 @@ pub use architecture::{
 };
 pub use configuration::{Configuration, InterpolationMode, Normalization, Resampling, ResamplingFn, Rules};
 pub use convention::{Convention, Evidence, TumourParts};
-pub use dataset::{Dataset, Label, Labels, Region, canonical_channel};
+pub use dataset::{Dataset, Described, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;
 pub use groups::{case_groups, case_size, memory_budget};

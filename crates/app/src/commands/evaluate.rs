@@ -8,14 +8,13 @@ use glioseg_engine::calibration::calibration;
 use glioseg_metrics::statistics::{Bootstrap, Summary};
 use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
 use glioseg_plan::Convention;
-use glioseg_plan::Dataset;
 use glioseg_report::{
     CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, ReportError, evaluate_cohort,
 };
 use serde_json::json;
 
 use super::table::{number, table};
-use super::{Outcome, Problem, print};
+use super::{Outcome, Problem, described, print};
 use crate::ui::{Ui, about};
 
 /// Scores a folder of predictions against a folder of references and writes every number by every rule.
@@ -137,20 +136,9 @@ fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
         };
         return Ok(known(scheme));
     }
-    let nearby = || {
-        let folders = [
-            Some(options.prediction.as_path()),
-            Some(options.reference.as_path()),
-            options.reference.parent(),
-        ];
-        folders.into_iter().flatten().map(|f| f.join("dataset.json")).find(|p| p.is_file())
-    };
-    let Some(path) = options.dataset.clone().or_else(nearby) else { return Ok(LabelSource::Guess) };
-    let dataset = Dataset::read(&path)?;
-    if options.dataset.is_none() {
-        ui.say(&format!("labels from {}", path.display()));
-    }
-    Ok(known(LabelScheme::dataset(&dataset.labels)))
+    let folders = [Some(options.prediction.as_path()), Some(&options.reference), options.reference.parent()];
+    let dataset = described(options.dataset.as_deref(), folders.into_iter().flatten(), ui)?;
+    Ok(dataset.map_or(LabelSource::Guess, |dataset| known(LabelScheme::dataset(&dataset.labels))))
 }
 
 fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {

@@ -23,8 +23,12 @@ pub(crate) mod train;
 pub(crate) mod view;
 
 use std::io::Write as _;
+use std::path::Path;
 
 use glioseg_diagnose::Diagnose;
+use glioseg_plan::Dataset;
+
+use crate::ui::Ui;
 
 /// How a command ended that could start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,19 @@ impl Diagnose for Problem {
     fn hint(&self) -> Option<String> {
         Some(self.hint.clone())
     }
+}
+
+/// What describes the labels: the file that was given, else one in `folders`, of which the user is told.
+pub(crate) fn described<P: AsRef<Path>>(
+    given: Option<&Path>,
+    folders: impl IntoIterator<Item = P>,
+    ui: &Ui,
+) -> anyhow::Result<Option<Dataset>> {
+    let found = Dataset::describing(given, folders)?;
+    if let (None, Some(found)) = (given, &found) {
+        ui.say(&format!("labels from {}", found.path.display()));
+    }
+    Ok(found.map(|found| found.dataset))
 }
 
 /// Sets the number of threads of everything that computes; once, before the first tensor.

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::table::{number, table};
-use super::{Outcome, Problem, print};
+use super::{Outcome, Problem, described, print};
 use crate::cli::Labels;
 use crate::ui::{Ui, about};
 
@@ -90,9 +90,7 @@ impl Meaning {
         if let Some(coding) = options.input_labels {
             return Ok(Self { dataset: None, parts: Ok(coding.parts()), known: coding.known() });
         }
-        let beside = options.input.join("dataset.json");
-        let path = options.dataset.clone().or_else(|| beside.is_file().then_some(beside));
-        let Some(path) = path else {
+        let Some(dataset) = described(options.dataset.as_deref(), [&options.input], ui)? else {
             let unknown = Problem::new(
                 format!("nothing says what the labels in {} mean", options.input.display()),
                 "give --dataset dataset.json, or --input-labels 1-2-4, 1-2-3, 1-2-3-4 or nnunet; with --label and --with no \
@@ -100,10 +98,6 @@ impl Meaning {
             );
             return Ok(Self { dataset: None, parts: Err(unknown), known: Vec::new() });
         };
-        let dataset = Dataset::read(&path)?;
-        if options.dataset.is_none() {
-            ui.say(&format!("labels from {}", path.display()));
-        }
         Ok(Self {
             parts: TumourParts::of(&dataset).map_err(anyhow::Error::new),
             known: dataset.labels.all_labels().to_vec(),
@@ -239,13 +233,8 @@ fn search(options: &Postprocess, cases: &[(String, PathBuf)], label: u16) -> any
 
 /// The value of enhancing tumour that a `dataset.json` beside the references, or above their folder, tells.
 fn reference_enhancing(folder: &Path) -> anyhow::Result<Option<u16>> {
-    let places = [Some(folder), folder.parent()];
-    let Some(path) = places.into_iter().flatten().map(|f| f.join("dataset.json")).find(|p| p.is_file())
-    else {
-        return Ok(None);
-    };
-    let dataset = Dataset::read(&path)?;
-    Ok(TumourParts::of(&dataset).ok().map(|p| p.enhancing))
+    let found = Dataset::describing(None, [Some(folder), folder.parent()].into_iter().flatten())?;
+    Ok(found.and_then(|found| TumourParts::of(&found.dataset).ok()).map(|p| p.enhancing))
 }
 
 fn show_search(search: &ThresholdSearch, as_json: bool) -> anyhow::Result<()> {

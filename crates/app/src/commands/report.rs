@@ -287,17 +287,13 @@ fn predicted(folder: &Path, options: &Report) -> anyhow::Result<Found> {
 
 /// A `dataset.json` that was named, or lies beside the predictions or in their model.
 fn dataset(options: &Report, found: &[Found]) -> anyhow::Result<Option<Dataset>> {
-    let mut candidates: Vec<PathBuf> = options.dataset.iter().cloned().collect();
-    if candidates.is_empty() {
-        let folders = found.iter().filter_map(|f| f.folder.clone()).chain(options.reference.clone());
-        let folders = folders.chain(options.model.iter().cloned()).chain(found.iter().flat_map(|f| {
-            let models = f.run.predicted.iter().flat_map(|p| &p.models);
-            models.map(|m| m.path.clone()).filter(|p| !p.as_os_str().is_empty()).collect::<Vec<_>>()
-        }));
-        candidates.extend(folders.map(|f| f.join("dataset.json")).filter(|p| p.is_file()));
-    }
-    let path = candidates.first();
-    Ok(path.map(|p| Dataset::read(p)).transpose()?)
+    let models = |f: &Found| -> Vec<PathBuf> {
+        let models = f.run.predicted.iter().flat_map(|p| &p.models);
+        models.map(|m| m.path.clone()).filter(|p| !p.as_os_str().is_empty()).collect()
+    };
+    let folders = found.iter().filter_map(|f| f.folder.clone()).chain(options.reference.clone());
+    let folders = folders.chain(options.model.iter().cloned()).chain(found.iter().flat_map(models));
+    Ok(Dataset::describing(options.dataset.as_deref(), folders)?.map(|found| found.dataset))
 }
 
 /// What the labels mean: as the scores have it, as a `dataset.json` says, or a guess.

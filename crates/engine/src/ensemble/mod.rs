@@ -149,30 +149,19 @@ fn case_names(folder: &Path) -> Result<BTreeSet<String>, EnsembleError> {
 
 /// What the outputs mean: the dataset given, else that of the folders, which must agree; else what v1's properties say.
 fn dataset_of(folders: &[PathBuf], case: &str, given: Option<&Path>) -> Result<Dataset, EnsembleError> {
-    if let Some(path) = given {
-        return Ok(Dataset::read(path)?);
-    }
-    let mut found: Option<(PathBuf, Dataset)> = None;
-    for path in folders.iter().map(|f| f.join("dataset.json")).filter(|p| p.is_file()) {
-        let dataset = Dataset::read(&path)?;
-        match &found {
-            None => found = Some((path, dataset)),
-            Some((first_path, first)) => {
-                let (first, second) = (meaning(&first.labels), meaning(&dataset.labels));
-                if first != second {
-                    let first_path = first_path.clone();
-                    return Err(EnsembleError::OutputsDiffer {
-                        first,
-                        second,
-                        first_path,
-                        second_path: path,
-                    });
-                }
+    let found = Dataset::describing(given, folders)?;
+    if given.is_none() {
+        for other in folders {
+            let (Some(one), Some(other)) = (&found, Dataset::describing(None, [other])?) else { continue };
+            let (first, second) = (meaning(&one.dataset.labels), meaning(&other.dataset.labels));
+            if first != second {
+                let (first_path, second_path) = (one.path.clone(), other.path);
+                return Err(EnsembleError::OutputsDiffer { first, second, first_path, second_path });
             }
         }
     }
-    if let Some((_, dataset)) = found {
-        return Ok(dataset);
+    if let Some(found) = found {
+        return Ok(found.dataset);
     }
     let npz = folders[0].join(format!("{case}.npz"));
     let properties = Properties::beside(&npz)?;

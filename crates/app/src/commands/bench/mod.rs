@@ -70,12 +70,8 @@ impl BenchNet {
 
 /// Number of outputs from the `dataset.json` beside the plans, else three.
 fn outputs_beside(plans: &Path) -> anyhow::Result<usize> {
-    let dataset = plans.with_file_name("dataset.json");
-    if !dataset.is_file() {
-        return Ok(3);
-    }
-    let dataset = glioseg_plan::Dataset::read(&dataset).context("the number of outputs")?;
-    Ok(dataset.labels.num_outputs())
+    let dataset = glioseg_plan::Dataset::describing(None, plans.parent()).context("the number of outputs")?;
+    Ok(dataset.map_or(3, |found| found.dataset.labels.num_outputs()))
 }
 
 /// Values between -1.7 and 1.7 without a pattern; speed must not depend on zeros.
