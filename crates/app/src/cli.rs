@@ -7,8 +7,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use glioseg_engine::infer::Part;
-use glioseg_engine::model::Folds;
+use glioseg_infer::Part;
+use glioseg_infer::model::Folds;
 use glioseg_net::{EngineChoice, NetError};
 use glioseg_plan::OutputLabels;
 
@@ -91,7 +91,7 @@ pub(crate) enum Command {
     after_help = "Examples:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n  \
     glioseg predict --recipe brats21 -m BL_MODEL -m BL_L_GN_MODEL -i BraTS2021 -o submission\n\n\
     The recipe brats21 averages two models, takes an enhancing tumour below 200 voxels for necrotic core, and writes the labels\n\
-    0, 1, 2, 4. A recipe is a small JSON file: copy crates/engine/recipes/brats21.json of the sources to make another.\n\n\
+    0, 1, 2, 4. A recipe is a small JSON file: copy crates/infer/recipes/brats21.json of the sources to make another.\n\n\
     Ctrl-C stops before the next tile; --continue does the rest later. A second one ends at once.\n\n\
     Exit code: 0 all cases done, 1 some case failed or Ctrl-C (the others are written), 2 could not start."
 )]

@@ -134,14 +134,14 @@ diagnosed!(
     glioseg_net::NetError,
     glioseg_metrics::MetricsError,
     glioseg_report::ReportError,
-    glioseg_engine::cases::CaseError,
-    glioseg_engine::crossval::CrossvalError,
-    glioseg_engine::ensemble::EnsembleError,
-    glioseg_engine::infer::InferError,
-    glioseg_engine::output::OutputError,
-    glioseg_engine::postprocess::PostprocessError,
-    glioseg_engine::recipe::RecipeError,
-    glioseg_engine::train::TrainError,
+    glioseg_infer::cases::CaseError,
+    glioseg_workflow::crossval::CrossvalError,
+    glioseg_infer::ensemble::EnsembleError,
+    glioseg_infer::InferError,
+    glioseg_infer::output::OutputError,
+    glioseg_infer::postprocess::PostprocessError,
+    glioseg_infer::recipe::RecipeError,
+    glioseg_train::TrainError,
     crate::commands::Problem,
 );
 
@@ -160,15 +160,13 @@ mod tests {
     use std::io;
     use std::path::{Path, PathBuf};
 
-    use glioseg_engine::cases::CaseError;
-    use glioseg_engine::crossval::CrossvalError;
-    use glioseg_engine::ensemble::EnsembleError;
-    use glioseg_engine::infer::InferError;
-    use glioseg_engine::output::OutputError;
-    use glioseg_engine::postprocess::PostprocessError;
-    use glioseg_engine::recipe::RecipeError;
-    use glioseg_engine::train::TrainError;
     use glioseg_formats::FormatError;
+    use glioseg_infer::InferError;
+    use glioseg_infer::cases::CaseError;
+    use glioseg_infer::ensemble::EnsembleError;
+    use glioseg_infer::output::OutputError;
+    use glioseg_infer::postprocess::PostprocessError;
+    use glioseg_infer::recipe::RecipeError;
     use glioseg_interop::{InteropError, PickleError};
     use glioseg_kernels::KernelError;
     use glioseg_metrics::MetricsError;
@@ -178,7 +176,9 @@ mod tests {
     use glioseg_prep::augment::AugmentError;
     use glioseg_prep::store::StoreError;
     use glioseg_report::ReportError;
+    use glioseg_train::TrainError;
     use glioseg_volume::VolumeError;
+    use glioseg_workflow::crossval::CrossvalError;
 
     use super::*;
     use crate::commands::Problem;

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use glioseg_engine::infer::{Batch, PredictOptions, Predictor, batch};
+use glioseg_infer::{Batch, PredictOptions, Predictor, batch};
 use glioseg_plan::OutputLabels;
 use support::{model, numbered, predict, write_case};
 

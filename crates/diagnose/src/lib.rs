@@ -18,3 +18,23 @@ pub trait Diagnose: Error {
         None
     }
 }
+
+/// Errors of other crates are large: [`From`] that boxes them into the variants of one of ours.
+///
+/// ```
+/// # #[derive(Debug)] struct Large([u64; 32]);
+/// # #[derive(Debug)] enum Ours { Theirs(Box<Large>) }
+/// glioseg_diagnose::boxed_from!(Ours: Theirs(Large));
+/// let Ours::Theirs(error) = Ours::from(Large([0; 32]));
+/// assert_eq!(error.0[0], 0);
+/// ```
+#[macro_export]
+macro_rules! boxed_from {
+    ($target:ty: $($variant:ident($error:ty)),* $(,)?) => {
+        $(impl ::std::convert::From<$error> for $target {
+            fn from(error: $error) -> Self {
+                Self::$variant(::std::boxed::Box::new(error))
+            }
+        })*
+    };
+}

@@ -1,6 +1,6 @@
 //! `glioseg convert`: any model as our own folder.
 
-use glioseg_engine::convert::convert;
+use glioseg_infer::convert::convert;
 
 use super::{Outcome, print};
 use crate::cli::Convert;

@@ -7,16 +7,16 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use glioseg_engine::crossval::{Candidate, best, collect, combine, decide_postprocessing};
-use glioseg_engine::postprocess::{FILE_NAME, Postprocessing};
-use glioseg_engine::train::{
-    FoldChoice, Outcome as End, Places, Settings, Setup, TrainError, TrainOptions, VALIDATION_FOLDER,
-    begun_settings,
-};
 use glioseg_formats::atomic;
+use glioseg_infer::postprocess::{FILE_NAME, Postprocessing};
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::EngineChoice;
 use glioseg_plan::{RawDataset, Splits};
+use glioseg_train::{
+    FoldChoice, Outcome as End, Places, Settings, Setup, TrainError, TrainOptions, VALIDATION_FOLDER,
+    begun_settings,
+};
+use glioseg_workflow::crossval::{Candidate, best, collect, combine, decide_postprocessing};
 use serde_json::{Value, json};
 
 use super::dataset::open;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use clap::Args;
-use glioseg_engine::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, ensemble};
-use glioseg_engine::postprocess::Postprocessing;
+use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, ensemble};
+use glioseg_infer::postprocess::Postprocessing;
 use serde_json::json;
 
 use super::{Outcome, print};

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use glioseg_engine::calibration::calibration;
 use glioseg_metrics::statistics::{Bootstrap, Summary};
 use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
 use glioseg_plan::Convention;
 use glioseg_report::{
     CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, ReportError, evaluate_cohort,
 };
+use glioseg_workflow::calibration::calibration;
 use serde_json::json;
 
 use super::table::{number, table};

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_engine::cases::canonical_channel;
-use glioseg_engine::model::{CheckpointChoice, Folds, Model};
 use glioseg_formats::nifti;
+use glioseg_infer::cases::canonical_channel;
+use glioseg_infer::model::{CheckpointChoice, Folds, Model};
 use glioseg_interop::{Value as Pickled, read_pickle_file};
 use glioseg_net::Checkpoint;
 use glioseg_plan::{Dataset, Plans};

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use glioseg_engine::output::OutputRules;
-use glioseg_engine::postprocess::{
+use glioseg_infer::output::OutputRules;
+use glioseg_infer::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
     ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
 };

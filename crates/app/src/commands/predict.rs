@@ -4,11 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use glioseg_engine::infer::{
-    self, Accumulation, Batch, Event, InferError, PostprocessingChoice, PredictOptions, PredictSummary,
+use glioseg_infer::model::{CheckpointChoice, Model};
+use glioseg_infer::recipe::Recipe;
+use glioseg_infer::{
+    Accumulation, Batch, Event, InferError, PostprocessingChoice, PredictOptions, PredictSummary,
 };
-use glioseg_engine::model::{CheckpointChoice, Model};
-use glioseg_engine::recipe::Recipe;
 use glioseg_plan::OutputLabels;
 use glioseg_plan::record::{CaseRecord, CaseStatus, FlagKind};
 
@@ -144,7 +144,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         stop: Some(&stop),
         ..Batch::new(&options.input, &options.output)
     };
-    let summary = infer::predict(&options.model, predict, &batch, &observer);
+    let summary = glioseg_infer::predict(&options.model, predict, &batch, &observer);
     ui.stop();
     let summary = summary?;
     let seen = seen.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

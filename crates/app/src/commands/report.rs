@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use glioseg_engine::cases::find_cases as find_images;
+use glioseg_infer::cases::find_cases as find_images;
 use glioseg_metrics::LabelScheme;
 use glioseg_plan::record::{CaseStatus, Record};
 use glioseg_plan::{Convention, Dataset};

@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use glioseg_engine::train::{
-    EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
-    TrainOptions, Trained, VALIDATION_FOLDER, begun_settings,
-};
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
+use glioseg_train::{
+    EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
+    TrainOptions, Trained, VALIDATION_FOLDER, begun_settings,
+};
 use serde_json::json;
 
 use super::dataset::{by, open};
@@ -325,7 +325,7 @@ pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::R
             ui.say("stopping after this batch; Ctrl-C again ends at once");
         }
     };
-    let trained = glioseg_engine::train::train(setup, options, &stop, &mut observer);
+    let trained = glioseg_train::train(setup, options, &stop, &mut observer);
     ui.stop();
     Ok(trained?)
 }

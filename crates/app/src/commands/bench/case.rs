@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use glioseg_engine::infer::{self, Batch, Event, PredictOptions};
+use glioseg_infer::{self as infer, Batch, Event, PredictOptions};
 use glioseg_net::checkpoint::{Metadata, write_safetensors};
 use glioseg_net::{NetworkSpec, Parameters};
 use glioseg_plan::record::CaseRecord;

@@ -1,0 +1,222 @@
+//! A case on its way: its images, what the networks read, what they answered, and the segmentation.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use glioseg_formats::nifti;
+use glioseg_plan::record::{CaseRecord, ChannelCheck};
+use glioseg_prep::{PreparedCase, Trail};
+use glioseg_volume::{Geometry, LabelMap, Volume};
+use indexmap::IndexMap;
+
+use super::export::{Logits, Probabilities, ProbabilitySum};
+use super::flags::ImageFacts;
+use super::probabilities::V1Properties;
+use super::uncertainty::{CaseMoments, UncertaintyMaps};
+use super::{Accumulation, Image, InferError, WindowOptions};
+use crate::cases::CaseFiles;
+
+/// Where a case comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It was made in memory.
+    #[default]
+    Memory,
+    /// Files.
+    Files {
+        /// The files, in the order of the channels.
+        files: Vec<PathBuf>,
+        /// For every channel, which of them holds it.
+        of_channel: Vec<usize>,
+    },
+}
+
+impl Origin {
+    /// The files; none for a case in memory.
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            Self::Memory => &[],
+            Self::Files { files, .. } => files,
+        }
+    }
+
+    /// The file of every channel; none for a case in memory.
+    pub(super) fn channel_files(&self) -> Vec<&Path> {
+        match self {
+            Self::Memory => Vec::new(),
+            Self::Files { files, of_channel } => of_channel.iter().map(|&i| files[i].as_path()).collect(),
+        }
+    }
+
+    /// What messages name: the first file, or the case.
+    pub(super) fn place(&self, id: &str) -> PathBuf {
+        self.files().first().cloned().unwrap_or_else(|| id.into())
+    }
+}
+
+/// The images of a case.
+#[derive(Debug, Clone)]
+pub struct CaseImages {
+    /// Name of the case.
+    pub id: String,
+    /// All channels, in the order of the model's.
+    pub image: Volume,
+    /// Where they come from.
+    pub origin: Origin,
+    /// What looked odd so far.
+    pub warnings: Vec<String>,
+    /// Seconds that it took to get them.
+    pub(super) seconds: f64,
+}
+
+impl CaseImages {
+    /// A case in memory; `image` holds the model's channels in the model's order.
+    pub fn new(id: impl Into<String>, image: Volume) -> Self {
+        Self { id: id.into(), image, origin: Origin::Memory, warnings: Vec::new(), seconds: 0.0 }
+    }
+
+    /// Reads the channels of a case in parallel; they must share one grid.
+    ///
+    /// # Errors
+    /// [`InferError::Volume`] with the file that cannot be read, or the two that differ.
+    pub fn read(case: CaseFiles) -> Result<Self, InferError> {
+        let start = Instant::now();
+        let CaseFiles { id, files } = case;
+        let (image, infos) = nifti::read_stack(&files)?;
+        let mut warnings = Vec::new();
+        for (path, info) in files.iter().zip(&infos).skip(1) {
+            let grids = infos[0].geometry.same_grid(&info.geometry);
+            if !grids.same_position() {
+                warnings.push(format!(
+                    "the {} of {} differs from that of {}; voxels are taken to correspond",
+                    if grids.origin { "direction" } else { "origin" },
+                    path.display(),
+                    files[0].display()
+                ));
+            }
+        }
+        let of_channel =
+            infos.iter().enumerate().flat_map(|(i, info)| std::iter::repeat_n(i, info.channels)).collect();
+        let origin = Origin::Files { files, of_channel };
+        Ok(Self { id, image, origin, warnings, seconds: start.elapsed().as_secs_f64() })
+    }
+}
+
+/// What is known of a case whatever becomes of it.
+#[derive(Debug)]
+pub(super) struct CaseFacts {
+    pub(super) id: String,
+    pub(super) origin: Origin,
+    /// The grid of the image.
+    pub(super) geometry: Geometry,
+    /// What the image itself told; not of a case that was prepared earlier.
+    pub(super) seen: Option<(ChannelCheck, ImageFacts)>,
+    pub(super) warnings: Vec<String>,
+    /// Seconds of reading and preparing.
+    pub(super) seconds: f64,
+}
+
+/// A case as one model's network reads it.
+#[derive(Debug, Clone)]
+pub(super) struct Input {
+    pub(super) case: Arc<PreparedCase>,
+    /// How answers lead back to the image.
+    pub(super) trail: Trail,
+    /// How the window slides over it.
+    pub(super) window: WindowOptions,
+}
+
+impl Input {
+    pub(super) fn image(&self) -> Image<'_> {
+        Image { data: &self.case.data, channels: self.case.channels, shape: self.case.shape }
+    }
+}
+
+/// A case as the networks of all models read it.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) facts: Arc<CaseFacts>,
+    /// Model by model.
+    pub(super) inputs: Vec<Input>,
+    pub(super) passes: usize,
+}
+
+impl Prepared {
+    /// Name of the case.
+    pub fn id(&self) -> &str {
+        &self.facts.id
+    }
+
+    /// Where the case comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.facts.origin
+    }
+
+    /// Network passes that [`Predictor::infer`](super::Predictor::infer) takes.
+    pub fn passes(&self) -> usize {
+        self.passes
+    }
+}
+
+/// What one model answered, and how it leads back to the image.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Mean over tiles, mirrorings and folds, `[output, z, y, x]` of `shape`.
+    pub(super) values: Vec<f32>,
+    pub(super) shape: [usize; 3],
+    pub(super) trail: Trail,
+    pub(super) precision: Accumulation,
+    /// The values are probabilities already.
+    pub(super) activated: bool,
+}
+
+impl Answer {
+    pub(super) fn logits(&self) -> Logits<'_> {
+        Logits {
+            values: &self.values,
+            shape: self.shape,
+            trail: &self.trail,
+            precision: self.precision,
+            activated: self.activated,
+        }
+    }
+}
+
+/// What is left to decide.
+#[derive(Debug)]
+pub(super) enum Undecided {
+    /// One model's answer on its plan's grid.
+    Answer(Answer),
+    /// Probabilities on the image's grid.
+    Probabilities(ProbabilitySum),
+}
+
+/// What the networks answered for a case.
+#[derive(Debug)]
+pub struct Inferred {
+    pub(super) facts: Arc<CaseFacts>,
+    pub(super) undecided: Undecided,
+    pub(super) moments: Option<CaseMoments>,
+    /// Voxels of the first model's grid, and their spacing in mm.
+    pub(super) resampled: ([usize; 3], [f64; 3]),
+    pub(super) seconds: IndexMap<String, f64>,
+}
+
+/// The segmentation of a case, on the grid of its image.
+#[derive(Debug)]
+pub struct Prediction {
+    /// The label map, postprocessed and recoded as the options say.
+    pub labels: LabelMap,
+    /// Probabilities as the networks gave them, if they were asked for.
+    pub probabilities: Option<Probabilities>,
+    /// Maps of how far the passes agreed, if they were asked for; the scores are in the record.
+    pub uncertainty: Option<UncertaintyMaps>,
+    /// What was done and seen: volumes, warnings, reasons to look at the case.
+    pub record: CaseRecord,
+    /// Where the case comes from.
+    pub origin: Origin,
+    /// What version 1 keeps beside probabilities.
+    pub(super) v1: Option<V1Properties>,
+}

@@ -1,0 +1,108 @@
+//! A folder that predictions are written to.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use glioseg_formats::nifti;
+use glioseg_plan::record::CaseRecord;
+
+use super::probabilities::{write_probabilities, write_softmax};
+use super::{InferError, PredictOptions, Prediction};
+use crate::output::{label_path, write_labels};
+
+/// Where maps of uncertainty go: apart from the label maps, so that nobody takes them for such.
+const UNCERTAINTY: &str = "uncertainty";
+
+/// An output folder: `CASE.nii.gz`, `CASE.npz`, and maps below `uncertainty`.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder and checks that it lies outside the inputs and can be written.
+    ///
+    /// # Errors
+    /// [`InferError::OutputInsideInput`], [`InferError::Output`].
+    pub(crate) fn make(path: &Path, inputs: &[PathBuf]) -> Result<Self, InferError> {
+        let failed = |source| InferError::Output { path: path.into(), source };
+        // The folder may not be there yet: its nearest existing parent decides where it lies.
+        let absolute = std::path::absolute(path).map_err(failed)?;
+        let existing =
+            absolute.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_else(|| absolute.clone());
+        let rest = absolute.ancestors().find(|a| a.exists()).and_then(|a| absolute.strip_prefix(a).ok());
+        let target = rest.map_or_else(|| existing.clone(), |r| existing.join(r));
+        for input in inputs.iter().filter(|i| i.is_dir()) {
+            if input.canonicalize().is_ok_and(|i| target.starts_with(i)) {
+                return Err(InferError::OutputInsideInput { out: path.into(), input: input.clone() });
+            }
+        }
+        std::fs::create_dir_all(path).map_err(failed)?;
+        tempfile::tempfile_in(path).map_err(failed)?;
+        Ok(Self { path: path.into() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the folders below that the options ask for.
+    pub(crate) fn make_below(&self, options: &PredictOptions) -> Result<(), InferError> {
+        if options.uncertainty {
+            let folder = self.path.join(UNCERTAINTY);
+            std::fs::create_dir_all(&folder)
+                .map_err(|source| InferError::Output { path: folder.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    fn probabilities(&self, case: &str) -> PathBuf {
+        self.path.join(format!("{case}.npz"))
+    }
+
+    /// A map of uncertainty, as seen from the folder.
+    fn map(case: &str, name: &str) -> PathBuf {
+        Path::new(UNCERTAINTY).join(format!("{case}_{name}.nii.gz"))
+    }
+
+    /// Whether a case has all that the options ask for. Results are renamed into place when complete, so a file that is there
+    /// is a finished one.
+    pub(crate) fn is_finished(&self, case: &str, options: &PredictOptions) -> bool {
+        label_path(&self.path, case).is_file()
+            && (!options.save_probabilities || self.probabilities(case).is_file())
+            && (!options.uncertainty || self.path.join(Self::map(case, "disagreement")).is_file())
+    }
+
+    /// Writes all files of a case, the label map last; the record with what was written and how long it took.
+    ///
+    /// # Errors
+    /// [`InferError::Volume`] that names the file; no unfinished file is left.
+    pub(crate) fn write(&self, prediction: Prediction) -> Result<CaseRecord, InferError> {
+        let start = Instant::now();
+        let Prediction { labels, probabilities, uncertainty, mut record, v1, .. } = prediction;
+        let case = &record.case;
+        if let (Some(maps), Some(scores)) = (uncertainty, &mut record.uncertainty) {
+            let [entropy, disagreement] = ["entropy", "disagreement"].map(|name| Self::map(case, name));
+            nifti::write_volume(&self.path.join(&entropy), &maps.entropy())?;
+            nifti::write_volume(&self.path.join(&disagreement), &maps.disagreement())?;
+            (scores.entropy, scores.disagreement) = (Some(entropy), Some(disagreement));
+        }
+        // Probabilities first: a case counts as finished when its segmentation is there.
+        if let Some(probabilities) = probabilities {
+            let path = self.probabilities(case);
+            match v1 {
+                Some(properties) => {
+                    properties.write(&path.with_extension("pkl"), &probabilities)?;
+                    write_softmax(&path, &probabilities)?;
+                }
+                None => write_probabilities(&path, &probabilities)?,
+            }
+        }
+        write_labels(&self.path, case, &labels)?;
+        *record.seconds.entry("write".into()).or_default() += start.elapsed().as_secs_f64();
+        for value in record.seconds.values_mut() {
+            *value = (*value * 1000.0).round() / 1000.0;
+        }
+        Ok(record)
+    }
+}

@@ -1,0 +1,315 @@
+//! A trained model: nnU-Net's result folder, of either version, with its plans, dataset description and folds.
+
+use std::path::{Path, PathBuf};
+
+use glioseg_net::{Checkpoint, NetworkSpec};
+use glioseg_plan::{Configuration, Dataset, Plans};
+
+use crate::InferError;
+use crate::folds::fold_folders;
+use crate::v1;
+
+/// Which folds of a model are used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Folds {
+    /// Every cross-validation fold with the checkpoint; `fold_all` only if there is no other.
+    #[default]
+    Found,
+    /// `fold_all` where it exists, else every fold.
+    All,
+    /// These folds; each must be there.
+    These(Vec<usize>),
+    /// Whatever there is, `fold_all` too.
+    Every,
+}
+
+impl std::str::FromStr for Folds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("all") {
+            return Ok(Self::All);
+        }
+        let mut folds = text
+            .split(',')
+            .map(|f| f.trim().parse::<usize>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| format!("`{text}` is neither `all` nor fold numbers such as 0,1,2"))?;
+        folds.sort_unstable();
+        folds.dedup();
+        Ok(Self::These(folds))
+    }
+}
+
+/// Which checkpoint of a fold is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CheckpointChoice {
+    /// The one at the end of training.
+    #[default]
+    Final,
+    /// The one with the best validation score.
+    Best,
+}
+
+impl CheckpointChoice {
+    /// File name without ending.
+    pub fn stem(self) -> &'static str {
+        match self {
+            Self::Final => "checkpoint_final",
+            Self::Best => "checkpoint_best",
+        }
+    }
+
+    /// Name of version 1's file without ending.
+    pub fn v1_stem(self) -> &'static str {
+        match self {
+            Self::Final => "model_final_checkpoint",
+            Self::Best => "model_best",
+        }
+    }
+
+    /// The file in a fold's folder: our own safetensors before nnU-Net's `.pth` and version 1's `.model`.
+    fn find(self, fold: &Path) -> Option<PathBuf> {
+        let (stem, v1) = (self.stem(), self.v1_stem());
+        [format!("{stem}.safetensors"), format!("{stem}.pth"), format!("{v1}.model")]
+            .into_iter()
+            .map(|name| fold.join(name))
+            .find(|p| p.is_file())
+    }
+}
+
+/// One fold's weights on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fold {
+    /// Folder name without `fold_`: a number or `all`.
+    pub name: String,
+    /// The checkpoint file.
+    pub checkpoint: PathBuf,
+}
+
+/// A result folder of nnU-Net v2 or v1 or of this program, opened and checked; weights are read later, fold by fold.
+#[derive(Debug)]
+pub struct Model {
+    /// The folder.
+    pub path: PathBuf,
+    /// Channels and labels.
+    pub dataset: Dataset,
+    /// The plans it was trained with.
+    pub plans: Plans,
+    /// The configuration it was trained with.
+    pub configuration: Configuration,
+    /// The folds to use.
+    pub folds: Vec<Fold>,
+    /// Trainer class, as the first fold's checkpoint names it.
+    pub trainer: Option<String>,
+    /// Axes of `[z, y, x]` (after the plans' transposition) that may be mirrored.
+    pub mirror_axes: Vec<usize>,
+    /// What the network looks like.
+    pub network: NetworkSpec,
+}
+
+/// Folders below `path` that look like models, for a hint.
+fn models_below(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|e| {
+            ["plans.json", "plans.pkl"].iter().any(|plans| e.path().join(plans).is_file())
+                && !fold_folders(&e.path()).is_empty()
+        })
+        .map(|e| e.path().display().to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+impl Model {
+    /// Whether a folder has what a model has: plans and dataset description, or version 1's plans or weights.
+    pub fn looks_like(path: &Path) -> bool {
+        ["plans.json", "dataset.json"].iter().all(|f| path.join(f).is_file()) || v1::is_model(path)
+    }
+
+    /// Opens a result folder; reads the metadata of the first fold's checkpoint.
+    ///
+    /// # Errors
+    /// [`InferError::NotAModel`] and [`InferError::MissingFold`] with what the folder holds; the errors of plans, dataset description
+    /// and checkpoint, each with its file.
+    pub fn open(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+        let missing = ["plans.json", "dataset.json"].into_iter().find(|f| !path.join(f).is_file());
+        let Some(file) = missing else { return Self::open_v2(path, folds, choice) };
+        if v1::is_model(path) {
+            return Self::open_v1(path, folds, choice);
+        }
+        let reason = if path.is_dir() {
+            format!("it has no {file}")
+        } else if path.is_file() {
+            "it is a file, not a folder".into()
+        } else {
+            "there is no such folder".into()
+        };
+        Err(InferError::NotAModel { path: path.into(), reason, below: models_below(path) })
+    }
+
+    /// Folds of the folder that are not used, for want of the checkpoint or by choice.
+    pub fn unused_folds(&self) -> Vec<String> {
+        let used = |name: &str| self.folds.iter().any(|f| f.name == name);
+        fold_folders(&self.path)
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|n| n != "all" && !used(n))
+            .collect()
+    }
+
+    /// Version 2's result folder, or ours.
+    fn open_v2(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+        let dataset = Dataset::read(&path.join("dataset.json"))?;
+        let plans = Plans::read(&path.join("plans.json"))?;
+        let folds = choose_folds(path, folds, choice)?;
+        let first = Checkpoint::open(&folds[0].checkpoint)?;
+        // The checkpoint knows its configuration; the folder's name TRAINER__PLANS__CONFIGURATION says it too.
+        let named = path.canonicalize().unwrap_or_else(|_| path.into());
+        let named =
+            named.file_name().and_then(|n| n.to_str()).and_then(|n| n.split("__").nth(2)).map(str::to_owned);
+        let name = match first.metadata().configuration.clone().or(named) {
+            Some(name) => name,
+            None => plans.configuration_names().first().cloned().unwrap_or_default(),
+        };
+        let configuration = plans.configuration(&name)?;
+        let slices = usize::from(configuration.patch_size.len() == 2);
+        let mirror_axes =
+            first.metadata().mirror_axes.iter().flatten().map(|a| a + slices).filter(|&a| a < 3).collect();
+        let trainer = first.metadata().trainer_name.clone();
+        Self::new(path, folds, dataset, plans, configuration, trainer, mirror_axes)
+    }
+
+    /// Version 1's result folder: everything but the weights is told in version 2's terms.
+    fn open_v1(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+        let folds = choose_folds(path, folds, choice)?;
+        let v1::Described { dataset, plans, configuration, trainer, mirror_axes } =
+            v1::describe(path, &folds[0].checkpoint)?;
+        Self::new(path, folds, dataset, plans, configuration, Some(trainer), mirror_axes)
+    }
+
+    fn new(
+        path: &Path,
+        folds: Vec<Fold>,
+        dataset: Dataset,
+        plans: Plans,
+        configuration: Configuration,
+        trainer: Option<String>,
+        mirror_axes: Vec<usize>,
+    ) -> Result<Self, InferError> {
+        if let Some(previous) = &configuration.previous_stage {
+            return Err(InferError::Cascade {
+                path: path.into(),
+                configuration: configuration.name,
+                previous: previous.clone(),
+            });
+        }
+        let network = NetworkSpec::from_plan(
+            &configuration.architecture,
+            dataset.channel_names.len(),
+            dataset.labels.num_outputs(),
+        )?;
+        Ok(Self { path: path.into(), dataset, plans, configuration, folds, trainer, mirror_axes, network })
+    }
+
+    /// Voxels of one tile, `[z, y, x]`; one slice for a 2D configuration.
+    pub fn tile(&self) -> [usize; 3] {
+        match self.configuration.patch_size[..] {
+            [y, x] => [1, y, x],
+            [z, y, x] => [z, y, x],
+            _ => unreachable!("plans are checked to have two or three axes"),
+        }
+    }
+}
+
+fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Vec<Fold>, InferError> {
+    let found: Vec<Fold> = fold_folders(path)
+        .into_iter()
+        .filter_map(|(name, folder)| choice.find(&folder).map(|checkpoint| Fold { name, checkpoint }))
+        .collect();
+    let missing = |wanted: Option<&str>| InferError::MissingFold {
+        path: path.into(),
+        wanted: wanted.map(str::to_owned),
+        checkpoint: if path.join("plans.pkl").is_file() { choice.v1_stem() } else { choice.stem() },
+        found: found.iter().map(|f| f.name.clone()).collect(),
+    };
+    let all = found.iter().find(|f| f.name == "all").cloned();
+    let numbered: Vec<Fold> = found.iter().filter(|f| f.name != "all").cloned().collect();
+    match folds {
+        Folds::These(wanted) => wanted
+            .iter()
+            .map(|w| {
+                let name = w.to_string();
+                found.iter().find(|f| f.name == name).cloned().ok_or_else(|| missing(Some(&name)))
+            })
+            .collect(),
+        Folds::Every if !found.is_empty() => Ok(found),
+        Folds::All if all.is_some() => Ok(all.into_iter().collect()),
+        Folds::Found if numbered.is_empty() && all.is_some() => Ok(all.into_iter().collect()),
+        _ if numbered.is_empty() => Err(missing(None)),
+        _ => Ok(numbered),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use glioseg_diagnose::Diagnose as _;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a folder");
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            std::fs::write(path, "").expect("a file");
+        }
+        dir
+    }
+
+    fn names(folds: Result<Vec<Fold>, InferError>) -> Vec<String> {
+        folds.expect("folds").into_iter().map(|f| f.name).collect()
+    }
+
+    #[test]
+    fn folds_with_the_asked_checkpoint_are_found() {
+        let dir = folder(&[
+            "fold_0/checkpoint_final.pth",
+            "fold_1/checkpoint_best.pth",
+            "fold_2/checkpoint_final.safetensors",
+            "fold_all/checkpoint_final.pth",
+        ]);
+        let path = dir.path();
+        assert_eq!(names(choose_folds(path, &Folds::Found, CheckpointChoice::Final)), ["0", "2"]);
+        assert_eq!(names(choose_folds(path, &Folds::Found, CheckpointChoice::Best)), ["1"]);
+        assert_eq!(names(choose_folds(path, &Folds::All, CheckpointChoice::Final)), ["all"]);
+        assert_eq!(names(choose_folds(path, &Folds::These(vec![2]), CheckpointChoice::Final)), ["2"]);
+    }
+
+    #[test]
+    fn a_fold_that_is_not_there_is_an_error_that_lists_the_others() {
+        let dir = folder(&["fold_0/checkpoint_final.pth", "fold_3/checkpoint_final.pth", "fold_1/other.pth"]);
+        let error = choose_folds(dir.path(), &Folds::These(vec![0, 1]), CheckpointChoice::Final)
+            .expect_err("no fold 1");
+        assert_eq!(error.to_string(), "the model has no fold 1 with a checkpoint_final; it has folds 0, 3");
+        let error = choose_folds(dir.path(), &Folds::Found, CheckpointChoice::Best).expect_err("no best");
+        assert_eq!(error.to_string(), "the model has no fold with a checkpoint_best; it has no folds");
+    }
+
+    #[test]
+    fn a_folder_of_models_is_refused_with_the_models_in_it() {
+        let dir = folder(&["T__P__3d_fullres/plans.json", "T__P__3d_fullres/fold_0/checkpoint_final.pth"]);
+        let error = Model::open(dir.path(), &Folds::Found, CheckpointChoice::Final).expect_err("no model");
+        assert!(error.to_string().contains("it has no plans.json"), "{error}");
+        assert!(error.hint().expect("a hint").contains("T__P__3d_fullres"));
+    }
+
+    #[test]
+    fn folds_are_parsed_from_the_command_line() {
+        assert_eq!("all".parse(), Ok(Folds::All));
+        assert_eq!("2,0,2".parse(), Ok(Folds::These(vec![0, 2])));
+        assert!("1;2".parse::<Folds>().is_err());
+    }
+}

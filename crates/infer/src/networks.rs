@@ -1,0 +1,146 @@
+//! The networks of all models and folds, as far as they fit into memory; the one place of inference that knows what computes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, NetworkSpec, Parameters, Program};
+
+use super::{InferError, Pass};
+use crate::model::Model;
+
+/// Weights of all folds stay in memory while they take at most this many bytes; else one fold is held at a time.
+const RESIDENT_WEIGHTS: usize = 1 << 30;
+
+/// The folds' networks, and what computes them.
+#[derive(Debug)]
+pub struct Networks {
+    /// SHA-256 of every fold's checkpoint, model by model.
+    hashes: Vec<Vec<String>>,
+    /// For tiles of every model's size.
+    programs: Vec<Program>,
+    weights: Weights,
+    engine: Mutex<Box<dyn Engine>>,
+}
+
+/// Where the weights are.
+#[derive(Debug)]
+enum Weights {
+    /// Those of all folds are in memory, model by model.
+    Resident(Vec<Vec<Arc<Parameters>>>),
+    /// One fold's are, the others' are read when it is their turn.
+    OnDisk { interpolate_positions: bool },
+    /// The engine has those of the only fold.
+    InEngine,
+}
+
+impl Networks {
+    /// Loads the weights of all folds; `interpolate_positions` fits position embeddings of another patch.
+    ///
+    /// # Errors
+    /// [`InferError::Net`] if a checkpoint is damaged or not that of its model, or the engine cannot work here.
+    pub(super) fn load(
+        models: &[Model],
+        engine: EngineChoice,
+        interpolate_positions: bool,
+    ) -> Result<Self, InferError> {
+        let engine = engine.start()?;
+        let mut hashes = Vec::new();
+        let (mut resident, mut bytes) = (Some(Vec::new()), 0);
+        for model in models {
+            let mut of_model = Vec::new();
+            let mut networks = Vec::new();
+            for fold in &model.folds {
+                // Every fold is loaded once at the start, so that a damaged one is an error before hours of work.
+                let checkpoint = Checkpoint::open(&fold.checkpoint)?;
+                of_model.push(checkpoint.sha256()?);
+                let weights = Arc::new(weights(model, &checkpoint, interpolate_positions)?);
+                bytes += weights.num_trained() * size_of::<f32>();
+                if bytes > RESIDENT_WEIGHTS {
+                    resident = None;
+                }
+                if resident.is_some() {
+                    networks.push(weights);
+                } else {
+                    networks.clear();
+                }
+            }
+            hashes.push(of_model);
+            if let Some(resident) = &mut resident {
+                resident.push(networks);
+            }
+        }
+        let programs = models
+            .iter()
+            .map(|model| program(&spec(model, interpolate_positions), model))
+            .collect::<Result<_, _>>()?;
+        let weights = resident.map_or(Weights::OnDisk { interpolate_positions }, Weights::Resident);
+        Ok(Self { hashes, programs, weights, engine: Mutex::new(engine) })
+    }
+
+    /// A network whose weights the engine has already: `model` with one fold.
+    ///
+    /// # Errors
+    /// [`InferError::Net`] if the network cannot take the model's tiles.
+    pub fn of_engine(model: &Model, engine: Box<dyn Engine>) -> Result<Self, InferError> {
+        let programs = vec![program(&model.network, model)?];
+        Ok(Self { hashes: Vec::new(), programs, weights: Weights::InEngine, engine: Mutex::new(engine) })
+    }
+
+    /// SHA-256 of every fold's checkpoint, model by model; none where no file was read.
+    pub(super) fn hashes(&self) -> &[Vec<String>] {
+        &self.hashes
+    }
+
+    /// Calls `work` with a pass through the network of every fold of model number `at` in turn.
+    pub(super) fn for_each_fold(
+        &self,
+        at: usize,
+        model: &Model,
+        work: &mut dyn FnMut(&mut Pass<'_>) -> Result<(), InferError>,
+    ) -> Result<(), InferError> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        engine.prepare(&self.programs[at])?;
+        for (i, fold) in model.folds.iter().enumerate() {
+            match &self.weights {
+                Weights::Resident(all) => engine.load(Arc::clone(&all[at][i]))?,
+                Weights::OnDisk { interpolate_positions } => {
+                    let checkpoint = Checkpoint::open(&fold.checkpoint)?;
+                    engine.load(Arc::new(weights(model, &checkpoint, *interpolate_positions)?))?;
+                }
+                Weights::InEngine => {}
+            }
+            work(&mut |patch, _| Ok(engine.forward(&patch)?.heads[0].to_vec()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A model's network, for tiles of its size.
+fn spec(model: &Model, interpolate_positions: bool) -> NetworkSpec {
+    let spec = model.network.clone();
+    if interpolate_positions && spec.fixed_input().is_some() {
+        return spec.with_positions_for(model.tile());
+    }
+    spec
+}
+
+/// What a network computes for one tile.
+fn program(spec: &NetworkSpec, model: &Model) -> Result<Program, InferError> {
+    Ok(Program::new(spec, 1, model.tile(), Mode::Predict)?)
+}
+
+/// The weights of a fold, for tiles of the model's size.
+fn weights(
+    model: &Model,
+    checkpoint: &Checkpoint,
+    interpolate_positions: bool,
+) -> Result<Parameters, InferError> {
+    let spec = spec(model, interpolate_positions);
+    spec.check_input(spec.in_channels, model.tile())?;
+    let mut weights = Parameters::zeros(&spec)?;
+    if interpolate_positions {
+        weights.load_interpolating_positions(checkpoint)?;
+    } else {
+        weights.load_checkpoint(checkpoint)?;
+    }
+    Ok(weights)
+}

@@ -1,0 +1,482 @@
+//! Models in memory, ready to segment one case after the other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use glioseg_formats::FormatError;
+use glioseg_net::EngineChoice;
+use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind};
+use glioseg_plan::{Labels, OutputLabels, Rules, meaning};
+use glioseg_prep::guard::check_volume;
+use glioseg_prep::{PreparedCase, preprocess_case};
+use glioseg_volume::{Geometry, LabelMap, Volume};
+use indexmap::IndexMap;
+
+use super::case::{Answer, CaseFacts, Input, Undecided};
+use super::export::{Decision, ProbabilitySum, Segmentation};
+use super::flags::{ImageFacts, TrainingRange, flags};
+use super::networks::Networks;
+use super::probabilities::V1Properties;
+use super::uncertainty::{CaseMoments, Moments};
+use super::{
+    Accumulation, CaseImages, Grid, InferError, Inferred, LogitSum, Origin, PostprocessingChoice, Prediction,
+    Prepared, Watch, WindowOptions,
+};
+use crate::cases::canonical_channel;
+use crate::model::{CheckpointChoice, Folds, Model};
+use crate::output::OutputRules;
+use crate::postprocess::FILE_NAME;
+
+/// How cases are predicted. The options act in this order: folds and checkpoint choose weights, step and mirroring choose
+/// tiles; the decided label map is postprocessed and then recoded, probabilities stay as they are.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, named by their fields")]
+pub struct PredictOptions {
+    /// Which folds of every model.
+    pub folds: Folds,
+    /// Which checkpoint of every fold.
+    pub checkpoint: CheckpointChoice,
+    /// Distance of neighbouring tiles as a fraction of the patch.
+    pub step: f64,
+    /// Average over mirrored tiles, where the model allows it.
+    pub mirroring: bool,
+    /// Precision of the running sums.
+    pub accumulation: Accumulation,
+    /// Interpolate position embeddings that are for another patch size than the plan's, instead of refusing the model.
+    pub interpolate_positions: bool,
+    /// What is done to the label map.
+    pub postprocessing: PostprocessingChoice,
+    /// Which label values are given.
+    pub labels: OutputLabels,
+    /// Also give probabilities (in a folder `CASE.npz`).
+    pub save_probabilities: bool,
+    /// Also give how far the passes agree: maps, and scores in the record.
+    pub uncertainty: bool,
+    /// Refuse a case whose channels do not look like their names; else it is a warning.
+    pub strict: bool,
+    /// What computes.
+    pub engine: EngineChoice,
+}
+
+impl Default for PredictOptions {
+    /// What nnU-Net does without options, on the CPU.
+    fn default() -> Self {
+        Self {
+            folds: Folds::default(),
+            checkpoint: CheckpointChoice::Final,
+            step: 0.5,
+            mirroring: true,
+            accumulation: Accumulation::Half,
+            interpolate_positions: false,
+            postprocessing: PostprocessingChoice::default(),
+            labels: OutputLabels::default(),
+            save_probabilities: false,
+            uncertainty: false,
+            strict: false,
+            engine: EngineChoice::default(),
+        }
+    }
+}
+
+/// Models that are applied together, and how; all but their weights.
+#[derive(Debug)]
+pub(crate) struct ModelSet {
+    pub(crate) models: Vec<Model>,
+    pub(crate) options: PredictOptions,
+    pub(crate) rules: OutputRules,
+    training: TrainingRange,
+}
+
+/// Models with their weights in memory, ready to segment cases.
+///
+/// One model is applied as nnU-Net v2 does: the mean of the logits over tiles, mirrorings and folds. Several models are
+/// combined as `nnUNetv2_ensemble` does: the mean of their probabilities. A model of version 1 is applied by version 1's rules
+/// (the mean of probabilities, in single precision), and several such models are combined as `nnUNet_ensemble` does, in half
+/// precision.
+#[derive(Debug)]
+pub struct Predictor {
+    set: ModelSet,
+    networks: Networks,
+}
+
+impl Predictor {
+    /// Opens model folders and loads their weights.
+    ///
+    /// # Errors
+    /// [`InferError`] if a model cannot be opened, models do not fit together, or the options do not fit the models.
+    pub fn open(models: &[PathBuf], options: PredictOptions) -> Result<Self, InferError> {
+        Self::load(ModelSet::open(models, options)?)
+    }
+
+    /// Loads the weights.
+    pub(crate) fn load(set: ModelSet) -> Result<Self, InferError> {
+        let networks = Networks::load(&set.models, set.options.engine, set.options.interpolate_positions)?;
+        Ok(Self { set, networks })
+    }
+
+    /// A model whose network is in memory already.
+    ///
+    /// # Errors
+    /// [`InferError`] if the options do not fit the model.
+    pub fn with_networks(
+        model: Model,
+        networks: Networks,
+        options: PredictOptions,
+    ) -> Result<Self, InferError> {
+        Ok(Self { set: ModelSet::new(vec![model], options)?, networks })
+    }
+
+    /// The models.
+    pub fn models(&self) -> &[Model] {
+        &self.set.models
+    }
+
+    /// How they are applied.
+    pub fn options(&self) -> &PredictOptions {
+        &self.set.options
+    }
+
+    /// The models without their weights.
+    pub(crate) fn set(&self) -> &ModelSet {
+        &self.set
+    }
+
+    /// SHA-256 of every fold's checkpoint, model by model.
+    pub(crate) fn hashes(&self) -> &[Vec<String>] {
+        self.networks.hashes()
+    }
+
+    /// Brings a case to the grids of the models' plans.
+    ///
+    /// # Errors
+    /// [`InferError`] if the images do not fit the models: another number of channels, values that are no numbers, or, with
+    /// [`PredictOptions::strict`], channels that do not look like their names.
+    pub fn prepare(&self, case: CaseImages) -> Result<Prepared, InferError> {
+        self.set.prepare(case)
+    }
+
+    /// Runs all networks over a case.
+    ///
+    /// # Errors
+    /// [`InferError::Stopped`] if `watch` was told to stop; [`InferError::NonFiniteLogits`] and errors of the networks.
+    pub fn infer(&self, case: &Prepared, watch: &Watch<'_>) -> Result<Inferred, InferError> {
+        let start = Instant::now();
+        let ModelSet { models, options, .. } = &self.set;
+        let mut sum = if models.len() > 1 && self.set.by_v1() {
+            ProbabilitySum::rounded()
+        } else {
+            ProbabilitySum::default()
+        };
+        let mut only = None;
+        let mut moments = options.uncertainty.then(CaseMoments::default);
+        for (at, (model, input)) in models.iter().zip(&case.inputs).enumerate() {
+            let (answer, of_model) = self.answer(at, model, input, watch)?;
+            if let (Some(all), Some(own)) = (&mut moments, of_model) {
+                all.add(own, &answer.logits());
+            }
+            if options.save_probabilities || models.len() > 1 {
+                sum.add(answer.logits().probabilities(&Decision::new(&model.dataset.labels)));
+            } else {
+                only = Some(answer);
+            }
+        }
+        let first = &case.inputs[0].case;
+        let seconds =
+            [("read".to_owned(), case.facts.seconds), ("network".to_owned(), start.elapsed().as_secs_f64())];
+        Ok(Inferred {
+            facts: Arc::clone(&case.facts),
+            undecided: only.map_or(Undecided::Probabilities(sum), Undecided::Answer),
+            moments,
+            resampled: (first.shape, first.properties.target_spacing),
+            seconds: seconds.into_iter().collect(),
+        })
+    }
+
+    /// The mean answer of all folds of a model, and the moments of its passes where they are wanted.
+    fn answer(
+        &self,
+        at: usize,
+        model: &Model,
+        input: &Input,
+        watch: &Watch<'_>,
+    ) -> Result<(Answer, Option<Moments>), InferError> {
+        let options = &self.set.options;
+        let (image, labels) = (input.image(), &model.dataset.labels);
+        let rules = model.configuration.rules;
+        let precision = options.accumulation.under(rules);
+        let mut sum = LogitSum::new(labels.num_outputs(), image.shape, &input.window, precision)?;
+        let activation = (rules == Rules::V1).then(|| Decision::new(labels));
+        if options.uncertainty {
+            sum.watch(Moments::new(labels, activation.is_some(), image.shape));
+        }
+        self.networks.for_each_fold(at, model, &mut |pass| match &activation {
+            None => sum.add(image, pass, watch),
+            Some(decision) => {
+                // Version 1 activates every pass.
+                let mut pass = |patch, shape| -> Result<Vec<f32>, InferError> {
+                    Ok(decision.activate_pass(&pass(patch, shape)?))
+                };
+                sum.add(image, &mut pass, watch)
+            }
+        })?;
+        let moments = sum.take_moments();
+        let (shape, trail, activated) = (image.shape, input.trail.clone(), activation.is_some());
+        Ok((Answer { values: sum.finish()?, shape, trail, precision, activated }, moments))
+    }
+
+    /// Decides, and brings the segmentation back to the grid of the image.
+    ///
+    /// # Errors
+    /// [`InferError::Volume`] if the image's grid cannot hold the result.
+    pub fn finish(&self, inferred: Inferred) -> Result<Prediction, InferError> {
+        self.set.finish(inferred)
+    }
+
+    /// Segments a case: [`Predictor::prepare`], [`Predictor::infer`] and [`Predictor::finish`].
+    ///
+    /// # Errors
+    /// Those of the three.
+    pub fn predict(&self, case: CaseImages, watch: &Watch<'_>) -> Result<Prediction, InferError> {
+        let prepared = self.prepare(case)?;
+        let inferred = self.infer(&prepared, watch)?;
+        drop(prepared);
+        self.finish(inferred)
+    }
+
+    /// A case of one model that was prepared earlier; `geometry` is the grid of its image.
+    ///
+    /// # Errors
+    /// [`InferError`] if the case does not fit the model.
+    pub fn prepared(&self, id: &str, case: PreparedCase, geometry: Geometry) -> Result<Prepared, InferError> {
+        let facts = CaseFacts {
+            id: id.to_owned(),
+            origin: Origin::Memory,
+            geometry,
+            seen: None,
+            warnings: Vec::new(),
+            seconds: 0.0,
+        };
+        self.set.inputs(facts, vec![Arc::new(case)])
+    }
+}
+
+impl ModelSet {
+    /// Opens models and checks that they fit together.
+    pub(crate) fn open(models: &[PathBuf], options: PredictOptions) -> Result<Self, InferError> {
+        let models = models
+            .iter()
+            .map(|m| Model::open(m, &options.folds, options.checkpoint))
+            .collect::<Result<Vec<_>, _>>()?;
+        Self::new(models, options)
+    }
+
+    fn new(models: Vec<Model>, options: PredictOptions) -> Result<Self, InferError> {
+        let first = models.first().ok_or(InferError::NoModels)?;
+        check_agree(&models)?;
+        let steps = options.postprocessing.steps(&models)?;
+        let steps = (steps, FILE_NAME.as_ref());
+        let rules = OutputRules::new(&first.dataset, steps, options.labels, options.save_probabilities)?;
+        let training = TrainingRange::of(first);
+        Ok(Self { models, options, rules, training })
+    }
+
+    /// The model whose dataset stands for all.
+    pub(crate) fn first(&self) -> &Model {
+        &self.models[0]
+    }
+
+    /// Whether all models are applied by version 1's rules.
+    fn by_v1(&self) -> bool {
+        self.models.iter().all(|m| m.configuration.rules == Rules::V1)
+    }
+
+    /// [`Predictor::prepare`].
+    pub(crate) fn prepare(&self, case: CaseImages) -> Result<Prepared, InferError> {
+        let start = Instant::now();
+        let channels = self.check_channels(&case)?;
+        let CaseImages { id, image, origin, mut warnings, seconds } = case;
+        let names = &self.first().dataset.channel_names;
+        let files = origin.channel_files();
+        for (i, channel) in names.iter().enumerate() {
+            let values = image.channel(i);
+            if values.iter().all(|v| v.to_bits() == values[0].to_bits()) {
+                let file = files.get(i).map(|f| format!(" ({})", f.display())).unwrap_or_default();
+                warnings.push(format!("channel `{channel}` is {} everywhere{file}", values[0]));
+            }
+        }
+        let doubts = channels.messages(names, &files);
+        if self.options.strict && !doubts.is_empty() {
+            return Err(InferError::DoubtfulChannels { doubts, path: origin.place(&id) });
+        }
+        warnings.extend(doubts);
+        let geometry = image.geometry.clone();
+        let facts = ImageFacts::of(&image);
+        let prepared = self.prepare_for_each(image)?;
+        let facts = CaseFacts {
+            id,
+            origin,
+            geometry,
+            seen: Some((channels, facts)),
+            warnings,
+            seconds: seconds + start.elapsed().as_secs_f64(),
+        };
+        self.inputs(facts, prepared)
+    }
+
+    /// Refuses images of another number of channels and values that are no numbers; compares channels with their names.
+    fn check_channels(&self, case: &CaseImages) -> Result<ChannelCheck, InferError> {
+        let names = &self.first().dataset.channel_names;
+        if case.image.channels != names.len() {
+            return Err(InferError::Channels {
+                path: case.origin.place(&case.id),
+                expected: names.clone(),
+                found: case.image.channels,
+            });
+        }
+        case.image.check_finite().map_err(|found| {
+            let file = case.origin.channel_files().get(found.channel).map(|f| (*f).to_owned());
+            FormatError::NotFinite { path: file.unwrap_or_else(|| case.id.clone().into()), found }
+        })?;
+        Ok(check_volume(&case.image, names))
+    }
+
+    /// The image as every model's network reads it; models that prepare it alike share one.
+    fn prepare_for_each(&self, image: Volume) -> Result<Vec<Arc<PreparedCase>>, InferError> {
+        let models = &self.models;
+        let mut image = Some(image);
+        let mut prepared: Vec<Arc<PreparedCase>> = Vec::with_capacity(models.len());
+        for (i, model) in models.iter().enumerate() {
+            if let Some(same) = models[..i].iter().position(|other| prepares_alike(other, model)) {
+                prepared.push(Arc::clone(&prepared[same]));
+                continue;
+            }
+            // The image is copied only where a later model prepares it in another way.
+            let later =
+                (i + 1..models.len()).any(|j| !models[..=i].iter().any(|m| prepares_alike(m, &models[j])));
+            let image = if later { image.clone() } else { image.take() };
+            let image = image.expect("the image is kept until the last preparation");
+            prepared.push(Arc::new(preprocess_case(image, &model.plans, &model.configuration)?));
+        }
+        Ok(prepared)
+    }
+
+    /// Adds windows and the ways back to a case that is prepared for every model.
+    fn inputs(&self, facts: CaseFacts, prepared: Vec<Arc<PreparedCase>>) -> Result<Prepared, InferError> {
+        let mut passes = 0;
+        let mut inputs = Vec::with_capacity(prepared.len());
+        for (model, case) in self.models.iter().zip(prepared) {
+            let window = WindowOptions {
+                tile: model.tile(),
+                step: self.options.step,
+                mirror_axes: if self.options.mirroring { model.mirror_axes.clone() } else { Vec::new() },
+                rules: model.configuration.rules,
+            };
+            let grid = Grid::new(case.shape, window.tile, window.step)?;
+            passes += (grid.len() * model.folds.len()) << window.mirror_axes.len();
+            let trail = case.properties.trail(&model.configuration);
+            inputs.push(Input { case, trail, window });
+        }
+        Ok(Prepared { facts: Arc::new(facts), inputs, passes })
+    }
+
+    /// [`Predictor::finish`].
+    pub(crate) fn finish(&self, inferred: Inferred) -> Result<Prediction, InferError> {
+        let start = Instant::now();
+        let Inferred { facts, undecided, moments, resampled, mut seconds } = inferred;
+        let dataset = &self.first().dataset;
+        let labels = &dataset.labels;
+        let mut v1 = None;
+        let Segmentation { labels: values, probabilities } = match undecided {
+            Undecided::Answer(answer) => answer.logits().segment(&Decision::new(labels)),
+            Undecided::Probabilities(sum) => {
+                v1 = self.by_v1().then(|| V1Properties {
+                    files: facts.origin.files().to_vec(),
+                    geometry: facts.geometry.clone(),
+                    resampled: resampled.0,
+                    spacing_mm: resampled.1,
+                });
+                sum.finish(self.options.save_probabilities)
+            }
+        };
+        let mut map = LabelMap::new(values, facts.geometry.clone()).map_err(FormatError::from)?;
+        let postprocessed_voxels = self.rules.postprocessing.apply(&mut map);
+        let volume_ml = volumes(&map, labels);
+        let mut found = Vec::new();
+        if let Some((channels, image)) = &facts.seen {
+            found = flags(&map, labels, &dataset.channel_names, image, &self.training);
+            let doubts = channels.messages(&dataset.channel_names, &facts.origin.channel_files());
+            found.extend(doubts.into_iter().map(|doubt| Flag::new(FlagKind::Channels, doubt)));
+        }
+        let (mut scores, maps) = moments.map(|m| m.finish(labels, &map)).unzip();
+        // Regions are told by the labels that are written.
+        for region in scores.iter_mut().flat_map(|u| &mut u.regions) {
+            self.rules.recoding.apply(&mut region.labels).expect("values of the dataset");
+        }
+        // The decision paints values of the dataset, and the recoding was made for these.
+        self.rules.recoding.apply(&mut map.data).expect("values of the dataset");
+        seconds.insert("write".into(), start.elapsed().as_secs_f64());
+        let record = CaseRecord {
+            case: facts.id.clone(),
+            status: CaseStatus::Done,
+            files: facts.origin.files().to_vec(),
+            seconds,
+            volume_ml,
+            postprocessed_voxels,
+            channels: facts.seen.as_ref().map(|(channels, _)| channels.clone()),
+            warnings: facts.warnings.clone(),
+            flags: found,
+            uncertainty: scores,
+            error: None,
+            hint: None,
+        };
+        let origin = facts.origin.clone();
+        Ok(Prediction { labels: map, probabilities, uncertainty: maps, record, origin, v1 })
+    }
+}
+
+/// Whether two models prepare a case in the same way.
+fn prepares_alike(a: &Model, b: &Model) -> bool {
+    let (x, y) = (&a.configuration, &b.configuration);
+    a.plans.transpose_forward() == b.plans.transpose_forward()
+        && x.rules == y.rules
+        && a.plans.foreground_intensities() == b.plans.foreground_intensities()
+        && x.spacing == y.spacing
+        && x.normalization == y.normalization
+        && x.use_mask_for_norm == y.use_mask_for_norm
+        && x.resampling_data == y.resampling_data
+}
+
+fn check_agree(models: &[Model]) -> Result<(), InferError> {
+    let first = &models[0];
+    let channels = |m: &Model| {
+        m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ")
+    };
+    let labels = |m: &Model| meaning(&m.dataset.labels);
+    for other in &models[1..] {
+        let differ = |what, first_is: String, second_is: String| InferError::ModelsDiffer {
+            what,
+            first: first_is,
+            second: second_is,
+            first_path: first.path.clone(),
+            second_path: other.path.clone(),
+        };
+        if channels(first) != channels(other) {
+            return Err(differ("the channels", channels(first), channels(other)));
+        }
+        if labels(first) != labels(other) {
+            return Err(differ("the labels", labels(first), labels(other)));
+        }
+    }
+    Ok(())
+}
+
+/// Volume in mL of every region, or of every label but background.
+fn volumes(map: &LabelMap, labels: &Labels) -> IndexMap<String, f64> {
+    let counts = map.counts();
+    let ml = |values: &[u16]| {
+        let voxels: usize = values.iter().filter_map(|v| counts.get(v)).sum();
+        (voxels as f64 * map.geometry.voxel_ml() * 1e6).round() / 1e6
+    };
+    labels.classes().into_iter().map(|(name, values)| (name, ml(&values))).collect()
+}

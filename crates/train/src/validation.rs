@@ -1,0 +1,130 @@
+//! The validation at the end: every held-out case as a whole, and nnU-Net's `summary.json`.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use glioseg_formats::nifti::{read_info, read_labels};
+use glioseg_metrics::rules::nnunet;
+use glioseg_metrics::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_net::Engine;
+use glioseg_prep::PreparedCase;
+use glioseg_prep::store::StoredCase;
+
+use super::{Event, Setup, TrainError};
+use glioseg_infer::model::{CheckpointChoice, Fold, Model};
+use glioseg_infer::output::{label_path, write_labels};
+use glioseg_infer::probabilities::write_probabilities;
+use glioseg_infer::{
+    InferError, Networks, PostprocessingChoice, PredictOptions, Prediction, Predictor, Watch,
+};
+
+/// Name of the folder in a fold's folder.
+pub const FOLDER: &str = "validation";
+
+/// Segments the validation cases with the trained network and scores them; those whose results are there are only scored.
+///
+/// `None` if `stop` was set before all were done.
+///
+/// # Source
+/// nnU-Net v2, `nnUNetTrainer.perform_actual_validation`: the prepared cases, mirroring, steps of half a tile; by the plan's rules.
+pub(super) fn validate(
+    setup: &Setup,
+    engine: Box<dyn Engine>,
+    save_probabilities: bool,
+    stop: &AtomicBool,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<NnUnetSummary>, TrainError> {
+    let folder = setup.folder.join(FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, "make", e))?;
+    let predictor = predictor(setup, engine)?;
+    let scheme = LabelScheme::dataset(&setup.dataset.description.labels);
+    let ignore = setup.dataset.description.labels.ignore_label();
+    let of = setup.val_cases.0.len();
+    let mut scored = vec![];
+    for (i, case) in setup.val_cases.0.iter().enumerate() {
+        if stop.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let Some(raw) = setup.dataset.cases.iter().find(|c| c.name == case.name()) else {
+            unreachable!("the fold's cases are the dataset's")
+        };
+        let start = Instant::now();
+        let path = label_path(&folder, case.name());
+        let npz = folder.join(format!("{}.npz", case.name()));
+        let there = path.is_file() && (!save_probabilities || npz.is_file());
+        let map = if there {
+            read_labels(&path)?
+        } else {
+            let found = segment(&predictor, case, (i + 1, of), &raw.images[0], stop, observer)?;
+            let Some(Prediction { labels, probabilities, .. }) = found else { return Ok(None) };
+            if let Some(probabilities) = probabilities.filter(|_| save_probabilities) {
+                write_probabilities(&npz, &probabilities)?;
+            }
+            write_labels(&folder, case.name(), &labels)?;
+            labels
+        };
+        let reference = read_labels(&raw.labels)?;
+        let pair = Pair::new(&reference, &map, ignore);
+        let done = NnUnetCase::of(&path, &raw.labels, nnunet::score(&pair, &scheme));
+        let dice: Vec<f64> = done.metrics.values().filter_map(|v| v.get("Dice")).collect();
+        observer(Event::Validated {
+            case: case.name(),
+            number: i + 1,
+            of,
+            dice: &dice,
+            seconds: start.elapsed().as_secs_f64(),
+        });
+        scored.push(done);
+    }
+    let summary = NnUnetSummary::of(scored);
+    summary.write(&folder.join("summary.json"))?;
+    Ok(Some(summary))
+}
+
+/// The trained network as `predict` would apply it. The decision is taken on probabilities, which is nnU-Net's way here.
+fn predictor(setup: &Setup, engine: Box<dyn Engine>) -> Result<Predictor, TrainError> {
+    let checkpoint = setup.folder.join(CheckpointChoice::Final.stem()).with_extension("safetensors");
+    let model = Model {
+        path: setup.model_folder.clone(),
+        dataset: setup.dataset.description.clone(),
+        plans: setup.plans.clone(),
+        configuration: setup.configuration.clone(),
+        folds: vec![Fold { name: setup.choice.to_string(), checkpoint }],
+        trainer: Some(setup.settings.trainer.clone()),
+        mirror_axes: setup.mirror_axes(),
+        network: setup.network.clone(),
+    };
+    let options = PredictOptions {
+        postprocessing: PostprocessingChoice::Nothing,
+        save_probabilities: true,
+        ..PredictOptions::default()
+    };
+    let networks = Networks::of_engine(&model, engine)?;
+    Ok(Predictor::with_networks(model, networks, options)?)
+}
+
+/// The segmentation of one case on the grid of its image; `None` if `stop` was set.
+fn segment(
+    predictor: &Predictor,
+    case: &StoredCase,
+    (number, of): (usize, usize),
+    image: &Path,
+    stop: &AtomicBool,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<Prediction>, TrainError> {
+    let (data, _) = case.read_all()?;
+    let (channels, shape, properties) = (case.channels(), case.shape(), case.properties());
+    let stored = PreparedCase { data, channels, shape, properties };
+    let prepared = predictor.prepared(case.name(), stored, read_info(image)?.geometry)?;
+    observer(Event::Validating { case: case.name(), number, of, passes: prepared.passes() });
+    let observer = RefCell::new(observer);
+    let passed = || (observer.borrow_mut())(Event::Pass);
+    let inferred = match predictor.infer(&prepared, &Watch::default().stop(stop).on_pass(&passed)) {
+        Err(InferError::Stopped) => return Ok(None),
+        inferred => inferred?,
+    };
+    drop(prepared);
+    Ok(Some(predictor.finish(inferred)?))
+}

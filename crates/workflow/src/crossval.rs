@@ -1,0 +1,342 @@
+//! What a cross-validation says: the scores of every configuration and of ensembles of two, and whether only the largest component is
+//! kept.
+//!
+//! The folds' validation cases together are the whole training set, each case segmented by a network that has not seen it.
+//! They are gathered beside the folds, in nnU-Net's `crossval_results_folds_0_1_…`, and everything is decided on them.
+
+use std::path::{Path, PathBuf};
+
+use glioseg_diagnose::{Diagnose, boxed_from};
+use glioseg_formats::FormatError;
+use glioseg_formats::nifti::read_labels;
+use glioseg_metrics::rules::nnunet;
+use glioseg_metrics::{LabelScheme, MetricsError, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_plan::{RawCase, RawDataset};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, ensemble};
+use glioseg_infer::postprocess::{PostprocessError, Postprocessing, Step};
+use glioseg_train::VALIDATION_FOLDER;
+
+/// Why a cross-validation could not be evaluated.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CrossvalError {
+    /// A fold has no result for a case.
+    #[error("case `{case}` has no segmentation in {}", folder.display())]
+    MissingCase {
+        /// The case.
+        case: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// Two folds have a result for one case.
+    #[error("case `{case}` was validated by two folds, such as {}", second.display())]
+    Twice {
+        /// The case.
+        case: String,
+        /// Its file in the second fold.
+        second: PathBuf,
+    },
+    /// A segmentation on another grid than its reference.
+    #[error("{} has {found:?} voxels, but {} has {expected:?}", path.display(), reference.display())]
+    Grid {
+        /// The segmentation.
+        path: PathBuf,
+        /// Its voxels.
+        found: [usize; 3],
+        /// The reference.
+        reference: PathBuf,
+        /// Its voxels.
+        expected: [usize; 3],
+    },
+    /// A file or folder.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was to be done.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An ensemble.
+    #[error(transparent)]
+    Ensemble(Box<EnsembleError>),
+    /// A label map.
+    #[error(transparent)]
+    Volume(Box<FormatError>),
+    /// Scores.
+    #[error(transparent)]
+    Metrics(Box<MetricsError>),
+    /// Steps on label maps.
+    #[error(transparent)]
+    Postprocess(Box<PostprocessError>),
+}
+
+boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Metrics(MetricsError), Postprocess(PostprocessError));
+
+impl Diagnose for CrossvalError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::MissingCase { .. } => {
+                Some("run `glioseg train … --resume` for its fold, which repeats the validation where cases are missing".into())
+            }
+            Self::Twice { .. } => Some("the folds of splits_final.json must not validate a case twice".into()),
+            Self::Grid { .. } => Some("was the dataset changed after the training? train the fold again".into()),
+            Self::Io { .. } => Some("check the path, its permissions, and the space on the disk".into()),
+            Self::Ensemble(e) => e.hint(),
+            Self::Volume(e) => e.hint(),
+            Self::Metrics(e) => e.hint(),
+            Self::Postprocess(e) => e.hint(),
+        }
+    }
+}
+
+fn io<'a>(path: &'a Path, action: &'static str) -> impl FnOnce(std::io::Error) -> CrossvalError + 'a {
+    move |source| CrossvalError::Io { path: path.to_owned(), action, source }
+}
+
+/// A model's cross-validation, or that of an ensemble of two.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Configurations that it consists of.
+    pub configurations: Vec<String>,
+    /// Their model folders.
+    pub models: Vec<PathBuf>,
+    /// Folder of the segmentations of all cases.
+    pub folder: PathBuf,
+    /// Scores of the cases.
+    pub summary: NnUnetSummary,
+}
+
+impl Candidate {
+    /// Mean Dice over cases and then labels or regions; 0 where there is none.
+    pub fn score(&self) -> f64 {
+        self.summary.foreground_mean.get("Dice").filter(|d| !d.is_nan()).unwrap_or(0.0)
+    }
+
+    /// Its name for people.
+    pub fn name(&self) -> String {
+        self.configurations.join(" + ")
+    }
+}
+
+/// Gathers the validation cases of a model's folds and scores them.
+///
+/// # Errors
+/// [`CrossvalError::MissingCase`] and [`CrossvalError::Twice`] if the folds are not a partition of the dataset; errors of
+/// files.
+///
+/// # Source
+/// nnU-Net v2, `accumulate_cv_results`.
+pub fn collect(
+    dataset: &RawDataset,
+    configuration: &str,
+    model: &Path,
+    folds: &[usize],
+) -> Result<Candidate, CrossvalError> {
+    let numbers: Vec<String> = folds.iter().map(ToString::to_string).collect();
+    let folder = model.join(format!("crossval_results_folds_{}", numbers.join("_")));
+    make_empty(&folder)?;
+    let mut found = 0;
+    for case in &dataset.cases {
+        for fold in folds {
+            let validation = model.join(format!("fold_{fold}")).join(VALIDATION_FOLDER);
+            let file = validation.join(format!("{}.nii.gz", case.name));
+            if !file.is_file() {
+                continue;
+            }
+            let to = folder.join(format!("{}.nii.gz", case.name));
+            if to.exists() {
+                return Err(CrossvalError::Twice { case: case.name.clone(), second: file });
+            }
+            std::fs::copy(&file, &to).map_err(io(&to, "write"))?;
+            let probabilities = file.with_file_name(format!("{}.npz", case.name));
+            if probabilities.is_file() {
+                let to = folder.join(format!("{}.npz", case.name));
+                // Arrays are large: a second name where the file system has such, else a copy.
+                if std::fs::hard_link(&probabilities, &to).is_err() {
+                    std::fs::copy(&probabilities, &to).map_err(io(&to, "write"))?;
+                }
+            }
+            found += 1;
+        }
+        if !folder.join(format!("{}.nii.gz", case.name)).is_file() && covers(folds) {
+            return Err(CrossvalError::MissingCase { case: case.name.clone(), folder: model.to_owned() });
+        }
+    }
+    if found == 0 {
+        let case = dataset.cases.first().map(|c| c.name.clone()).unwrap_or_default();
+        return Err(CrossvalError::MissingCase { case, folder: model.to_owned() });
+    }
+    for name in ["plans.json", "dataset.json"] {
+        let to = folder.join(name);
+        std::fs::copy(model.join(name), &to).map_err(io(&to, "write"))?;
+    }
+    let summary = score(dataset, &folder, &Postprocessing::default())?;
+    summary.write(&folder.join("summary.json"))?;
+    Ok(Candidate {
+        configurations: vec![configuration.to_owned()],
+        models: vec![model.to_owned()],
+        folder,
+        summary,
+    })
+}
+
+/// Makes a folder, or takes everything out of it.
+fn make_empty(folder: &Path) -> Result<(), CrossvalError> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(io(folder, "remove"))?;
+    }
+    std::fs::create_dir_all(folder).map_err(io(folder, "make"))
+}
+
+/// Whether these can be all folds of a cross-validation.
+fn covers(folds: &[usize]) -> bool {
+    folds.len() >= 5
+}
+
+/// The ensemble of two candidates, from their saved probabilities.
+///
+/// # Errors
+/// [`CrossvalError::Ensemble`] if probabilities are missing; errors of files.
+///
+/// # Source
+/// nnU-Net v2, `find_best_configuration`, `ensemble_crossvalidations`.
+pub fn combine(
+    dataset: &RawDataset,
+    a: &Candidate,
+    b: &Candidate,
+    results: &Path,
+) -> Result<Candidate, CrossvalError> {
+    let name =
+        |c: &Candidate| c.models[0].file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let folder = results.join("ensembles").join(format!("ensemble___{}___{}", name(a), name(b)));
+    make_empty(&folder)?;
+    let folders = [a.folder.clone(), b.folder.clone()];
+    for done in ensemble(&folders, &folder, &EnsembleOptions::default(), &|_, _| ())? {
+        done.result?;
+    }
+    let summary = score(dataset, &folder, &Postprocessing::default())?;
+    summary.write(&folder.join("summary.json"))?;
+    let join = |x: &[String], y: &[String]| [x, y].concat();
+    Ok(Candidate {
+        configurations: join(&a.configurations, &b.configurations),
+        models: [a.models.clone(), b.models.clone()].concat(),
+        folder,
+        summary,
+    })
+}
+
+/// Scores of all cases of a folder after these steps.
+fn score(
+    dataset: &RawDataset,
+    folder: &Path,
+    steps: &Postprocessing,
+) -> Result<NnUnetSummary, CrossvalError> {
+    let labels = &dataset.description.labels;
+    let scheme = LabelScheme::dataset(labels);
+    let there: Vec<&RawCase> =
+        dataset.cases.iter().filter(|c| folder.join(format!("{}.nii.gz", c.name)).is_file()).collect();
+    let cases = there.par_iter().map(|case| {
+        let path = folder.join(format!("{}.nii.gz", case.name));
+        let (reference, mut map) = (read_labels(&case.labels)?, read_labels(&path)?);
+        if reference.shape() != map.shape() {
+            return Err(CrossvalError::Grid {
+                path,
+                found: map.shape(),
+                reference: case.labels.clone(),
+                expected: reference.shape(),
+            });
+        }
+        steps.apply(&mut map);
+        let pair = Pair::new(&reference, &map, labels.ignore_label());
+        Ok(NnUnetCase::of(&path, &case.labels, nnunet::score(&pair, &scheme)))
+    });
+    Ok(NnUnetSummary::of(cases.collect::<Result<_, _>>()?))
+}
+
+/// The best candidate; the first of equal ones.
+///
+/// # Panics
+/// If there is none.
+pub fn best(candidates: &[Candidate]) -> &Candidate {
+    let mut best = candidates.first().expect("a comparison of at least one candidate");
+    for candidate in &candidates[1..] {
+        if candidate.score() > best.score() {
+            best = candidate;
+        }
+    }
+    best
+}
+
+/// Decides whether only the largest component of all foreground, and of every label or region, is kept.
+///
+/// Returns the steps, with what they rest on as notes, and the scores after them.
+///
+/// # Errors
+/// Errors of files.
+///
+/// # Source
+/// nnU-Net v2, `determine_postprocessing`: all foreground if its mean Dice becomes greater and that of no class smaller;
+/// then every class, on what was adopted before, if its own Dice becomes greater.
+pub fn decide_postprocessing(
+    dataset: &RawDataset,
+    candidate: &Candidate,
+) -> Result<(Postprocessing, NnUnetSummary), CrossvalError> {
+    let classes = dataset.description.labels.classes();
+    let mut foreground: Vec<u16> = classes.iter().flat_map(|(_, l)| l.iter().copied()).collect();
+    foreground.sort_unstable();
+    foreground.dedup();
+    let mean = |s: &NnUnetSummary| s.foreground_mean.get("Dice").unwrap_or(f64::NAN);
+    let of_class = |s: &NnUnetSummary, i: usize| {
+        s.mean.get_index(i).and_then(|(_, v)| v.get("Dice")).unwrap_or(f64::NAN)
+    };
+    let mut steps: Vec<Step> = vec![];
+    let mut summary = candidate.summary.clone();
+    let mut tried = vec![];
+    let mut attempt = |steps: &[Step],
+                       more: Step,
+                       what: String,
+                       before: f64,
+                       judge: &dyn Fn(&NnUnetSummary) -> (bool, f64)| {
+        let mut all = steps.to_vec();
+        all.push(more);
+        let after = score(dataset, &candidate.folder, &Postprocessing::new(all))?;
+        let (adopted, dice) = judge(&after);
+        tried.push(
+            json!({"keep_largest_of": what, "dice_before": before, "dice_after": dice, "adopted": adopted}),
+        );
+        Ok::<_, CrossvalError>((adopted, after))
+    };
+    let step = Step::keep_largest(&foreground);
+    let before = summary.clone();
+    let judge = |after: &NnUnetSummary| {
+        let worse = (0..classes.len()).any(|i| of_class(after, i) < of_class(&before, i));
+        (mean(after) > mean(&before) && !worse, mean(after))
+    };
+    let (adopted, after) = attempt(&steps, step.clone(), "all foreground".into(), mean(&before), &judge)?;
+    if adopted {
+        steps.push(step);
+        summary = after;
+    }
+    if classes.len() > 1 {
+        for (i, (name, labels)) in classes.iter().enumerate() {
+            let before = of_class(&summary, i);
+            let judge = |after: &NnUnetSummary| (of_class(after, i) > before, of_class(after, i));
+            let step = Step::keep_largest(labels);
+            let (adopted, after) = attempt(&steps, step.clone(), name.clone(), before, &judge)?;
+            if adopted {
+                steps.push(step);
+                summary = after;
+            }
+        }
+    }
+    let mut notes = Map::new();
+    notes.insert("decided_on".into(), json!(candidate.folder.display().to_string()));
+    notes.insert("tried".into(), Value::Array(tried));
+    Ok((Postprocessing { steps, notes }, summary))
+}
