@@ -63,10 +63,13 @@ impl Kernel for Sums<'_> {
 }
 
 struct Apply<'a> {
-    piece: Piece<'a>,
+    x: &'a [f32],
+    affine: (f32, f32),
+    slope: f32,
     /// Factors of g and x, and offset.
     factors: [f32; 3],
-    to: &'a mut [f32],
+    /// The gradient, and what becomes of it.
+    grad: &'a mut [f32],
 }
 
 impl Kernel for Apply<'_> {
@@ -75,12 +78,13 @@ impl Kernel for Apply<'_> {
     fn run<I: Isa>(self, isa: I) {
         let [a, b, c] = self.factors.map(|f| isa.splat(f));
         let mut i = 0;
-        while i < self.to.len() {
-            let n = (self.to.len() - i).min(I::LANES);
-            // SAFETY: `i + n <= len` of all three.
+        while i < self.grad.len() {
+            let n = (self.grad.len() - i).min(I::LANES);
+            let piece = Piece { x: self.x, grad: self.grad, affine: self.affine, slope: self.slope };
+            // SAFETY: `i + n <= len` of both.
             unsafe {
-                let (x, g) = self.piece.load(isa, i, n);
-                isa.store_first(self.to, i, n, isa.fma(a, g, isa.fma(b, x, c)));
+                let (x, g) = piece.load(isa, i, n);
+                isa.store_first(self.grad, i, n, isa.fma(a, g, isa.fma(b, x, c)));
             }
             i += n;
         }
@@ -111,29 +115,27 @@ pub struct NormCall<'a> {
 /// Gradient of `y = leaky((x - mean) / sqrt(var + eps) * gamma + beta)` where mean and variance depend on `x`.
 ///
 /// # Shapes
-/// `grad` (of `y`) and `result` (of `x`, overwritten) are as `x`. Nothing depends on the number of threads.
+/// `grad` is as `x`: of `y` before, of `x` afterwards. Nothing depends on the number of threads.
 ///
 /// # Panics
 /// If a length contradicts another.
-pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &[f32], result: &mut [f32]) -> NormGradients {
+pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &mut [f32]) -> NormGradients {
     let NormCall { x, voxels, kind, moments, gamma, beta, eps, slope } = *call;
     let channels = gamma.len();
-    assert_eq!((x.len(), x.len()), (grad.len(), result.len()), "lengths of input, gradient and result");
+    assert_eq!(x.len(), grad.len(), "lengths of input and gradient");
     assert!(x.len().is_multiple_of(channels * voxels), "{} values of {channels} x {voxels}", x.len());
     let rows = x.len() / voxels;
     let batch = rows / channels;
     let forward = ScaleShift::new(moments, kind, batch, gamma, beta, eps);
-    let piece = |row: usize, start: usize, len: usize| Piece {
-        x: &x[row * voxels + start..][..len],
-        grad: &grad[row * voxels + start..][..len],
-        affine: (forward.scale[row], forward.shift[row]),
-        slope,
-    };
+    let affine = |row: usize| (forward.scale[row], forward.shift[row]);
+    let values = |row: usize, start: usize, len: usize| &x[row * voxels + start..][..len];
     let mut partial = Partial::new(rows, voxels.div_ceil(CHUNK));
     let parts = partial.parts;
     partial.sums.par_iter_mut().enumerate().for_each(|(i, sums)| {
-        let start = i % parts * CHUNK;
-        *sums = cpu.dispatch(Sums(piece(i / parts, start, CHUNK.min(voxels - start))));
+        let (row, start) = (i / parts, i % parts * CHUNK);
+        let x = values(row, start, CHUNK.min(voxels - start));
+        let grad = &grad[row * voxels + start..][..x.len()];
+        *sums = cpu.dispatch(Sums(Piece { x, grad, affine: affine(row), slope }));
     });
     let mut sums = ChannelStats::new(batch, channels, voxels);
     partial.reduce(&mut sums);
@@ -163,8 +165,9 @@ pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &[f32], result: &mut [
             [(f64::from(gamma[c]) * factor) as f32, b as f32, offset as f32]
         })
         .collect();
-    for_chunks(result, voxels, |row, start, to| {
-        cpu.dispatch(Apply { piece: piece(row, start, to.len()), factors: factors[row], to });
+    for_chunks(grad, voxels, |row, start, grad| {
+        let x = values(row, start, grad.len());
+        cpu.dispatch(Apply { x, affine: affine(row), slope, factors: factors[row], grad });
     });
     let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect();
     NormGradients { gamma: narrow(of_gamma), beta: narrow(of_beta) }

@@ -124,7 +124,8 @@ impl Pass<'_> {
         let mut from = of_out.clone();
         if adds_behind(step.norm.as_ref(), step.residual) {
             let inner: Deferred = self.state.inner[step.out.0].take().expect("kept by the forward pass");
-            let ranges = [kept[kept.len() - 1].clone(), of_out.clone(), between[0].clone()];
+            copy_to(self.arena, of_out.clone(), between[0].clone());
+            let ranges = [kept[kept.len() - 1].clone(), between[0].clone()];
             self.norm_gradient(&inner, ranges, shape.voxels());
             from = between[0].clone();
         }

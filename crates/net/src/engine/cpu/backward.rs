@@ -179,34 +179,29 @@ impl Pass<'_> {
             return;
         }
         let own = &self.lowered.backward[back];
-        let (result, raw) = (self.buffer(own.results[i]), self.buffer(own.raw[i]));
+        let (result, raw) = (self.buffer(own.results[i]), own.raw[i].map(|id| self.buffer(Some(id))));
         let target = self.gradient(input);
-        let Some(deferred) = self.state.deferred[input.0].take() else {
-            match meeting {
-                Meeting::Add => {
-                    let [result, target] = views(self.arena, [result, target]);
-                    add(result, target);
-                }
-                _ => copy_to(self.arena, result, target),
-            }
-            return;
+        // Where the gradient is led back, in place.
+        let at = match meeting {
+            Meeting::Add => raw.unwrap_or_else(|| result.clone()),
+            _ => target.clone(),
         };
-        let voxels = self.program.map(input).voxels();
-        let to = if meeting == Meeting::Add { raw } else { target.clone() };
-        self.norm_gradient(&deferred, [self.range(input), result, to.clone()], voxels);
-        if meeting == Meeting::Add {
-            let [raw, target] = views(self.arena, [to, target]);
-            add(raw, target);
+        copy_to(self.arena, result, at.clone());
+        if let Some(deferred) = self.state.deferred[input.0].take() {
+            self.norm_gradient(&deferred, [self.range(input), at.clone()], self.program.map(input).voxels());
+            self.state.deferred[input.0] = Some(deferred);
         }
-        self.state.deferred[input.0] = Some(deferred);
+        if meeting == Meeting::Add {
+            let [part, target] = views(self.arena, [at, target]);
+            add(part, target);
+        }
     }
 
-    /// The gradient of what was written from that behind normalisation and activation; adds to those of the parameters.
-    pub(super) fn norm_gradient(&mut self, deferred: &Deferred, ranges: [Range<usize>; 3], voxels: usize) {
-        let [x, grad, result] = views(self.arena, ranges);
+    /// The gradient of what was written, in place of that behind normalisation and activation; adds to those of the parameters.
+    pub(super) fn norm_gradient(&mut self, deferred: &Deferred, ranges: [Range<usize>; 2], voxels: usize) {
+        let [x, grad] = views(self.arena, ranges);
         let Some(source) = &deferred.source else {
-            super::forward::copy(grad, result);
-            through_activation(x, deferred.slope, result);
+            through_activation(x, deferred.slope, grad);
             return;
         };
         let call = NormCall {
@@ -219,7 +214,7 @@ impl Pass<'_> {
             eps: source.norm.spec.eps,
             slope: deferred.slope,
         };
-        let NormGradients { gamma, beta } = norm_backward(self.cpu, &call, grad, result);
+        let NormGradients { gamma, beta } = norm_backward(self.cpu, &call, grad);
         if let Some(affine) = source.norm.affine {
             self.add_gradient(affine[0], &gamma);
             self.add_gradient(affine[1], &beta);

@@ -31,9 +31,9 @@ pub(super) struct ForwardBuffers {
 /// Buffers of a step of the backward pass.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BackwardBuffers {
-    /// Gradient of every input, finished as the step read it.
+    /// Gradient of every input, finished as the step read it; it is led back to what was written in place.
     pub(super) results: [Option<BufferId>; 2],
-    /// The same before what was deferred, where it is added to others.
+    /// A copy for that, where two inputs have the same gradient and it is added to others.
     pub(super) raw: [Option<BufferId>; 2],
     /// Prepared weights for every input.
     pub(super) packed: [Option<BufferId>; 2],
@@ -369,10 +369,10 @@ impl Lowering<'_> {
             let len = program.values(input);
             buffers.results[i] = match step {
                 Step::AddActivate(_) => Some(of_out),
-                _ if !deferred && meeting == Meeting::Write => Some(id),
+                _ if meeting == Meeting::Write => Some(id),
                 _ => Some(self.moment(len, at)),
             };
-            if deferred && meeting == Meeting::Add {
+            if deferred && meeting == Meeting::Add && matches!(step, Step::AddActivate(_)) {
                 buffers.raw[i] = Some(self.moment(len, at));
             }
         }

@@ -423,8 +423,9 @@ mod tests {
         engine.prepare_within(&small, Some(of_small.total()))?;
         engine.load(Arc::new(Parameters::random(&spec, 0)?))?;
         // What is held does not count again.
-        let grows = of_large.maps - of_small.maps + of_large.input + of_large.packed - of_small.packed
-            + of_large.scratch.saturating_sub(of_small.scratch);
+        let held =
+            of_small.maps + of_small.parameters + of_small.packed + of_small.scratch.min(of_large.scratch);
+        let grows = of_large.total() - held;
         let refused = engine.prepare_within(&large, Some(grows - 1)).expect_err("a byte too few");
         let NetError::Memory { needed, free, plan } = refused else { panic!("{refused}") };
         assert_eq!((needed, free, plan), (grows, grows - 1, of_large));
