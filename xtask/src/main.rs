@@ -119,7 +119,7 @@ fn browser(report: Option<String>) -> bool {
         return false;
     }
     let Some(program) = glioseg() else {
-        eprintln!("xtask: the program was built, but not beside this one");
+        eprintln!("xtask: the program was built, but not next to this one");
         return false;
     };
     let served = report.unwrap_or_else(|| "target/browser-demo".to_owned());
@@ -146,7 +146,7 @@ fn browser(report: Option<String>) -> bool {
     }
 }
 
-/// The release build of the program: it lies beside the build that this program is.
+/// The release build of the program: it lies next to the build that this program is.
 fn glioseg() -> Option<String> {
     let own = std::env::current_exe().ok()?;
     let built: PathBuf = own

@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_infer::Part;
 use glioseg_infer::model::Folds;
-use glioseg_net::{EngineChoice, NetError};
-use glioseg_plan::OutputLabels;
 
+use crate::arguments::{Compute, Labels};
 use crate::commands::compare::Compare;
 use crate::commands::crossval::Crossval;
 use crate::commands::dataset::DatasetCommand;
@@ -166,28 +165,6 @@ fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Which label values are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Labels {
-    /// Those of the model's dataset.json
-    #[default]
-    Dataset,
-    /// BraTS until 2022: 1 necrotic core, 2 oedema, 4 enhancing tumour
-    Brats,
-    /// BraTS since 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity
-    Brats2023,
-}
-
-impl From<Labels> for OutputLabels {
-    fn from(labels: Labels) -> Self {
-        match labels {
-            Labels::Dataset => Self::Dataset,
-            Labels::Brats => Self::Brats,
-            Labels::Brats2023 => Self::Brats2023,
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Checkpoint {
     /// The one at the end of training
@@ -202,46 +179,6 @@ pub(crate) enum Accumulation {
     Half,
     /// Twice the memory, no rounding at the corners of tiles
     Single,
-}
-
-/// What computes, and how.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Compute {
-    /// What computes: cpu
-    #[arg(long, default_value = "cpu", help_heading = "Computation")]
-    pub(crate) device: String,
-    /// How exact it computes: f32
-    #[arg(long, default_value = "f32", help_heading = "Computation")]
-    pub(crate) precision: String,
-    /// Which code computes the layers on the CPU
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Computation")]
-    pub(crate) kernels: Kernels,
-}
-
-impl Compute {
-    /// The engine that is asked for.
-    pub(crate) fn engine(&self) -> Result<EngineChoice, NetError> {
-        Ok(EngineChoice {
-            device: self.device.parse()?,
-            precision: self.precision.parse()?,
-            kernels: match self.kernels {
-                Kernels::Auto => glioseg_net::Kernels::Auto,
-                Kernels::Direct => glioseg_net::Kernels::Direct,
-                Kernels::Reference => glioseg_net::Kernels::Reference,
-            },
-            ..EngineChoice::default()
-        })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kernels {
-    /// The fastest algorithm for each layer
-    Auto,
-    /// Every convolution tap by tap: slower, a little more exact
-    Direct,
-    /// Plain loops, to compare with: very slow
-    Reference,
 }
 
 /// Says in words what a path holds: an image, a dataset, plans, a model folder or a checkpoint.

@@ -2,10 +2,12 @@
 //!
 //! stdout is data, stderr is progress and log. Exit code 0: all done; 1: some case failed; 2: could not start.
 
+mod arguments;
 mod cli;
 mod commands;
 #[cfg(test)]
 mod documents;
+mod problem;
 mod ui;
 
 use std::process::ExitCode;

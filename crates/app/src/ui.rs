@@ -136,13 +136,14 @@ diagnosed!(
     glioseg_report::ReportError,
     glioseg_infer::cases::CaseError,
     glioseg_workflow::crossval::CrossvalError,
+    glioseg_workflow::ready::ReadyError,
     glioseg_infer::ensemble::EnsembleError,
     glioseg_infer::InferError,
     glioseg_infer::output::OutputError,
     glioseg_infer::postprocess::PostprocessError,
     glioseg_infer::recipe::RecipeError,
     glioseg_train::TrainError,
-    crate::commands::Problem,
+    crate::problem::Problem,
 );
 
 /// `1h05m`, `3m07s`, `12.4 s`.
@@ -179,9 +180,10 @@ mod tests {
     use glioseg_train::TrainError;
     use glioseg_volume::VolumeError;
     use glioseg_workflow::crossval::CrossvalError;
+    use glioseg_workflow::ready::ReadyError;
 
     use super::*;
-    use crate::commands::Problem;
+    use crate::problem::Problem;
 
     #[test]
     fn an_error_tells_message_place_and_hint() {
@@ -235,6 +237,8 @@ mod tests {
             (CaseError::Unreadable { reason: "gone".into(), path: path() }.into(), "check the path"),
             (twice().into(), "the folds of splits_final.json"),
             (CrossvalError::from(empty()).into(), "copy or download the file again"),
+            (ReadyError::Channels { count: 2 }.into(), "without --strict"),
+            (ReadyError::from(no_cases()).into(), ""),
             (OutputError::LabelOrder.into(), "leave out --save-probabilities"),
             (EnsembleError::from(OutputError::LabelOrder).into(), "leave out --save-probabilities"),
             (PostprocessError::OutputIsInput { path: path() }.into(), "another"),

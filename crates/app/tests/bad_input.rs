@@ -1,4 +1,4 @@
-//! Bad input: a message that names file and remedy, nothing lost, the batch goes on.
+//! Bad input: a message that names file and remedy, nothing lost, the batch continues.
 
 mod support;
 
@@ -166,7 +166,7 @@ fn a_model_that_cannot_be_used_is_said_before_any_work() {
     expect(&copy, &[], &["checkpoint_final.pth", "encoder.stages.2.0.convs.0.conv.weight", "24", "48"]);
     fs::write(copy.join("plans.json"), plans).expect("written");
 
-    fs::write(&checkpoint, b"this is no archive").expect("written");
+    fs::write(&checkpoint, b"this is not an archive").expect("written");
     expect(&copy, &[], &["checkpoint_final.pth"]);
     let mut zip = zip::ZipWriter::new(fs::File::create(&checkpoint).expect("a file"));
     zip.start_file(
@@ -208,7 +208,7 @@ fn an_output_that_cannot_be_is_said_before_any_work() {
     write_case(&numbered(&input, "good"), 2);
     let (code, stderr) = start(&model(), &input, &input.join("results/new"), &[]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("lies inside the input") && stderr.contains("beside the input"), "{stderr}");
+    assert!(stderr.contains("lies inside the input") && stderr.contains("next to the input"), "{stderr}");
     assert!(!input.join("results").exists(), "nothing is made");
     let file = dir.path().join("file");
     fs::write(&file, b"").expect("written");

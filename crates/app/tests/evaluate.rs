@@ -43,7 +43,7 @@ struct Cohort {
 }
 
 impl Cohort {
-    /// References of `cases`, predictions a voxel beside them.
+    /// References of `cases`, predictions a voxel next to them.
     fn new(cases: &[&str], labels: [u16; 3]) -> Self {
         let cohort = Self { dir: tempfile::tempdir().expect("a folder") };
         for case in cases {
@@ -227,10 +227,8 @@ fn empty_folders_and_foreign_names_say_what_was_looked_for() {
     cohort.refused(&[], &["DIR/ref holds no label map"]);
     std::fs::remove_dir(cohort.path("ref")).expect("removed");
     cohort.refused(&[], &["DIR/ref"]);
-    cohort.refused(
-        &["--rules", "brats2019"],
-        &["there is no rule `brats2019`; there are nnunet, brats2021", "hint"],
-    );
+    cohort
+        .refused(&["--rules", "brats2019"], &["unknown rule `brats2019`; rules: nnunet, brats2021", "hint"]);
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
         run(&["evaluate", "--ref", &reference, "--pred", &out, "--dataset", &model, "-o", &scores]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("how well the predictions' uncertainty tells the Dice"), "{stdout}");
-    // Nor are the saved probabilities: they are compared with the reference, and the report shows how honest they are.
+    // Nor are the saved probabilities: they are compared with the reference, and the report shows how well calibrated they are.
     assert!(
         stdout.contains("calibration of the saved probabilities (cases: 1; voxels up to 10 mm"),
         "{stdout}"
@@ -173,7 +173,7 @@ fn uncertainty_flags_and_report_come_with_a_prediction() {
     let bytes = std::fs::read(&npz).expect("probabilities");
     let ensembled = dir.path().join("ensembled").display().to_string();
     let spoilt = [
-        (bytes[..bytes.len() / 2].to_vec(), "it is no npz", "is it cut off?"),
+        (bytes[..bytes.len() / 2].to_vec(), "it is not an npz", "is it cut off?"),
         (array_of_nan([3, 44, 42, 40]), "values that are NaN or infinite", "predict the case again"),
     ];
     for (bytes, message, hint) in spoilt {

@@ -136,10 +136,7 @@ fn the_best_threshold_is_found_and_applied() {
     assert!(stderr.contains("error: nothing to do"), "{stderr}");
     let (code, _, stderr) = run(&["postprocess", "-i", &text(&pred), "-o", &text(&out), "--threshold", "9"]);
     assert_eq!(code, 2);
-    assert!(
-        stderr.contains("nothing says what the labels in") && stderr.contains("--input-labels"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("the meaning of the labels in") && stderr.contains("--input-labels"), "{stderr}");
     let (code, _, stderr) = with(&["--labels", "brats", "--file", "none.json"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("cannot read none.json"), "{stderr}");
@@ -223,7 +220,7 @@ fn recipes_and_ensembles_that_do_not_fit_are_refused_before_anything_is_done() {
     write_case(&numbered(&input, "one"), 3);
     for (more, part) in [
         (vec!["--recipe", "brats21"], "the recipe `brats21` averages 2 models (BL: the baseline"),
-        (vec!["--recipe", "brats99"], "there is no recipe `brats99`, and no such file; there are brats21"),
+        (vec!["--recipe", "brats99"], "unknown recipe `brats99`; recipes: brats21"),
         (vec!["--recipe", "brats21", "--postprocessing", "none"], "cannot be used with"),
         (vec!["--labels", "brats22"], "possible values: dataset, brats, brats2023"),
     ] {
@@ -320,7 +317,7 @@ fn brats_folders_become_a_dataset_without_findings() {
     let (code, _, stderr) = run(&["dataset", "brats", &text(&src), &text(&out)]);
     assert_eq!(code, 2);
     assert!(
-        stderr.contains("dataset.json is there already") && stderr.contains("hint: choose another folder"),
+        stderr.contains("dataset.json already exists") && stderr.contains("hint: choose another folder"),
         "{stderr}"
     );
     let (code, _, stderr) = run(&["dataset", "brats", &text(&src), &text(&src.join("inside"))]);
@@ -389,7 +386,7 @@ fn the_recipe_on_the_winners_own_models_gives_his_submission() {
     let other = ours.data.iter().zip(&theirs.data).filter(|(a, b)| a != b).count();
     assert!(other * 10_000 <= theirs.data.len(), "{other} voxels differ");
     assert_eq!(record(&out)["models"].as_array().map(Vec::len), Some(2));
-    // What is saved beside other label values is merged in these values too.
+    // What is saved next to other label values is merged in these values too.
     let (to, merged_text) = (text(&saved), text(&merged));
     let more = ["--no-mirroring", "--folds", "0", "--save-probabilities", "--labels", "brats"];
     let (code, _, stderr) = run(&[&["predict", "-m", &bl, "-i", &input, "-o", &to][..], &more].concat());

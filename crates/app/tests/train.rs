@@ -63,7 +63,7 @@ impl Workplace {
         run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// A training that runs beside the test; it says nothing but to `stderr`.
+    /// A training that runs next to the test; it says nothing but to `stderr`.
     fn start(&self, results: &str, more: &[&str], stderr: Stdio) -> Child {
         let arguments = self.arguments(results, more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -164,9 +164,12 @@ fn what_stands_in_the_way_of_a_training_is_named() {
     assert_eq!(code, 0, "{log}");
     let (code, _, log) = place.train("r", &[]);
     assert_eq!(code, 2);
-    assert!(log.contains("holds a finished training") && log.contains("hint: go on with --resume"), "{log}");
+    assert!(
+        log.contains("holds a finished training") && log.contains("hint: continue with --resume"),
+        "{log}"
+    );
 
-    // A loss that is no number: the cases of the batch are named, the checkpoint before stays.
+    // A loss that is not a number: the cases of the batch are named, the checkpoint before stays.
     let (code, _, log) = place.train("nan", &["--lr", "1e36", "--optimiser", "adamw"]);
     assert_eq!(code, 2, "{log}");
     assert!(log.contains("the batch is of the cases phantom_00"), "{log}");
@@ -183,7 +186,7 @@ fn what_stands_in_the_way_of_a_training_is_named() {
     kill(child);
     let (code, _, log) = place.train("stopped", &["--resume", "--seed", "7"]);
     assert_eq!(code, 2);
-    assert!(log.contains("was begun with the setting `seed` 0, but now the setting is `seed` 7"), "{log}");
+    assert!(log.contains("was started with the setting `seed` 0, but now the setting is `seed` 7"), "{log}");
     let (code, _, log) = place.train("stopped", &["--resume", "--patch", "16,16,8"]);
     assert_eq!(code, 2);
     assert!(log.contains("but now"), "{log}");
@@ -205,8 +208,8 @@ fn what_stands_in_the_way_of_a_training_is_named() {
     }
     kill(child);
     let seen = seen.join("\n");
-    assert!(seen.contains("its values are not those that were written; the training goes on from"), "{seen}");
-    assert!(seen.contains("goes on from epoch"), "{seen}");
+    assert!(seen.contains("its values are not those that were written; the training resumes from"), "{seen}");
+    assert!(seen.contains("resumes from epoch"), "{seen}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub enum FormatError {
         unpacked: u64,
     },
     /// Fewer bytes than the header promises.
-    #[error("{} is cut short: its header asks for {needed} bytes, it holds {found_at_most}", path.display())]
+    #[error("{} is cut short: its header promises {needed} bytes, the file has {found_at_most}", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -90,8 +90,8 @@ pub enum FormatError {
         /// How many, and the first.
         found: NotFinite,
     },
-    /// A label map with a value that is no label.
-    #[error("{} is no label map: it holds {value} at z, y, x = {position:?}", path.display())]
+    /// A label map with a value that is not a label.
+    #[error("{} is not a label map: it holds {value} at z, y, x = {position:?}", path.display())]
     NotLabel {
         /// The file.
         path: PathBuf,
@@ -123,7 +123,7 @@ pub enum FormatError {
         /// Its grid.
         other: Box<Geometry>,
     },
-    /// A file is no npz, or not with the array that is asked for.
+    /// A file is not an npz, or not with the array that is asked for.
     #[error("{}: {reason}", path.display())]
     Npz {
         /// The file.

@@ -62,11 +62,13 @@ impl Archive {
     /// Opens a file.
     ///
     /// # Errors
-    /// [`FormatError::Io`]; [`FormatError::Npz`] if it is no zip archive or cut off.
+    /// [`FormatError::Io`]; [`FormatError::Npz`] if it is not a zip archive or cut off.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let file = File::open(path).map_err(|source| FormatError::io(path, "read", source))?;
-        let zip = ZipArchive::new(BufReader::new(file))
-            .map_err(|e| FormatError::Npz { path: path.to_owned(), reason: format!("it is no npz: {e}") })?;
+        let zip = ZipArchive::new(BufReader::new(file)).map_err(|e| FormatError::Npz {
+            path: path.to_owned(),
+            reason: format!("it is not an npz: {e}"),
+        })?;
         Ok(Self { path: path.to_owned(), zip })
     }
 
@@ -216,7 +218,7 @@ mod tests {
         let path = folder.path().join("a.npz");
         std::fs::write(&path, b"no zip at all").expect("written");
         let error = Archive::open(&path).expect_err("no zip");
-        assert!(error.to_string().contains("a.npz: it is no npz"), "{error}");
+        assert!(error.to_string().contains("a.npz: it is not an npz"), "{error}");
         write(&path, "a", &[1], |push| push(&[1f32])).expect("written");
         let mut archive = Archive::open(&path).expect("an npz");
         let error = archive.array("b").expect_err("another name");

@@ -113,10 +113,10 @@ fn truncated_voxels_are_counted() {
     let mut bytes = Made::small().bytes();
     bytes.pop();
     let (message, hint) = refusal(&write(folder.path(), "a.nii", &bytes));
-    assert_says(&message, &["is cut short", "asks for 376 bytes", "holds 375"]);
+    assert_says(&message, &["is cut short", "promises 376 bytes", "has 375"]);
     assert_says(&hint, &["again"]);
     let (message, _) = refusal(&write(folder.path(), "head.nii", &bytes[..200]));
-    assert_says(&message, &["is cut short", "asks for 348 bytes", "holds 200"]);
+    assert_says(&message, &["is cut short", "promises 348 bytes", "has 200"]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_voxel_offset_beyond_the_file_is_cut_short() {
     assert!(nifti::read_volume(&write(folder.path(), "a.nii.gz", &gzip(&bytes))).is_err());
     bytes[108..112].copy_from_slice(&360f32.to_le_bytes());
     let (message, _) = refusal(&write(folder.path(), "b.nii", &bytes));
-    assert_says(&message, &["is cut short", "asks for 384 bytes"]);
+    assert_says(&message, &["is cut short", "promises 384 bytes"]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_singular_affine_is_shown() {
     assert_says(&hint, &["sform or qform"]);
     made.srow = [[f64::NAN; 4]; 3];
     assert_says(&refusal(&made.write(folder.path(), "b.nii")).0, &["affine is singular", "NaN"]);
-    // With a good qform beside it, the image has a place.
+    // With a good qform next to it, the image has a place.
     made.codes = (1, 1);
     let volume = nifti::read_volume(&made.write(folder.path(), "c.nii")).expect("the qform is good");
     assert_eq!(volume.geometry.orientation(), "RAS");
@@ -226,7 +226,7 @@ fn a_label_map_holds_whole_numbers_and_one_channel() {
     let folder = folder();
     let made = Made { scale: (0.5, 0.0), ..Made::small() };
     let error = nifti::read_labels(&made.write(folder.path(), "a.nii")).expect_err("halves");
-    assert_says(&error.to_string(), &["a.nii", "no label map", "0.5", "[0, 0, 1]"]);
+    assert_says(&error.to_string(), &["a.nii", "not a label map", "0.5", "[0, 0, 1]"]);
     assert_says(&error.hint().expect("a hint"), &["0 to 65535"]);
     let made = Made { scale: (1.0, -1.0), ..Made::small() };
     let error = nifti::read_labels(&made.write(folder.path(), "b.nii")).expect_err("-1");

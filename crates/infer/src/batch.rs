@@ -1,7 +1,7 @@
 //! A batch of cases from files to files: read and prepare the next one, predict this one, write the last one, at the same time.
 //!
 //! Three steps, each on its own thread, joined by queues without slack, so at most three cases are in memory. A case that fails
-//! is reported and the batch goes on. Only this module knows folders, `--continue`, `--part` and `predict.json`.
+//! is reported and the batch continues. Only this module knows folders, `--continue`, `--part` and `predict.json`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use glioseg_diagnose::Diagnose as _;
+use glioseg_net::MemoryPlan;
 use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 
 use super::folder::Folder;
@@ -33,7 +34,7 @@ impl std::str::FromStr for Part {
         let parsed = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
         match parsed {
             Some((number, of)) if (1..=of).contains(&number) => Ok(Self { number, of }),
-            _ => Err(format!("`{text}` is no share of the cases such as 1/4, from 1/4 to 4/4")),
+            _ => Err(format!("`{text}` is not a share of the cases; write it like 1/4, from 1/4 to 4/4")),
         }
     }
 }
@@ -87,6 +88,8 @@ pub enum Event<'a> {
         cases: usize,
         /// Number of cases that are left out because their results are there.
         skipped: usize,
+        /// What the networks take; a case and its sums come on top.
+        memory: MemoryPlan,
     },
     /// The network begins with a case.
     Case {
@@ -225,6 +228,7 @@ impl<'a> Job<'a> {
             ignored: &self.ignored,
             cases: self.cases.len(),
             skipped: self.skipped,
+            memory: predictor.memory(),
         });
         let mut summary = PredictSummary { skipped: self.skipped, ..PredictSummary::default() };
         let all = self.bad.len() + self.cases.len();
@@ -280,6 +284,7 @@ fn new_record(predictor: &Predictor, earlier: Option<&Path>) -> Record {
         mirroring: options.mirroring,
         accumulation: options.accumulation.name().into(),
         device: options.engine.device.word().into(),
+        precision: options.engine.precision.word().into(),
         kernels: options.engine.kernels.word().into(),
         threads: rayon::current_num_threads(),
         postprocessing: rules.postprocessing.steps.clone(),

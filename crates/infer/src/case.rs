@@ -217,6 +217,6 @@ pub struct Prediction {
     pub record: CaseRecord,
     /// Where the case comes from.
     pub origin: Origin,
-    /// What version 1 keeps beside probabilities.
+    /// What version 1 keeps next to probabilities.
     pub(super) v1: Option<V1Properties>,
 }

@@ -152,7 +152,7 @@ impl Diagnose for CaseError {
 
 /// What a file's name says of it.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum ImageName {
     Channel { case: String, index: usize, suffix: String },
     UnknownNumber { case: String, number: usize },
     Other,
@@ -167,7 +167,7 @@ fn image_stem(name: &str) -> Option<&str> {
     [".nii.gz", ".nii"].into_iter().find(|e| lower.ends_with(e)).map(|e| &name[..name.len() - e.len()])
 }
 
-fn parse_stem(stem: &str, channels: &[String]) -> Part {
+fn parse_stem(stem: &str, channels: &[String]) -> ImageName {
     // The longest ending that is a channel's name wins, so that a model's own name with `_` or `-` in it works too.
     for (at, _) in stem.match_indices(['_', '-']) {
         let (case, suffix) = (&stem[..at], &stem[at + 1..]);
@@ -176,7 +176,7 @@ fn parse_stem(stem: &str, channels: &[String]) -> Part {
         }
         let canonical = canonical_channel(suffix);
         if let Some(index) = channels.iter().position(|c| canonical_channel(c) == canonical) {
-            return Part::Channel { case: case.into(), index, suffix: suffix.into() };
+            return ImageName::Channel { case: case.into(), index, suffix: suffix.into() };
         }
     }
     if let Some((case, number)) = stem.rsplit_once('_')
@@ -186,11 +186,11 @@ fn parse_stem(stem: &str, channels: &[String]) -> Part {
         && let Ok(index) = number.parse::<usize>()
     {
         if index < channels.len() {
-            return Part::Channel { case: case.into(), index, suffix: number.into() };
+            return ImageName::Channel { case: case.into(), index, suffix: number.into() };
         }
-        return Part::UnknownNumber { case: case.into(), number: index };
+        return ImageName::UnknownNumber { case: case.into(), number: index };
     }
-    Part::Other
+    ImageName::Other
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, CaseError> {
@@ -251,8 +251,8 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     for file in &files {
         let stem = file.file_name().and_then(|n| n.to_str()).and_then(image_stem).unwrap_or_default();
         match parse_stem(stem, channels) {
-            Part::Other => found.ignored.push(file.clone()),
-            Part::UnknownNumber { case, number } => {
+            ImageName::Other => found.ignored.push(file.clone()),
+            ImageName::UnknownNumber { case, number } => {
                 let error = CaseError::UnknownNumber {
                     case: case.clone(),
                     number,
@@ -261,7 +261,7 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
                 };
                 bad.entry(case).or_insert(error);
             }
-            Part::Channel { case, index, suffix } => {
+            ImageName::Channel { case, index, suffix } => {
                 let slot =
                     &mut slots.entry(case.clone()).or_insert_with(|| vec![None; channels.len()])[index];
                 if let Some(first) = slot {

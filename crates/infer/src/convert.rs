@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::InferError;
 use crate::model::{CheckpointChoice, Fold, Folds, Model};
 
-/// Files that belong to a model beside plans, dataset description and folds.
+/// Files that belong to a model besides plans, dataset description and folds.
 const BESIDE: [&str; 2] = ["postprocessing.json", "dataset_fingerprint.json"];
 
 /// A checkpoint that was written and checked.

@@ -25,7 +25,7 @@ pub enum InferError {
         /// Voxels of the padded volume.
         size: usize,
     },
-    /// The step between tiles is no fraction.
+    /// The step between tiles is not a fraction.
     #[error("the step between tiles is {step}, but must be more than 0 and at most 1")]
     Step {
         /// The step.
@@ -204,7 +204,7 @@ impl Diagnose for InferError {
                     .into(),
             ),
             Self::Rules(e) => e.hint(),
-            Self::Stopped => Some("run the same command with --continue to go on".into()),
+            Self::Stopped => Some("run the same command with --continue to continue".into()),
             Self::NoModels => Some("give at least one model folder".into()),
             Self::NonFiniteLogits { precision: Accumulation::Half, .. } => Some(
                 "very large logits overflow half precision: try --accumulation single; if that fails too, the weights or the \
@@ -238,7 +238,7 @@ impl Diagnose for InferError {
                 Some("give one file per channel, or one four-dimensional file with all of them".into())
             }
             Self::OutputInsideInput { .. } => {
-                Some("choose an output folder beside the input; results must not become inputs of the next run".into())
+                Some("choose an output folder next to the input; results must not become inputs of the next run".into())
             }
             Self::NotEmpty { .. } => Some("choose a folder that is not there yet".into()),
             Self::ConversionDiffers { .. } => {

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use glioseg_plan::Labels;
 use glioseg_prep::{Boxed, Trail};
-use glioseg_volume::crop::BoundingBox;
+use glioseg_volume::crop::Box3;
 use glioseg_volume::resample::{Order, ResampleOptions, resample_slabs};
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
@@ -185,7 +185,7 @@ impl Probabilities {
     }
 
     /// The cropped box in the image.
-    pub fn bbox(&self) -> BoundingBox {
+    pub fn bbox(&self) -> Box3 {
         self.boxed.bbox
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, NetworkSpec, Parameters, Program};
+use glioseg_net::{Checkpoint, Engine, EngineChoice, MemoryPlan, Mode, NetworkSpec, Parameters, Program};
 
 use super::{InferError, Pass};
 use crate::model::Model;
@@ -73,7 +73,9 @@ impl Networks {
             .map(|model| program(&spec(model, interpolate_positions), model))
             .collect::<Result<_, _>>()?;
         let weights = resident.map_or(Weights::OnDisk { interpolate_positions }, Weights::Resident);
-        Ok(Self { hashes, programs, weights, engine: Mutex::new(engine) })
+        let networks = Self { hashes, programs, weights, engine: Mutex::new(engine) };
+        networks.reserve()?;
+        Ok(networks)
     }
 
     /// A network whose weights the engine has already: `model` with one fold.
@@ -83,6 +85,28 @@ impl Networks {
     pub fn of_engine(model: &Model, engine: Box<dyn Engine>) -> Result<Self, InferError> {
         let programs = vec![program(&model.network, model)?];
         Ok(Self { hashes: Vec::new(), programs, weights: Weights::InEngine, engine: Mutex::new(engine) })
+    }
+
+    /// Takes the memory of the largest program, so that what does not fit is refused before the first case.
+    fn reserve(&self) -> Result<(), InferError> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(largest) = self.programs.iter().max_by_key(|program| engine.plan(program).total()) {
+            engine.prepare(largest)?;
+        }
+        Ok(())
+    }
+
+    /// What the largest program takes, with the weights of all folds that are in memory.
+    pub(super) fn memory(&self) -> MemoryPlan {
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let plans = self.programs.iter().map(|program| engine.plan(program));
+        let mut plan = plans.max_by_key(|plan| plan.total()).unwrap_or_default();
+        if let Weights::Resident(all) = &self.weights {
+            let values = |weights: &Arc<Parameters>| weights.iter().map(|(_, v)| v.len()).sum::<usize>();
+            plan.parameters =
+                all.iter().flatten().map(|weights| (values(weights) * size_of::<f32>()) as u64).sum();
+        }
+        plan
     }
 
     /// SHA-256 of every fold's checkpoint, model by model; none where no file was read.
@@ -108,7 +132,10 @@ impl Networks {
                 }
                 Weights::InEngine => {}
             }
-            work(&mut |patch, _| Ok(engine.forward(&patch)?.heads[0].to_vec()))?;
+            work(&mut |patch, read| {
+                read(engine.forward(patch)?.heads[0]);
+                Ok(())
+            })?;
         }
         Ok(())
     }

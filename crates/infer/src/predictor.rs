@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use glioseg_formats::FormatError;
-use glioseg_net::EngineChoice;
+use glioseg_net::{EngineChoice, MemoryPlan};
 use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind};
 use glioseg_plan::{Labels, OutputLabels, Rules, meaning};
 use glioseg_prep::guard::check_volume;
@@ -137,6 +137,12 @@ impl Predictor {
         &self.set.options
     }
 
+    /// What the networks take while they run: the largest of them with the weights of all folds in memory. Cases and the running
+    /// sums of their logits come on top.
+    pub fn memory(&self) -> MemoryPlan {
+        self.networks.memory()
+    }
+
     /// The models without their weights.
     pub(crate) fn set(&self) -> &ModelSet {
         &self.set
@@ -214,10 +220,10 @@ impl Predictor {
             None => sum.add(image, pass, watch),
             Some(decision) => {
                 // Version 1 activates every pass.
-                let mut pass = |patch, shape| -> Result<Vec<f32>, InferError> {
-                    Ok(decision.activate_pass(&pass(patch, shape)?))
+                let mut activated = |patch: &[f32], read: &mut dyn FnMut(&[f32])| {
+                    pass(patch, &mut |logits| read(&decision.activate_pass(logits)))
                 };
-                sum.add(image, &mut pass, watch)
+                sum.add(image, &mut activated, watch)
             }
         })?;
         let moments = sum.take_moments();

@@ -42,7 +42,7 @@ fn write_npz<T: npz::Element>(
     npz::write(path, key, &[outputs, z, y, x], |push| (0..outputs).try_for_each(|i| push(&output(i))))
 }
 
-/// What version 1 keeps of a case beside its probabilities: enough for `nnUNet_ensemble` to put the box back.
+/// What version 1 keeps of a case next to its probabilities: enough for `nnUNet_ensemble` to put the box back.
 #[derive(Debug)]
 pub(crate) struct V1Properties {
     /// Files of the channels.

@@ -13,7 +13,7 @@ use glioseg_plan::{Dataset, OutputLabels, PlanError, TumourParts};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::postprocess::{Neighbours, Postprocessing, Step};
+use crate::postprocess::{Neighbours, Postprocessing, PostprocessingStep};
 
 /// Recipes that come along: name and text.
 const BUILT_IN: [(&str, &str); 1] = [("brats21", include_str!("../recipes/brats21.json"))];
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// A part of a tumour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub enum Tissue {
     /// Background.
     Background,
     /// Necrotic and non-enhancing core.
@@ -36,7 +36,7 @@ pub enum Part {
     Cavity,
 }
 
-impl Part {
+impl Tissue {
     /// Its value; `None` where the coding has no such part.
     fn value(self, parts: &TumourParts) -> Option<u16> {
         match self {
@@ -53,21 +53,21 @@ impl Part {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RecipeStep {
-    /// As [`Step::KeepLargest`].
+    /// As [`PostprocessingStep::KeepLargest`].
     KeepLargest {
         /// Parts that are joined.
-        parts: Vec<Part>,
+        parts: Vec<Tissue>,
         /// What connects voxels.
         neighbours: Neighbours,
     },
-    /// As [`Step::ReplaceSmall`].
+    /// As [`PostprocessingStep::ReplaceSmall`].
     ReplaceSmall {
         /// Parts that are counted together.
-        parts: Vec<Part>,
+        parts: Vec<Tissue>,
         /// The least number of voxels that stays.
         below_voxels: u64,
         /// What they become.
-        with: Part,
+        with: Tissue,
     },
 }
 
@@ -84,7 +84,7 @@ pub struct Recipe {
     /// The models that it averages, in words; as many must be given.
     pub models: Vec<String>,
     /// The parts of every region that the models predict, in the order of the outputs.
-    pub regions: Vec<Vec<Part>>,
+    pub regions: Vec<Vec<Tissue>>,
     /// What is done to the label map, in order.
     pub steps: Vec<RecipeStep>,
     /// The coding that is written.
@@ -95,7 +95,7 @@ pub struct Recipe {
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// Neither the name of a recipe nor a file.
-    #[error("there is no recipe `{name}`, and no such file; there are {}", known.join(", "))]
+    #[error("unknown recipe `{name}`; recipes: {}", known.join(", "))]
     Unknown {
         /// The name.
         name: String,
@@ -206,7 +206,7 @@ impl Recipe {
             }
         };
         let parts = TumourParts::of(dataset).map_err(|_| refused())?;
-        let values = |wanted: &[Part]| -> Option<Vec<u16>> {
+        let values = |wanted: &[Tissue]| -> Option<Vec<u16>> {
             let mut values = wanted.iter().map(|p| p.value(&parts)).collect::<Option<Vec<_>>>()?;
             values.sort_unstable();
             Some(values)
@@ -225,29 +225,31 @@ impl Recipe {
             return Err(refused());
         }
         let steps = self.steps.iter().map(|step| match step {
-            RecipeStep::KeepLargest { parts, neighbours } => Some(Step::KeepLargest {
+            RecipeStep::KeepLargest { parts, neighbours } => Some(PostprocessingStep::KeepLargest {
                 labels: values(parts)?,
                 neighbours: *neighbours,
                 small_below_mm3: None,
             }),
-            RecipeStep::ReplaceSmall { parts: which, below_voxels, with } => Some(Step::ReplaceSmall {
-                labels: values(which)?,
-                below_voxels: *below_voxels,
-                with: with.value(&parts)?,
-            }),
+            RecipeStep::ReplaceSmall { parts: which, below_voxels, with } => {
+                Some(PostprocessingStep::ReplaceSmall {
+                    labels: values(which)?,
+                    below_voxels: *below_voxels,
+                    with: with.value(&parts)?,
+                })
+            }
         });
         steps.collect::<Option<Vec<_>>>().map(Postprocessing::new).ok_or_else(refused)
     }
 }
 
 /// `oedema + enhancing`.
-fn words(parts: &[Part]) -> String {
-    let word = |part: &Part| match part {
-        Part::Background => "background",
-        Part::Necrosis => "necrosis",
-        Part::Oedema => "oedema",
-        Part::Enhancing => "enhancing",
-        Part::Cavity => "cavity",
+fn words(parts: &[Tissue]) -> String {
+    let word = |part: &Tissue| match part {
+        Tissue::Background => "background",
+        Tissue::Necrosis => "necrosis",
+        Tissue::Oedema => "oedema",
+        Tissue::Enhancing => "enhancing",
+        Tissue::Cavity => "cavity",
     };
     parts.iter().map(word).collect::<Vec<_>>().join(" + ")
 }
@@ -272,7 +274,7 @@ mod tests {
     fn the_winners_recipe_holds_for_any_coding_of_its_regions() {
         let recipe = Recipe::find("brats21").expect("valid");
         let steps = |labels: &str| recipe.steps_for(&dataset(labels), Path::new("M"));
-        let step = |with| vec![Step::ReplaceSmall { labels: vec![3], below_voxels: 200, with }];
+        let step = |with| vec![PostprocessingStep::ReplaceSmall { labels: vec![3], below_voxels: 200, with }];
         let nnunet = r#""labels": {"background": 0, "WT": [1, 2, 3], "TC": [2, 3], "ET": [3]}, "regions_class_order": [1, 2, 3]"#;
         assert_eq!(steps(nnunet).expect("possible").steps, step(2));
         let brats = r#""labels": {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, "regions_class_order": [2, 1, 3]"#;
@@ -303,7 +305,7 @@ mod tests {
     #[test]
     fn unknown_and_broken_recipes_are_errors() {
         let error = Recipe::find("brats22").expect_err("no such recipe").to_string();
-        assert_eq!(error, "there is no recipe `brats22`, and no such file; there are brats21");
+        assert_eq!(error, "unknown recipe `brats22`; recipes: brats21");
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("mine.json");
         std::fs::write(&path, BUILT_IN[0].1.replace("\"steps\"", "\"stepps\"")).expect("written");

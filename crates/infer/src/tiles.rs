@@ -3,6 +3,8 @@
 //! A volume smaller than the patch is padded with zeros, the same amount before and after (one more after where odd);
 //! the padding is virtual here: a [`Grid`] only knows by how much a tile's start is shifted.
 
+use glioseg_volume::crop::Box3;
+
 use super::InferError;
 
 /// Start voxel of every tile along one axis; together the tiles cover the axis.
@@ -85,7 +87,7 @@ impl Grid {
     }
 
     /// Part of the tile at `start` that lies in the volume: for every axis the first and past-the-last voxel of the tile.
-    pub(crate) fn inside(&self, start: [isize; 3]) -> [[usize; 2]; 3] {
+    pub(crate) fn inside(&self, start: [isize; 3]) -> Box3 {
         std::array::from_fn(|a| {
             let low = (-start[a]).max(0) as usize;
             let high = (self.shape[a] as isize - start[a]).clamp(0, self.tile[a] as isize) as usize;

@@ -8,7 +8,8 @@
 use glioseg_plan::Labels;
 use glioseg_plan::record::{CaseUncertainty, RegionUncertainty};
 use glioseg_prep::Boxed;
-use glioseg_volume::{Geometry, LabelMap, Volume, crop};
+use glioseg_volume::crop::{self, Box3};
+use glioseg_volume::{Geometry, LabelMap, Volume};
 use rayon::prelude::*;
 
 use super::export::{Decision, Logits};
@@ -32,10 +33,10 @@ fn regions(labels: &Labels) -> Vec<(String, Vec<u16>, usize)> {
 
 /// Where a pass lies and how it was mirrored.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct PassPlace<'a> {
     pub(crate) grid: &'a Grid,
     pub(crate) start: [isize; 3],
-    pub(crate) inside: [[usize; 2]; 3],
+    pub(crate) inside: Box3,
     pub(crate) mirrored: &'a [usize],
     pub(crate) weights: &'a [f32],
 }
@@ -69,7 +70,7 @@ impl Moments {
     }
 
     /// Adds what a pass answered for a tile, `[output, z, y, x]`.
-    pub(crate) fn add(&mut self, answer: &[f32], place: Place<'_>) {
+    pub(crate) fn add(&mut self, answer: &[f32], place: PassPlace<'_>) {
         let activated;
         let probabilities = if self.activated {
             answer

@@ -4,7 +4,7 @@
 //! and one sum of mean logits every fold, so memory does not grow with their number. The sums are kept in half precision, as
 //! nnU-Net keeps them ([`Accumulation::Half`]), because the rounding shows: where only the corners of tiles contribute, logits become
 //! whole numbers. [`Accumulation::Single`] does not round. The order of additions is fixed, so the result does not depend on the
-//! number of threads. What the network is stays outside: a closure from a patch to its logits, or to its probabilities, which
+//! number of threads. What the network is stays outside: a closure that shows the logits of a patch, or their probabilities, which
 //! version 1 averages instead.
 
 use half::f16;
@@ -12,9 +12,10 @@ use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
 use glioseg_plan::Rules;
+use glioseg_volume::crop::Box3;
 
 use super::gaussian::gaussian_weights_v1;
-use super::uncertainty::{Moments, Place};
+use super::uncertainty::{Moments, PassPlace};
 use super::{Grid, InferError, Watch, gaussian_weights};
 
 /// A prepared case: `data` is `[channels, z, y, x]` of `shape`.
@@ -28,8 +29,9 @@ pub struct Image<'a> {
     pub shape: [usize; 3],
 }
 
-/// A network pass: from a patch `[1, c, z, y, x]` and its shape to the answer `[1, outputs, z, y, x]`.
-pub type Pass<'a> = dyn FnMut(Vec<f32>, [usize; 5]) -> Result<Vec<f32>, InferError> + 'a;
+/// A network pass: takes a patch `[1, c, z, y, x]` of the tile's size and calls the reader with the answer, `[1, outputs, z, y, x]`,
+/// where it lies.
+pub type Pass<'a> = dyn FnMut(&[f32], &mut dyn FnMut(&[f32])) -> Result<(), InferError> + 'a;
 
 /// How the window slides.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,8 +250,7 @@ impl LogitSum {
 
     /// Adds the logits of one fold's network for the whole case.
     ///
-    /// `network` maps a patch `[1, c, z, y, x]` (as a vector and its shape) to logits `[1, channels, z, y, x]`;
-    /// `watch` is asked before every pass and told after it.
+    /// `network` maps a patch `[1, c, z, y, x]` to logits `[1, channels, z, y, x]`; `watch` is asked before every pass and told after it.
     ///
     /// # Errors
     /// What `network` returns, [`InferError::LogitsShape`] if it answers with another number of values, and
@@ -275,39 +276,43 @@ impl LogitSum {
         self.weight.clear();
         let starts: Vec<_> = self.grid.starts().collect();
         let share = 1.0 / self.mirrors.len() as f32;
+        let mut patch = vec![0f32; image.channels * voxels];
+        let mut mean = vec![0f32; self.channels * voxels];
         for start in starts {
             let inside = self.grid.inside(start);
-            let mut mean: Option<Vec<f32>> = None;
-            for axes in &self.mirrors {
+            for (at, axes) in self.mirrors.iter().enumerate() {
                 watch.check()?;
-                let patch = gather(image, tile, start, inside, axes);
-                let logits = network(patch, [1, image.channels, tile[0], tile[1], tile[2]])?;
-                if logits.len() != self.channels * voxels {
-                    return Err(InferError::LogitsShape {
-                        expected: self.channels * voxels,
-                        found: logits.len(),
-                    });
-                }
-                if let Some(moments) = &mut self.moments {
-                    let (grid, weights) = (&self.grid, &self.tile_weights);
-                    moments.add(&logits, Place { grid, start, inside, mirrored: axes, weights });
-                }
-                match &mut mean {
-                    None => mean = Some(logits),
-                    Some(mean) => add_flipped(mean, &logits, tile, axes),
+                gather(image, tile, (start, inside), axes, &mut patch);
+                let (mut found, moments) = (0, &mut self.moments);
+                network(&patch, &mut |logits| {
+                    found = logits.len();
+                    if found != mean.len() {
+                        return;
+                    }
+                    if let Some(moments) = moments {
+                        let (grid, weights) = (&self.grid, &self.tile_weights);
+                        moments.add(logits, PassPlace { grid, start, inside, mirrored: axes, weights });
+                    }
+                    // The first combination of axes is none.
+                    if at == 0 {
+                        mean.copy_from_slice(logits);
+                    } else {
+                        add_flipped(&mut mean, logits, tile, axes);
+                    }
+                })?;
+                if found != mean.len() {
+                    return Err(InferError::LogitsShape { expected: mean.len(), found });
                 }
                 watch.passed();
             }
-            if let Some(logits) = mean {
-                self.accumulate(&logits, share, start, inside);
-            }
+            self.accumulate(&mean, share, start, inside);
         }
         self.end_fold();
         Ok(())
     }
 
     /// `sum += logits * share * weight` and `weight += weight` over the part of the tile inside the volume.
-    fn accumulate(&mut self, logits: &[f32], share: f32, start: [isize; 3], inside: [[usize; 2]; 3]) {
+    fn accumulate(&mut self, logits: &[f32], share: f32, start: [isize; 3], inside: Box3) {
         let (tile, shape) = (self.grid.tile, self.grid.shape);
         let weights = &self.tile_weights;
         let tile_voxels: usize = tile.iter().product();
@@ -398,22 +403,25 @@ impl LogitSum {
     }
 }
 
-/// The tile at `start` of every channel, mirrored along `axes`; zeros where it leaves the volume.
+/// Writes the tile at `start` of every channel, mirrored along `axes`, into `patch`; zeros where it leaves the volume.
 fn gather(
     image: Image<'_>,
     tile: [usize; 3],
-    start: [isize; 3],
-    inside: [[usize; 2]; 3],
+    (start, inside): ([isize; 3], Box3),
     axes: &[usize],
-) -> Vec<f32> {
-    let (voxels, plane) = (tile.iter().product::<usize>(), tile[1] * tile[2]);
+    patch: &mut [f32],
+) {
+    let plane = tile[1] * tile[2];
     let volume: usize = image.shape.iter().product();
-    let mut patch = vec![0f32; image.channels * voxels];
     let [mirror_z, mirror_y, mirror_x] = [0, 1, 2].map(|a| axes.contains(&a));
     let [[z0, z1], [y0, y1], [x0, x1]] = inside;
     patch.par_chunks_mut(plane).enumerate().for_each(|(i, out)| {
         let (channel, out_z) = (i / tile[0], i % tile[0]);
         let z = if mirror_z { tile[0] - 1 - out_z } else { out_z };
+        let whole = (y0, y1, x0, x1) == (0, tile[1], 0, tile[2]);
+        if !(z0..z1).contains(&z) || !whole {
+            out.fill(0.0);
+        }
         if !(z0..z1).contains(&z) {
             return;
         }
@@ -432,7 +440,6 @@ fn gather(
             }
         }
     });
-    patch
 }
 
 /// `mean += flip(logits)` along `axes`.
@@ -469,10 +476,17 @@ mod tests {
             .collect()
     }
 
-    /// A network that answers with its input's first channel and its negative.
-    fn echo(patch: &[f32], shape: [usize; 5]) -> Vec<f32> {
-        let voxels: usize = shape[2..].iter().product();
-        let first = &patch[..voxels];
+    /// A network that is a function of its patch.
+    fn answer<'a>(of: impl Fn(&[f32]) -> Vec<f32> + 'a) -> Box<Pass<'a>> {
+        Box::new(move |patch, read| {
+            read(&of(patch));
+            Ok(())
+        })
+    }
+
+    /// A network that answers with the first channel of three and its negative.
+    fn echo(patch: &[f32]) -> Vec<f32> {
+        let first = &patch[..patch.len() / 3];
         first.iter().copied().chain(first.iter().map(|v| -v)).collect()
     }
 
@@ -491,7 +505,7 @@ mod tests {
                 let passes = std::cell::Cell::new(0);
                 let count = || passes.set(passes.get() + 1);
                 let picture = Image { data: &data, channels: 3, shape };
-                sum.add(picture, &mut |p, s| Ok(echo(&p, s)), &Watch::default().on_pass(&count))
+                sum.add(picture, &mut *answer(echo), &Watch::default().on_pass(&count))
                     .expect("a prediction");
                 assert_eq!(passes.get(), sum.passes());
                 let logits = sum.finish().expect("finite");
@@ -512,9 +526,10 @@ mod tests {
         let mut seen = Vec::new();
         sum.add(
             Image { data: &data, channels: 1, shape: [2; 3] },
-            &mut |p, _| {
-                seen = p.clone();
-                Ok(p)
+            &mut |p, read| {
+                seen = p.to_vec();
+                read(p);
+                Ok(())
             },
             &Watch::default(),
         )
@@ -562,7 +577,7 @@ mod tests {
         let data = [0.0; 8];
         sum.add(
             Image { data: &data, channels: 1, shape: [2; 3] },
-            &mut |_, _| Ok(vec![f32::NAN; 8]),
+            &mut *answer(|_| vec![f32::NAN; 8]),
             &Watch::default(),
         )
         .expect("a prediction");
@@ -579,7 +594,7 @@ mod tests {
             for factor in [1.0, 2.0, 6.0] {
                 sum.add(
                     Image { data: &data, channels: 1, shape },
-                    &mut |p, _| Ok(p.into_iter().map(|v| v * factor).collect()),
+                    &mut *answer(move |p| p.iter().map(|v| v * factor).collect()),
                     &Watch::default(),
                 )
                 .expect("a prediction");
@@ -599,10 +614,11 @@ mod tests {
         let (data, mut passes) = (image(1, [9; 3]), 0);
         let result = sum.add(
             Image { data: &data, channels: 1, shape: [9; 3] },
-            &mut |p, _| {
+            &mut |p, read| {
                 passes += 1;
                 stop.store(passes == 3, std::sync::atomic::Ordering::SeqCst);
-                Ok(p)
+                read(p);
+                Ok(())
             },
             &Watch::default().stop(&stop),
         );
@@ -618,8 +634,12 @@ mod tests {
         let options = WindowOptions { tile: shape, step: 0.5, mirror_axes: vec![], rules: Rules::V2 };
         let corner = |precision| {
             let mut sum = LogitSum::new(1, shape, &options, precision).expect("valid");
-            sum.add(Image { data: &data, channels: 1, shape }, &mut |p, _| Ok(p), &Watch::default())
-                .expect("a prediction");
+            sum.add(
+                Image { data: &data, channels: 1, shape },
+                &mut *answer(<[f32]>::to_vec),
+                &Watch::default(),
+            )
+            .expect("a prediction");
             *sum.finish().expect("finite").last().expect("a voxel")
         };
         assert!((corner(Accumulation::Single) - 0.7).abs() < 1e-6);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti;
 use glioseg_infer::ensemble::{EnsembleOptions, ensemble};
-use glioseg_infer::postprocess::{Postprocessing, Step};
+use glioseg_infer::postprocess::{Postprocessing, PostprocessingStep};
 use glioseg_plan::OutputLabels;
 use glioseg_volume::testing::shared_data;
 use glioseg_volume::{Affine, Geometry, LabelMap};
@@ -68,7 +68,7 @@ fn version_one_is_merged_thresholded_and_converted_exactly() {
     same(again.path(), "ensemble");
 
     for (below_voxels, folder) in [(200, "ensemble_200"), (2344, "ensemble_2344"), (2345, "ensemble_2345")] {
-        let step = Step::ReplaceSmall { labels: vec![3], below_voxels, with: 2 };
+        let step = PostprocessingStep::ReplaceSmall { labels: vec![3], below_voxels, with: 2 };
         let postprocessing = Postprocessing::new(vec![step]);
         let out = merged(
             &folders,
@@ -87,7 +87,7 @@ fn version_one_is_merged_thresholded_and_converted_exactly() {
 #[cfg_attr(not(golden), ignore = "needs golden data, see CONTRIBUTING.md")]
 fn boxes_of_version_one_are_put_back_into_the_image() {
     let golden = shared_data("golden/v1/masked/predicted");
-    // Without the label map beside it, the grid comes from the properties.
+    // Without the label map next to it, the grid comes from the properties.
     let dir = tempfile::tempdir().expect("a folder");
     for name in ["case_07.npz", "case_07.pkl"] {
         fs::copy(golden.join(name), dir.path().join(name)).expect("copied");
@@ -213,7 +213,7 @@ fn folders_that_do_not_fit_together_are_named_with_both_sides() {
         error_of(&[&three], &options).0,
         "FIRST/a.npz: it has 3 outputs, but the dataset has 4: background, edema, NCR, ET"
     );
-    let steps = Postprocessing::new(vec![Step::keep_largest(&[4])]);
+    let steps = Postprocessing::new(vec![PostprocessingStep::keep_largest(&[4])]);
     let (error, _) = error_of(
         &[&a],
         &EnsembleOptions {
@@ -237,7 +237,7 @@ fn damaged_files_fail_their_case_with_a_reason() {
         let bytes = fs::read(p).expect("readable");
         fs::write(p, &bytes[..bytes.len() / 2]).expect("written");
     });
-    assert!(cut.starts_with("FIRST/a.npz: it is no npz"), "{cut}");
+    assert!(cut.starts_with("FIRST/a.npz: it is not an npz"), "{cut}");
     let other = with(&|p| save_array(p, "data", &[4, 2, 3, 4], &[0.0; 96]));
     assert_eq!(other, "FIRST/a.npz: it has no array `probabilities` or `softmax`, but data.npy");
     let flat = with(&|p| save_array(p, "probabilities", &[4, 24], &[0.0; 96]));

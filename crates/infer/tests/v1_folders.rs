@@ -104,7 +104,7 @@ fn without_its_description_a_model_is_known_by_its_folders() {
     assert!(refused(&path).0.contains("it has neither plans.pkl nor plans in"));
 }
 
-/// Rewrites an entry of the description beside the weights.
+/// Rewrites an entry of the description next to the weights.
 fn change(path: &Path, key: &str, value: &Value) {
     let file = path.join(format!("fold_0/{MODEL}.pkl"));
     let Value::Dict(mut entries) = read_pickle_file(&file).expect("the description") else {

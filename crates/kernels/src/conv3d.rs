@@ -5,6 +5,7 @@
 //! input and one write of its output. Layout is `[n, c, d, h, w]`, contiguous f32; weights `[out, in, kd, kh, kw]`; what is
 //! computed is a cross-correlation, as in every deep learning library.
 
+mod cut;
 pub(crate) mod direct;
 pub(crate) mod frequencies;
 mod gemm;
@@ -144,7 +145,7 @@ impl<'a> PackedConv<'a> {
 
     /// What [`conv3d`] of `shape` takes next to its operands if its weights are prepared for it.
     pub fn scratch(cpu: Cpu, shape: &ConvShape, algorithm: Algorithm) -> Scratch {
-        scratch(algorithm.choose(shape), shape, &Part::whole(shape), cpu.lanes())
+        scratch(algorithm.choose(shape), shape, &OutputPart::whole(shape), cpu.lanes())
     }
 
     fn plain(
@@ -252,7 +253,7 @@ pub fn conv3d(
     weights.check(shape, bias, out.len(), stats.as_deref());
     check_sources(sources, shape.batch, shape.in_channels, shape.in_voxels());
     let windows: Vec<Window<'_>> = sources.iter().map(|s| Window::whole(*s, shape.in_voxels())).collect();
-    convolve(shape, Part::whole(shape), &windows, weights, bias, Target { out, stats, scratch });
+    convolve(shape, OutputPart::whole(shape), &windows, weights, bias, Target { out, stats, scratch });
 }
 
 /// What a convolution writes to.
@@ -264,7 +265,7 @@ pub(crate) struct Target<'a> {
 }
 
 /// What [`convolve`] takes next to its operands.
-pub(crate) fn scratch(algorithm: Algorithm, shape: &ConvShape, part: &Part, lanes: usize) -> Scratch {
+pub(crate) fn scratch(algorithm: Algorithm, shape: &ConvShape, part: &OutputPart, lanes: usize) -> Scratch {
     match algorithm.choose(shape) {
         Algorithm::Winograd => winograd::scratch(shape, part.output, lanes),
         Algorithm::Gemm => gemm::scratch(shape, part, lanes),
@@ -274,7 +275,7 @@ pub(crate) fn scratch(algorithm: Algorithm, shape: &ConvShape, part: &Part, lane
 
 /// Which outputs a call computes, and where they lie.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
+pub(crate) struct OutputPart {
     /// Output voxels per axis.
     pub(crate) output: [usize; 3],
     /// The input voxel that the first tap of the first output reads, per axis.
@@ -286,7 +287,7 @@ pub(crate) struct Part {
     pub(crate) start: usize,
 }
 
-impl Part {
+impl OutputPart {
     /// All outputs of `shape`.
     fn whole(shape: &ConvShape) -> Self {
         Self {
@@ -308,7 +309,7 @@ impl Part {
 /// [`conv3d`] of a part of the outputs, from windows of `shape`'s size; lengths have been checked.
 pub(crate) fn convolve(
     shape: &ConvShape,
-    part: Part,
+    part: OutputPart,
     sources: &[Window<'_>],
     weights: &PackedConv<'_>,
     bias: Option<&[f32]>,

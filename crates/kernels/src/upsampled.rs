@@ -4,7 +4,7 @@
 //! few planes at a time, with the neighbouring planes that the taps reach, and the convolution reads it while it is still
 //! near; what a slab makes again at its border is a few planes of the cheaper of the two layers.
 
-use crate::conv3d::{self, Algorithm, ConvShape, PackedConv, Part, Target, convolve};
+use crate::conv3d::{self, Algorithm, ConvShape, OutputPart, PackedConv, Target, convolve};
 use crate::isa::Cpu;
 use crate::scratch::{Scratch, split};
 use crate::source::{Source, Window, check_sources};
@@ -63,7 +63,7 @@ struct Slab {
     /// The convolution that reads them, the first plane that it reads, and which outputs it computes.
     piece: ConvShape,
     first: usize,
-    part: Part,
+    part: OutputPart,
 }
 
 /// All slabs, `step` planes each.
@@ -89,7 +89,7 @@ fn slabs(shape: &ConvShape, up: &TransposedShape, step: usize) -> impl Iterator<
             below: below[0],
             piece: ConvShape { batch: 1, input: [end - first, shape.input[1], shape.input[2]], ..shape },
             first,
-            part: Part {
+            part: OutputPart {
                 output: [planes, height, width],
                 origin,
                 sample,

@@ -1,7 +1,7 @@
 //! Scores one pair of label maps by every rule, or by those named, and prints the numbers and the seconds taken, as JSON.
 //!
 //! `cargo run --release -p glioseg-metrics --example score_pair -- REFERENCE PREDICTION 1-2-4 [REPEATS [RULES]]`; `bench_peers.py`
-//! beside it compares with the Python programs.
+//! next to it compares with the Python programs.
 #![expect(clippy::print_stdout, reason = "an example that prints its result")]
 
 use std::error::Error;

@@ -1,17 +1,17 @@
-//! How honest probabilities are: expected calibration error and Brier score.
+//! How well calibrated probabilities are: expected calibration error and Brier score.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::MetricsError;
 use crate::number::float;
 
-/// How honest the saved probabilities of a cohort are, region by region.
+/// How well calibrated the saved probabilities of a cohort are, region by region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationScores {
     /// Cases whose probabilities were read.
     pub cases: usize,
     /// Voxels count that lie in the box around all labels of reference and prediction, grown by so much on every side:
-    /// an empty background, however large, is no merit.
+    /// an empty background, however large, is not a merit.
     pub margin_mm: f64,
     /// The regions that the model has an answer for.
     pub regions: Vec<RegionCalibration>,

@@ -34,7 +34,7 @@ pub enum MetricsError {
         guess: Option<String>,
     },
     /// A rule of a name that does not exist.
-    #[error("there is no rule `{name}`; there are {}", known.join(", "))]
+    #[error("unknown rule `{name}`; rules: {}", known.join(", "))]
     UnknownRule {
         /// The name.
         name: String,

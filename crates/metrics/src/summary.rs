@@ -139,20 +139,20 @@ impl NnUnetSummary {
     /// Reads a `summary.json` that nnU-Net v2 or this program wrote.
     ///
     /// # Errors
-    /// [`MetricsError::Plan`] if it is no JSON, [`MetricsError::Scores`] if it is no summary.
+    /// [`MetricsError::Plan`] if it is not JSON, [`MetricsError::Scores`] if it is not a summary.
     pub fn read(path: &Path) -> Result<Self, MetricsError> {
         let root = read_json(path)?;
         let wrong = |reason: String| MetricsError::Scores { path: path.to_owned(), reason };
         let values = |value: &Value, place: &str| -> Result<Values, MetricsError> {
             serde_json::from_value(value.clone())
-                .map_err(|e| wrong(format!("`{place}` is no object of numbers: {e}")))
+                .map_err(|e| wrong(format!("`{place}` is not an object of numbers: {e}")))
         };
         let get = |value: &Value, key: &str| -> Result<Value, MetricsError> {
             value.get(key).cloned().ok_or_else(|| wrong(format!("`{key}` is missing")))
         };
         let classes = |value: &Value, place: &str| -> Result<IndexMap<String, Values>, MetricsError> {
             let map: &Map<String, Value> =
-                value.as_object().ok_or_else(|| wrong(format!("`{place}` is no object")))?;
+                value.as_object().ok_or_else(|| wrong(format!("`{place}` is not an object")))?;
             map.iter()
                 .map(|(key, v)| match Class::from_key(key) {
                     Some(class) => Ok((class.key(), values(v, key)?)),
@@ -163,13 +163,13 @@ impl NnUnetSummary {
                 .collect()
         };
         let cases = get(&root, "metric_per_case")?;
-        let cases = cases.as_array().ok_or_else(|| wrong("`metric_per_case` is no list".to_owned()))?;
+        let cases = cases.as_array().ok_or_else(|| wrong("`metric_per_case` is not a list".to_owned()))?;
         let cases = cases
             .iter()
             .map(|case| {
                 let text = |key| {
                     let value = get(case, key)?;
-                    value.as_str().map(str::to_owned).ok_or_else(|| wrong(format!("`{key}` is no string")))
+                    value.as_str().map(str::to_owned).ok_or_else(|| wrong(format!("`{key}` is not a string")))
                 };
                 Ok(NnUnetCase {
                     prediction_file: text("prediction_file")?,

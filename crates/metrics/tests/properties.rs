@@ -248,7 +248,7 @@ fn a_thousand_lesions_cost_little_more_than_a_few() {
     let scored = |count: usize| {
         let (a, b) = spread(count, 64_000);
         let pair = Pair::new(&a, &b, None);
-        // The best of three: what else the machine does is no part of the comparison.
+        // The best of three: what else the machine does is not part of the comparison.
         let mut best = f64::INFINITY;
         let mut found = Vec::new();
         for _ in 0..3 {

@@ -7,7 +7,7 @@ use std::f64::consts::TAU;
 
 use rayon::prelude::*;
 
-use crate::parameters::{Initial, ParameterShape};
+use crate::shapes::{Initial, ParameterShape};
 
 /// Values drawn from one stream; also the unit of parallel work.
 const CHUNK: usize = 1 << 14;

@@ -28,6 +28,7 @@ pub mod loss;
 pub mod optimiser;
 mod parameters;
 pub mod program;
+mod shapes;
 mod spec;
 
 pub use checkpoint::Checkpoint;
@@ -37,8 +38,9 @@ pub use engine::{
 };
 pub use error::NetError;
 pub use init::mix;
-pub use parameters::{Initial, ParameterShape, Parameters};
-pub use program::{Mode, ParameterId, Program};
+pub use parameters::Parameters;
+pub use program::{Mode, Program};
+pub use shapes::{Initial, ParameterId, ParameterShape};
 pub use spec::{
     AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec,
     decoder_like_encoder,

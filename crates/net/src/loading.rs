@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use crate::NetError;
 use crate::checkpoint::Checkpoint;
 use crate::error::Mismatch;
+use crate::optimiser::Optimiser;
 use crate::parameters::Parameters;
-use crate::program::ParameterId;
+use crate::shapes::ParameterId;
 use crate::spec::Naming;
 
 impl Parameters {
@@ -225,5 +226,19 @@ fn own_name(name: &str) -> String {
         Some(("0", leaf)) => format!("{prefix}.conv.{leaf}"),
         Some((index, leaf)) if index.parse::<u8>().is_ok_and(|i| i <= 3) => format!("{prefix}.norm.{leaf}"),
         _ => name,
+    }
+}
+
+impl Optimiser {
+    /// Takes the state from a checkpoint.
+    ///
+    /// # Errors
+    /// [`NetError::Damaged`] if the checkpoint does not hold all of it.
+    pub fn restore(&mut self, checkpoint: &Checkpoint, steps: &[u64]) -> Result<(), NetError> {
+        let found = steps.len();
+        self.set_state(steps, |name| checkpoint.read_state(name))?.map_err(|expected| NetError::Damaged {
+            path: checkpoint.path().to_owned(),
+            what: format!("steps of {found} parameters instead of {expected}"),
+        })
     }
 }

@@ -6,11 +6,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::NetError;
-use crate::checkpoint::Checkpoint;
-use crate::engine::Update;
-use crate::parameters::{ParameterShape, Parameters};
-use crate::program::ParameterId;
+use crate::shapes::ParameterShape;
 
 /// Values of one unit of parallel work.
 const CHUNK: usize = 1 << 14;
@@ -152,43 +148,25 @@ impl Optimiser {
         self.parameters.iter().map(|(_, kept)| kept.steps).collect()
     }
 
-    /// Takes the state from a checkpoint.
-    ///
-    /// # Errors
-    /// [`NetError::Damaged`] if the checkpoint does not hold all of it.
-    pub fn restore(&mut self, checkpoint: &Checkpoint, steps: &[u64]) -> Result<(), NetError> {
-        let damaged = |what: String| NetError::Damaged { path: checkpoint.path().to_owned(), what };
+    /// Takes the state that `read` gives for its names, after so many steps of every parameter; the number of parameters if there are
+    /// not as many `steps`.
+    pub(crate) fn set_state<E>(
+        &mut self,
+        steps: &[u64],
+        mut read: impl FnMut(&str) -> Result<Vec<f32>, E>,
+    ) -> Result<Result<(), usize>, E> {
         if steps.len() != self.parameters.len() {
-            let (found, expected) = (steps.len(), self.parameters.len());
-            return Err(damaged(format!("steps of {found} parameters instead of {expected}")));
+            return Ok(Err(self.parameters.len()));
         }
         for ((name, kept), &steps) in self.parameters.iter_mut().zip(steps) {
             *kept = Kept { steps, values: vec![] };
             if steps > 0 {
                 for what in self.options.kept() {
-                    kept.values.push(checkpoint.read_state(&state_name(name, what))?);
+                    kept.values.push(read(&state_name(name, what))?);
                 }
             }
         }
-        Ok(())
-    }
-}
-
-/// Changes every trained parameter that has a gradient; the others stay as they are. `factor` multiplies the gradients first.
-pub(crate) fn update<'a>(
-    parameters: &mut Parameters,
-    update: &Update<'_>,
-    factor: f32,
-    gradient: impl Fn(ParameterId) -> Option<&'a [f32]>,
-) {
-    let (shapes, values, optimiser) = parameters.parts_mut();
-    let optimiser = optimiser.get_or_insert_with(|| Optimiser::new(update.optimiser, shapes));
-    assert_eq!(optimiser.options, update.optimiser, "constants of the optimiser");
-    let trained = shapes.iter().zip(values).enumerate().filter(|(_, (shape, _))| shape.trained);
-    for (at, (id, (_, values))) in trained.enumerate() {
-        if let Some(gradient) = gradient(ParameterId(id)) {
-            optimiser.step(at, values, gradient, factor, update.lr);
-        }
+        Ok(Ok(()))
     }
 }
 

@@ -7,52 +7,9 @@ use std::sync::Arc;
 
 use crate::NetError;
 use crate::init;
-use crate::optimiser::Optimiser;
-use crate::program::ParameterId;
+use crate::optimiser::{Optimiser, OptimiserOptions};
+use crate::shapes::{ParameterId, ParameterShape};
 use crate::spec::{Naming, NetworkSpec};
-
-/// How a parameter is first drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Initial {
-    /// Normal values of mean 0.
-    Normal {
-        /// Standard deviation.
-        std: f64,
-    },
-    /// Uniform values around 0.
-    Uniform {
-        /// The largest magnitude.
-        bound: f64,
-    },
-    /// Equal values.
-    Constant {
-        /// The value.
-        value: f32,
-    },
-}
-
-/// One tensor of a network.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ParameterShape {
-    /// nnU-Net's name.
-    pub name: String,
-    /// Shape as it stands in a file: kernels of 2D networks have no depth axis.
-    pub shape: Vec<usize>,
-    /// How it is drawn.
-    pub initial: Initial,
-    /// Which of the tensors that are drawn at random it is, from 1; 0 for a constant.
-    pub draw: u64,
-    /// Whether it is trained; running statistics are not.
-    pub trained: bool,
-}
-
-impl ParameterShape {
-    /// Number of values.
-    #[expect(clippy::len_without_is_empty, reason = "no tensor is empty")]
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
 
 /// The values of a network.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,7 +98,7 @@ impl Parameters {
         self.optimiser.as_ref()
     }
 
-    /// Begins a training, or goes on with one.
+    /// Begins a training, or continues with one.
     ///
     /// # Panics
     /// If the optimiser is for another network.
@@ -152,8 +109,24 @@ impl Parameters {
         self.optimiser = optimiser;
     }
 
-    /// Values to be changed and the optimiser's state next to them.
-    pub(crate) fn parts_mut(&mut self) -> (&Arc<[ParameterShape]>, &mut [Vec<f32>], &mut Option<Optimiser>) {
-        (&self.shapes, &mut self.values, &mut self.optimiser)
+    /// Changes every trained parameter that has a gradient; the others stay as they are. `factor` multiplies the gradients first.
+    ///
+    /// # Panics
+    /// If a training with other constants was begun.
+    pub(crate) fn update<'a>(
+        &mut self,
+        options: OptimiserOptions,
+        (lr, factor): (f64, f32),
+        gradient: impl Fn(ParameterId) -> Option<&'a [f32]>,
+    ) {
+        let optimiser = self.optimiser.get_or_insert_with(|| Optimiser::new(options, &self.shapes));
+        assert_eq!(optimiser.options(), options, "constants of the optimiser");
+        let trained =
+            self.shapes.iter().zip(&mut self.values).enumerate().filter(|(_, (shape, _))| shape.trained);
+        for (at, (id, (_, values))) in trained.enumerate() {
+            if let Some(gradient) = gradient(ParameterId(id)) {
+                optimiser.step(at, values, gradient, factor, lr);
+            }
+        }
     }
 }

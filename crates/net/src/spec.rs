@@ -5,6 +5,7 @@
 //! a rule, because the three families follow different rules. Kernels and strides always have three entries; a
 //! 2D network has depth-1 kernels and strides, and its weights lose that axis on disk.
 
+pub use glioseg_kernels::NormKind;
 use glioseg_plan::{Architecture, ArchitectureKind, AttentionPlace, Nonlin};
 
 use crate::NetError;
@@ -19,17 +20,6 @@ pub enum Dims {
     Two,
     /// Weights `[o, i, kz, ky, kx]`.
     Three,
-}
-
-/// Which statistics a normalisation uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormKind {
-    /// Per sample and channel.
-    Instance,
-    /// Per channel over the batch; running statistics outside training.
-    Batch,
-    /// Per sample and group of neighbouring channels; holds the number of groups.
-    Group(usize),
 }
 
 /// A normalisation layer.
@@ -55,7 +45,7 @@ impl NormSpec {
 pub enum BlockKind {
     /// Convolution, normalisation, activation.
     Plain,
-    /// Two convolutions beside a skip connection, after a stem of one plain block.
+    /// Two convolutions next to a skip connection, after a stem of one plain block.
     Residual,
 }
 

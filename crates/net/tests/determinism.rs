@@ -1,4 +1,4 @@
-//! The same bits whatever runs beside, came before, stays prepared, or how many threads there are.
+//! The same bits whatever runs besides, came before, stays prepared, or how many threads there are.
 
 mod common;
 
@@ -70,7 +70,10 @@ fn engines_side_by_side_give_what_each_gives_alone() -> Result<(), Failure> {
         for ((thread, expected), choice) in together.into_iter().zip(&expected).zip(CHOICES) {
             let found = thread.join().map_err(|_| "a thread panicked")?;
             for found in found {
-                assert!(found? == *expected.as_ref().map_err(String::clone)?, "{choice:?} beside the others");
+                assert!(
+                    found? == *expected.as_ref().map_err(String::clone)?,
+                    "{choice:?} next to the others"
+                );
             }
         }
         Ok(())

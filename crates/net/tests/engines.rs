@@ -167,7 +167,7 @@ fn the_seed_of_a_step_decides_its_dropout() -> Result<(), Failure> {
         let (five, six) = (five?, six?);
         assert!(five == again?, "{kernels:?}: the same seed");
         assert!(five.gradients != six.gradients && five.report.loss != six.report.loss, "{kernels:?}");
-        // Somebody else goes on with the same parameters.
+        // Somebody else continues with the same parameters.
         first.load(five.parameters.clone())?;
         let next = case.step(&mut *first, 9)?;
         let mut second = engine(kernels)?;

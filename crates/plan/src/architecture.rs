@@ -94,7 +94,7 @@ impl std::fmt::Display for AxialAttention {
     }
 }
 
-/// What [`ArchitectureKind::GenericUNet`] has beside the common settings: no biases on transposed convolutions and
+/// What [`ArchitectureKind::GenericUNet`] has besides the common settings: no biases on transposed convolutions and
 /// heads, the kernel of the stage below in every decoder step, and the following.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenericUNet {
@@ -351,7 +351,7 @@ fn generic_features(args: &Node<'_>, stages: usize, dim: usize) -> Result<Vec<us
     Ok(features)
 }
 
-/// The keys that version 1's network has beside the others.
+/// The keys that version 1's network has besides the others.
 fn generic(args: &Node<'_>, patch_size: &[usize], stages: usize) -> Result<GenericUNet, PlanError> {
     let encoder_scale = args.opt("encoder_scale")?.map_or(Ok(1), |n| n.count(MAX_FEATURES))?;
     let levels = |node: Option<Node<'_>>| -> Result<Option<Vec<usize>>, PlanError> {

@@ -168,7 +168,7 @@ impl TumourParts {
                 _ if has("enhanc") => 2,
                 "rc" => 3,
                 _ if has("resection") || has("cavity") => 3,
-                _ => return Err(format!("label {value} (`{name}`) is no part of a tumour by its name")),
+                _ => return Err(format!("label {value} (`{name}`) is not part of a tumour by its name")),
             };
             if let Some(first) = found[part].replace(value) {
                 return Err(format!("labels {first} and {value} have names of the same part of a tumour"));
@@ -316,7 +316,7 @@ mod tests {
         let error = parts(r#""labels": {"background": 0, "edema": 1, "ET": 2}"#).expect_err("no core");
         assert!(error.contains("no label is named necrotic core"), "{error}");
         let error = parts(r#""labels": {"background": 0, "liver": 1}"#).expect_err("no tumour");
-        assert!(error.contains("label 1 (`liver`) is no part of a tumour"), "{error}");
+        assert!(error.contains("label 1 (`liver`) is not part of a tumour"), "{error}");
         let odd = r#""labels": {"background": 0, "WT": [1, 2, 3], "ET": 3}, "regions_class_order": [1, 3]"#;
         let error = parts(odd).expect_err("no core");
         assert!(error.contains("the regions WT [1, 2, 3], ET [3] are not whole tumour"), "{error}");

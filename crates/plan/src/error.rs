@@ -40,8 +40,8 @@ pub enum PlanError {
         /// What the parser said.
         source: serde_json::Error,
     },
-    /// JSON that is no record of predictions.
-    #[error("{} is no record of predictions: {reason}", path.display())]
+    /// JSON that is not a record of predictions.
+    #[error("{} is not a record of predictions: {reason}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -158,7 +158,7 @@ pub enum PlanError {
     SplitsDiffer {
         /// The file in the raw dataset.
         source_path: PathBuf,
-        /// The file beside the preprocessed data.
+        /// The file next to the preprocessed data.
         path: PathBuf,
         /// The first fold that differs, from 0.
         fold: usize,
@@ -253,13 +253,13 @@ pub enum PlanError {
         reason: String,
     },
     /// A dataset that would be replaced.
-    #[error("{} is there already", path.display())]
+    #[error("{} already exists", path.display())]
     OutputExists {
         /// The file.
         path: PathBuf,
     },
     /// No such coding of BraTS labels.
-    #[error("there is no label convention `{name}`; there are {}", known.join(", "))]
+    #[error("unknown label convention `{name}`; conventions: {}", known.join(", "))]
     UnknownConvention {
         /// The name.
         name: String,
@@ -295,11 +295,7 @@ fn more_files(more: usize) -> String {
 }
 
 fn present_keys(present: &[String]) -> String {
-    if present.is_empty() {
-        "there are no keys".to_owned()
-    } else {
-        format!("there are {}", present.join(", "))
-    }
+    if present.is_empty() { "found no keys".to_owned() } else { format!("found {}", present.join(", ")) }
 }
 
 impl Diagnose for PlanError {
@@ -313,7 +309,7 @@ impl Diagnose for PlanError {
                 Some("is this the file nnU-Net wrote? copy it again from where the model was trained".to_owned())
             },
             PlanError::MissingKey { key, present, .. } => {
-                // A key that has a meaning of its own is no misspelling of another.
+                // A key that has a meaning of its own is not a misspelling of another.
                 let strange: Vec<String> =
                     present.iter().filter(|k| !KNOWN_KEYS.contains(&k.as_str())).cloned().collect();
                 closest(last_part(key), &strange).map(|name| format!("is `{name}` a misspelling of it?"))
@@ -336,7 +332,7 @@ impl Diagnose for PlanError {
                 |name| format!("did you mean `{name}`?"),
             )),
             PlanError::V1Stage { .. } => Some(
-                "keep the model in nnU-Net's folders, 3d_fullres/TASK/TRAINER__PLANS, with its .model.pkl beside .model"
+                "keep the model in nnU-Net's folders, 3d_fullres/TASK/TRAINER__PLANS, with its .model.pkl next to .model"
                     .to_owned(),
             ),
             PlanError::Volume(error) => error.hint(),
@@ -365,7 +361,7 @@ impl Diagnose for PlanError {
                 Some(format!("if nothing was trained with the old folds, delete {}", path.display()))
             }
             PlanError::Fingerprint { .. } => {
-                Some("make it anew with `glioseg fingerprint --overwrite`".to_owned())
+                Some("make it again with `glioseg fingerprint --overwrite`".to_owned())
             }
             PlanError::MixedCohort { .. } => {
                 Some("make a dataset of each alone; cases of several years may be the same patients".to_owned())
@@ -400,9 +396,9 @@ fn read_hint(path: &Path) -> &'static str {
     if path.ends_with("dataset_fingerprint.json") {
         "make it with `glioseg fingerprint`"
     } else if path.ends_with("dataset.json") && !beside("plans.json") {
-        "a dataset folder holds dataset.json beside imagesTr and labelsTr"
+        "a dataset folder holds dataset.json next to imagesTr and labelsTr"
     } else {
-        "a model folder holds dataset.json and plans.json beside its fold_* folders; give the folder named \
+        "a model folder holds dataset.json and plans.json next to its fold_* folders; give the folder named \
          TRAINER__PLANS__CONFIGURATION"
     }
 }

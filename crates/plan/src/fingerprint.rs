@@ -52,7 +52,7 @@ struct CaseFacts {
 }
 
 impl Fingerprint {
-    /// Name of the file beside the preprocessed data.
+    /// Name of the file next to the preprocessed data.
     pub const FILE: &'static str = "dataset_fingerprint.json";
 
     /// Reads every case of a dataset; `progress` is told the name of each case that is done.

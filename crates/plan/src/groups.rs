@@ -10,7 +10,7 @@ const UNKNOWN_MEMORY: u64 = 4 << 30;
 /// Splits cases into runs of neighbours that are worked on at once: at most one per thread, and together within
 /// `budget` bytes, but always at least one.
 ///
-/// A case uses several threads itself, so a run of one case is no waste. Runs are done one after the other: with one
+/// A case uses several threads itself, so a run of one case is not a waste. Runs are done one after the other: with one
 /// queue for all cases, a thread that waits for a part of its case would begin another case and hold both.
 pub fn case_groups(case_bytes: &[u64], threads: usize, budget: u64) -> Vec<Range<usize>> {
     let mut groups = Vec::new();

@@ -102,11 +102,7 @@ fn check_description(dataset: &RawDataset, seen: &BTreeMap<u16, u64>, cases: &[C
             );
         }
         None => {
-            add(
-                Severity::Error,
-                &file,
-                format!("`numTraining` is missing; there are {count} training cases"),
-            );
+            add(Severity::Error, &file, format!("`numTraining` is missing; found {count} training cases"));
         }
     }
     if description.raw.get("channel_names").is_none() {

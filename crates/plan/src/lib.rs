@@ -1,10 +1,10 @@
 //! nnU-Net's dataset description and plans, read and checked.
 //!
 //! [`Dataset`] is a `dataset.json`, [`Plans`] a `plans.json` of nnU-Net v2 (also of the early 2.x format), and
-//! [`Configuration`] one of its configurations with `inherits_from` resolved. Both keep the whole JSON beside the
+//! [`Configuration`] one of its configurations with `inherits_from` resolved. Both keep the whole JSON next to the
 //! checked fields, so that keys this program does not know survive. The decision that shaped the crate: every value
 //! is fetched through its path (`configurations.3d_fullres.patch_size`), so every error can name file, key, what was
-//! found and what is valid. A configuration is checked when it is asked for: a broken one beside it does not matter.
+//! found and what is valid. A configuration is checked when it is asked for: a broken one next to it does not matter.
 
 mod architecture;
 pub mod brats;
@@ -43,5 +43,5 @@ pub use plans::{ForegroundIntensities, Plans};
 pub use raw::{RawCase, RawDataset, preprocessed_folder, results_folder};
 pub use recoding::{OutputLabels, Recoding, meaning, other_labels, write_description};
 pub use splits::{Fold, Splits};
-pub use steps::{Neighbours, Step};
+pub use steps::{Neighbours, PostprocessingStep};
 pub use v1::{V1Converted, V1Model, V1Trainer};

@@ -47,7 +47,7 @@ impl RawDataset {
     ///
     /// # Errors
     /// [`PlanError`] if `dataset.json` or the folders cannot be read, the format of the images is not known, or there
-    /// is no case at all. Missing files of a case are no error here.
+    /// is not a case at all. Missing files of a case are not errors here.
     ///
     /// # Source
     /// nnU-Net v2, `get_filenames_of_train_images_and_targets`.
@@ -116,7 +116,7 @@ impl RawDataset {
         self.cases.iter().map(|c| c.name.as_str()).collect()
     }
 
-    /// `dataset.json` in the form of nnU-Net v2, to lie beside the preprocessed data: that of v1 is converted.
+    /// `dataset.json` in the form of nnU-Net v2, to lie next to the preprocessed data: that of v1 is converted.
     ///
     /// # Source
     /// nnU-Net v2, `convert_old_nnUNet_dataset`.
@@ -201,8 +201,8 @@ impl RawCase {
 
 /// Where fingerprint, plans and preprocessed data of a raw dataset go, unless the user says otherwise.
 ///
-/// `$nnUNet_preprocessed/NAME` if that variable is set, as nnU-Net has it. Else `nnUNet_preprocessed/NAME` beside a
-/// folder `nnUNet_raw` that holds the dataset, else `NAME_preprocessed` beside the dataset.
+/// `$nnUNet_preprocessed/NAME` if that variable is set, as nnU-Net has it. Else `nnUNet_preprocessed/NAME` next to a
+/// folder `nnUNet_raw` that holds the dataset, else `NAME_preprocessed` next to the dataset.
 pub fn preprocessed_folder(raw: &Path) -> PathBuf {
     let root = std::env::var_os("nnUNet_preprocessed").filter(|root| !root.is_empty());
     folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref(), "preprocessed")

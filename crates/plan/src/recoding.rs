@@ -208,7 +208,7 @@ mod tests {
         let liver = dataset(r#""labels": {"background": 0, "liver": 1}"#);
         let error = OutputLabels::Brats.recoding(&liver).expect_err("no tumour");
         assert!(
-            error.to_string().contains("label 1 (`liver`) is no part of a tumour by its name"),
+            error.to_string().contains("label 1 (`liver`) is not part of a tumour by its name"),
             "{error}"
         );
         assert!(OutputLabels::Dataset.recoding(&liver).is_ok());

@@ -29,7 +29,7 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Name of the file beside the preprocessed data.
+    /// Name of the file next to the preprocessed data.
     pub const FILE: &'static str = "splits_final.json";
 
     /// nnU-Net's cross-validation of five folds.

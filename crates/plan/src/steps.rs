@@ -26,7 +26,7 @@ impl From<Neighbours> for Connectivity {
 /// One thing that is done to a label map.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Step {
+pub enum PostprocessingStep {
     /// Only the largest component of the union of `labels` stays; all of the largest, if several are equally large.
     KeepLargest {
         /// Label values that are joined.
@@ -48,7 +48,7 @@ pub enum Step {
     },
 }
 
-impl Step {
+impl PostprocessingStep {
     /// Keeps the largest component of the union of `labels`, as nnU-Net v2 does.
     pub fn keep_largest(labels: &[u16]) -> Self {
         Self::KeepLargest { labels: labels.to_vec(), neighbours: Neighbours::Corners, small_below_mm3: None }
@@ -123,19 +123,26 @@ mod tests {
     fn the_largest_component_of_the_union_stays_and_ties_stay_together() {
         let mut tumour = map(&[&[1, 2, 0, 0, 3], &[0, 0, 0, 0, 0], &[3, 3, 0, 0, 0]]);
         let mut single = tumour.clone();
-        assert_eq!(Step::keep_largest(&[1, 2, 3]).apply(&mut tumour), 1, "the voxel at the right");
+        assert_eq!(
+            PostprocessingStep::keep_largest(&[1, 2, 3]).apply(&mut tumour),
+            1,
+            "the voxel at the right"
+        );
         assert_eq!(tumour.data, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0]);
         // Label 3 alone: the pair is larger than the single voxel; labels 1 and 2 are not touched.
-        assert_eq!(Step::keep_largest(&[3]).apply(&mut single), 1);
+        assert_eq!(PostprocessingStep::keep_largest(&[3]).apply(&mut single), 1);
         assert_eq!(single.data, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0]);
-        assert_eq!(Step::keep_largest(&[7]).apply(&mut single), 0, "no such voxel");
+        assert_eq!(PostprocessingStep::keep_largest(&[7]).apply(&mut single), 0, "no such voxel");
     }
 
     #[test]
     fn corners_connect_in_version_two_and_faces_only_in_version_one() {
         let diagonal = map(&[&[1, 1, 0], &[0, 0, 1]]);
-        let step =
-            |neighbours, small_below_mm3| Step::KeepLargest { labels: vec![1], neighbours, small_below_mm3 };
+        let step = |neighbours, small_below_mm3| PostprocessingStep::KeepLargest {
+            labels: vec![1],
+            neighbours,
+            small_below_mm3,
+        };
         for (neighbours, small_below, removed) in [
             (Neighbours::Corners, None, 0),
             (Neighbours::Faces, None, 1),
@@ -152,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_threshold_is_strictly_less() {
-        let rule = |below_voxels| Step::ReplaceSmall { labels: vec![3], below_voxels, with: 2 };
+        let rule = |below_voxels| PostprocessingStep::ReplaceSmall { labels: vec![3], below_voxels, with: 2 };
         let tumour = map(&[&[1, 3, 3, 2, 0]]);
         for (below, changed) in [(0, 0), (2, 0), (3, 2)] {
             let mut map = tumour.clone();

@@ -15,7 +15,7 @@ const MAX: usize = 1 << 16;
 /// The trainer classes that can be used.
 const TRAINERS: [(&str, V1Trainer); 30] = trainers();
 
-/// What a trainer class of nnU-Net v1 decides beside the plans.
+/// What a trainer class of nnU-Net v1 decides besides the plans.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches of the classes")]
 pub struct V1Trainer {

@@ -73,7 +73,7 @@ fn editions_until_2022_become_nnunets_own_coding() {
     assert_eq!([0, 1, 2, 3].map(|c| volume.channel(c)[0] as u8), [1, 2, 3, 4]);
     assert!(out.join("imagesTs/Brats18_TCIA09_2_1_0003.nii.gz").is_file());
     let error = write_dataset(&cohort, &out, Linking::Copy, &|_| {}).expect_err("it is there");
-    assert!(error.to_string().contains("dataset.json is there already"), "{error}");
+    assert!(error.to_string().contains("dataset.json already exists"), "{error}");
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn broken_fingerprints_are_refused_with_the_key() {
             .expect_err("broken")
             .to_string()
     };
-    insta::assert_snapshot!(read("{}"), @"dataset_fingerprint.json: `spacings` is missing; there are no keys");
+    insta::assert_snapshot!(read("{}"), @"dataset_fingerprint.json: `spacings` is missing; found no keys");
     insta::assert_snapshot!(
         read(r#"{"spacings": [[1, 0, 1]]}"#),
         @"dataset_fingerprint.json: `spacings[0][1]` is 0, but must be a length in mm above 0"

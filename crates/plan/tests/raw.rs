@@ -161,6 +161,6 @@ fn folds_of_a_user_are_read_and_checked() {
     );
     insta::assert_snapshot!(
         attempt(json!([{"train": ["a"]}])).expect_err("no val"),
-        @"DIR/splits_final.json: `[0].val` is missing; there are train"
+        @"DIR/splits_final.json: `[0].val` is missing; found train"
     );
 }

@@ -6,7 +6,7 @@ use crate::trail::{Trail, Undo};
 use crate::{PrepError, resample_options};
 use glioseg_plan::{Configuration, Normalization, Plans, Rules};
 use glioseg_volume::Volume;
-use glioseg_volume::crop::{self, BoundingBox};
+use glioseg_volume::crop::{self, Box3};
 use glioseg_volume::resample::{
     Flavour, LabelRule, ResampleOptions, resample, resample_labels, resampled_shape,
 };
@@ -62,7 +62,7 @@ pub struct CaseProperties {
     /// Voxels of the whole image.
     pub shape_before_cropping: [usize; 3],
     /// The non-zero box; all of the image where it is zero everywhere.
-    pub bbox: BoundingBox,
+    pub bbox: Box3,
     /// Voxels of the box, before resampling.
     pub shape_after_cropping: [usize; 3],
     /// Spacing of the image in mm.

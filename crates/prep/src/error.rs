@@ -28,7 +28,7 @@ pub enum PrepError {
         /// Voxels along z, y, x.
         shape: [usize; 3],
     },
-    /// A spacing that is no length.
+    /// A spacing that is not a length.
     #[error("the image has spacing {spacing_mm:?} mm; every spacing must be above 0")]
     Spacing {
         /// The spacing, z, y, x.

@@ -8,7 +8,7 @@
 //! A step of another kind (turned axes, a rigid transform) is a variant of [`Undo`] and an arm in [`Trail::back`]; whoever
 //! takes that step pushes it.
 
-use glioseg_volume::crop::{self, BoundingBox, box_shape};
+use glioseg_volume::crop::{self, Box3, box_shape};
 use glioseg_volume::resample::ResampleOptions;
 
 /// What undoes one step of the preparation.
@@ -24,7 +24,7 @@ pub enum Undo {
         /// Voxels before the step.
         shape: [usize; 3],
         /// The box that was kept.
-        bbox: BoundingBox,
+        bbox: Box3,
     },
     /// Resamples to the grid before the step.
     Resample {
@@ -48,7 +48,7 @@ pub struct Boxed<T> {
     /// `[c, z, y, x]` of the box.
     pub values: Vec<T>,
     /// The box.
-    pub bbox: BoundingBox,
+    pub bbox: Box3,
     /// Voxels of the grid.
     pub shape: [usize; 3],
 }
@@ -136,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Takes the steps that the trail undoes.
-    fn forward(values: &[u32], shape: [usize; 3], bbox: BoundingBox, axes: [usize; 3]) -> (Vec<u32>, Trail) {
+    fn forward(values: &[u32], shape: [usize; 3], bbox: Box3, axes: [usize; 3]) -> (Vec<u32>, Trail) {
         let backward = [0, 1, 2].map(|a| axes.iter().position(|&b| b == a).expect("a permutation"));
         let turned = crop::transpose(values.to_vec(), shape, axes);
         let turned_shape = axes.map(|a| shape[a]);
@@ -148,7 +148,7 @@ mod tests {
         (cropped, trail)
     }
 
-    fn cases() -> impl Strategy<Value = ([usize; 3], BoundingBox, [usize; 3])> {
+    fn cases() -> impl Strategy<Value = ([usize; 3], Box3, [usize; 3])> {
         let axes =
             prop::sample::select(vec![[0usize, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]);
         ([1..6usize, 1..6, 1..6], axes, [0.0..1.0f64, 0.0..1.0, 0.0..1.0], [0.0..1.0f64, 0.0..1.0, 0.0..1.0])

@@ -118,11 +118,11 @@ fn damage_is_named_with_a_remedy() {
         assert!(error.hint().expect("a hint").contains("glioseg prep"), "{error}");
         error.to_string().replace(&folder.path().display().to_string(), "DIR")
     };
-    insta::assert_snapshot!(refused(b"GLIO"), @"DIR/x.case is no usable prepared case: it has only 4 bytes");
-    insta::assert_snapshot!(refused(&[7; 64]), @"DIR/x.case is no usable prepared case: it does not begin with GLIOCASE");
+    insta::assert_snapshot!(refused(b"GLIO"), @"DIR/x.case is not a usable prepared case: it has only 4 bytes");
+    insta::assert_snapshot!(refused(&[7; 64]), @"DIR/x.case is not a usable prepared case: it does not begin with GLIOCASE");
     let mut newer = good.clone();
     newer[8] = 9;
-    insta::assert_snapshot!(refused(&newer), @"DIR/x.case is no usable prepared case: it is of version 9 of the format, this program reads 1");
+    insta::assert_snapshot!(refused(&newer), @"DIR/x.case is not a usable prepared case: it is of version 9 of the format, this program reads 1");
     let mut long = good.clone();
     long[14] = 8;
     assert!(refused(&long).contains("its header is said to have"));
@@ -131,7 +131,7 @@ fn damage_is_named_with_a_remedy() {
     let mut other = good.clone();
     other[at + 1] = b'8';
     assert!(refused(&other).contains("its header puts the labels at "));
-    let end = format!("it has {} bytes, its header asks for {}", good.len() - 1, good.len());
+    let end = format!("it has {} bytes, its header promises {}", good.len() - 1, good.len());
     assert!(refused(&good[..good.len() - 1]).ends_with(&end));
 
     // A file that is replaced while it is used.

@@ -36,6 +36,24 @@ fn cell(value: f64) -> String {
 }
 
 impl CohortScores {
+    /// Writes every table into a folder: `summary.json` where there is one, `scores.json`, `cases.csv`, `statistics.csv`,
+    /// `brats2026_seg.csv`, `calibration.csv`, `winner_results.csv`.
+    ///
+    /// # Errors
+    /// [`ReportError`] for a file that cannot be written.
+    pub fn write_tables(&self, folder: &Path) -> Result<(), ReportError> {
+        if let Some(summary) = self.nnunet_summary() {
+            summary.write(&folder.join("summary.json"))?;
+        }
+        self.write_json(&folder.join("scores.json"))?;
+        self.write_cases(&folder.join("cases.csv"))?;
+        self.write_statistics(&folder.join("statistics.csv"))?;
+        self.write_brats2026(&folder.join("brats2026_seg.csv"))?;
+        self.write_calibration(&folder.join("calibration.csv"))?;
+        self.write_winner(&folder.join("winner_results.csv"))?;
+        Ok(())
+    }
+
     /// What nnU-Net would write: the cases with a prediction, under its own rule. `None` if that rule was not asked for.
     pub fn nnunet_summary(&self) -> Option<NnUnetSummary> {
         if !self.rules.contains(&Rule::NnUnet) {
@@ -69,7 +87,7 @@ impl CohortScores {
     /// Reads a file of [`Self::write_json`].
     ///
     /// # Errors
-    /// [`ReportError::Plan`] if it is no JSON, [`ReportError::Scores`] if it holds something else.
+    /// [`ReportError::Plan`] if it is not JSON, [`ReportError::Scores`] if it holds something else.
     pub fn read_json(path: &Path) -> Result<Self, ReportError> {
         let value = glioseg_plan::read_json(path)?;
         serde_json::from_value(value)

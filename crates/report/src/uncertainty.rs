@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use glioseg_plan::record::{CaseUncertainty, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::cohort::{CaseScores, CaseStatus};
+use crate::cohort::case_scores::{CaseScores, CaseStatus};
 use glioseg_metrics::labels::Region;
 use glioseg_metrics::number::float;
 use glioseg_metrics::rules::Rule;

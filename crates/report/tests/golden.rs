@@ -41,9 +41,9 @@ fn json(path: &Path) -> Value {
 
 fn number(value: &Value) -> f64 {
     match value {
-        Value::String(s) => s.parse().unwrap_or_else(|_| panic!("{s} is no number")),
+        Value::String(s) => s.parse().unwrap_or_else(|_| panic!("{s} is not a number")),
         Value::Null => f64::NAN,
-        v => v.as_f64().unwrap_or_else(|| panic!("{v} is no number")),
+        v => v.as_f64().unwrap_or_else(|| panic!("{v} is not a number")),
     }
 }
 

@@ -26,7 +26,7 @@ pub enum TrainError {
         reason: String,
     },
     /// Neither the name of a preset nor a file.
-    #[error("there is no preset `{name}`, and no such file; there are {}", known.join(", "))]
+    #[error("unknown preset `{name}`; presets: {}", known.join(", "))]
     UnknownPreset {
         /// What was asked for.
         name: String,
@@ -105,8 +105,8 @@ pub enum TrainError {
         /// What it holds.
         what: &'static str,
     },
-    /// A training that should go on was begun with something else.
-    #[error("the training in {} was begun with {what} {before}, but now {what} is {now}", path.display())]
+    /// A training that should continue was started with something else.
+    #[error("the training in {} was started with {what} {before}, but now {what} is {now}", path.display())]
     OtherTraining {
         /// The checkpoint.
         path: PathBuf,
@@ -117,7 +117,7 @@ pub enum TrainError {
         /// As it is.
         now: String,
     },
-    /// No checkpoint is left to go on from.
+    /// No checkpoint is left to resume from.
     #[error("none of the checkpoints in {} can be used: {reason}", path.display())]
     NoCheckpoint {
         /// The fold's folder.
@@ -226,19 +226,19 @@ impl Diagnose for TrainError {
                     .into(),
             ),
             Self::Exists { .. } => {
-                Some("go on with --resume, begin anew with --overwrite, or choose another --output".into())
+                Some("continue with --resume, start again with --overwrite, or choose another --output".into())
             }
             Self::OtherTraining { .. } => Some(
-                "give the options of the first run again, or begin anew with --overwrite in another --output".into(),
+                "give the options of the first run again, or start again with --overwrite in another --output".into(),
             ),
-            Self::NoCheckpoint { .. } => Some("begin anew with --overwrite".into()),
+            Self::NoCheckpoint { .. } => Some("start again with --overwrite".into()),
             Self::NotFinite { checkpoint, .. } => {
                 let kept = checkpoint.as_ref().map_or_else(
                     || "no checkpoint was saved before".to_owned(),
                     |path| format!("the last good checkpoint is {}", path.display()),
                 );
                 Some(format!(
-                    "{kept}; look at these cases (`glioseg info`), or begin anew with a lower learning rate (--lr)"
+                    "{kept}; look at these cases (`glioseg info`), or start again with a lower learning rate (--lr)"
                 ))
             }
             Self::Save { source, kept } => {
@@ -247,11 +247,11 @@ impl Diagnose for TrainError {
                     |path| format!("the checkpoint before is whole: {}", path.display()),
                 );
                 let remedy = source.hint().unwrap_or_else(|| "look after the disk".into());
-                Some(format!("{kept}; {remedy}, then go on with --resume"))
+                Some(format!("{kept}; {remedy}, then continue with --resume"))
             }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    Some("the disk is full: free some space, then go on with --resume".into())
+                    Some("the disk is full: free some space, then continue with --resume".into())
                 }
                 _ => Some("check the path and its permissions".into()),
             },

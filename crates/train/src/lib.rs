@@ -2,7 +2,7 @@
 //!
 //! [`Settings`] say how, [`Setup`] gathers and checks everything, [`train`] runs. The one decision that shaped it: nothing that
 //! a training does depends on the clock or the number of threads (but for `--budget`, which is the clock's), and all
-//! randomness follows from seed, epoch and iteration; so a training that was stopped at any moment goes on bit for bit.
+//! randomness follows from seed, epoch and iteration; so a training that was stopped at any moment resumes bit for bit.
 //!
 //! Left out: several machines, mixed precision, the second stage of a cascade.
 
@@ -20,7 +20,7 @@ mod validation;
 
 pub use error::TrainError;
 pub use estimate::Estimate;
-pub use run::{Event, Outcome, TrainOptions, Trained, train};
+pub use run::{Event, TrainOptions, TrainOutcome, Trained, train};
 pub use settings::{LossSettings, Sampling, Settings, Supervision};
 pub use setup::{FoldChoice, Places, Setup};
 pub use state::{BegunWith, EpochRecord, Progress, begun_settings};

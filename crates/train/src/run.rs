@@ -19,13 +19,13 @@ use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun};
 use super::tensorboard::{self, Events};
 use super::{Estimate, TrainError, chart, pretrained, validation};
 
-/// How a training runs, beside what decides its result.
+/// How a training runs, besides what decides its result.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent switches")]
 pub struct TrainOptions {
     /// Go on where a training was stopped.
     pub resume: bool,
-    /// Begin anew where one was begun or finished.
+    /// Start again where one was started or finished.
     pub overwrite: bool,
     /// First weights from another model: a checkpoint, or a model's folder.
     pub weights: Option<PathBuf>,
@@ -71,7 +71,7 @@ pub enum Event<'a> {
         estimate: &'a Estimate,
         /// Bytes of memory that are free.
         free_memory: Option<u64>,
-        /// Epoch and iteration that it goes on from, with the file.
+        /// Epoch and iteration that it resumes from, with the file.
         resumed: Option<(usize, usize, PathBuf)>,
     },
     /// Something that should be known.
@@ -130,10 +130,10 @@ pub enum Event<'a> {
 
 /// How a training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TrainOutcome {
     /// Trained and validated.
     Finished,
-    /// Stopped when asked to; it can go on.
+    /// Stopped when asked to; it can continue.
     Stopped,
 }
 
@@ -141,7 +141,7 @@ pub enum Outcome {
 #[derive(Debug, Clone)]
 pub struct Trained {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: TrainOutcome,
     /// The final checkpoint, or the latest one.
     pub checkpoint: Option<PathBuf>,
     /// Scores of the validation cases; none if there are none or it was stopped.
@@ -195,9 +195,9 @@ pub fn train(
         (engine, path, vec![])
     } else {
         let mut training = Training::begin(setup, options, store, observer)?;
-        if training.run(stop, observer)? == Outcome::Stopped {
+        if training.run(stop, observer)? == TrainOutcome::Stopped {
             return Ok(Trained {
-                outcome: Outcome::Stopped,
+                outcome: TrainOutcome::Stopped,
                 checkpoint: training.store.newest(),
                 summary: None,
                 history: training.progress.history,
@@ -209,7 +209,7 @@ pub fn train(
     };
     engine.release();
     let summary = validation::validate(setup, engine, options.save_probabilities, stop, observer)?;
-    let outcome = if summary.is_some() { Outcome::Finished } else { Outcome::Stopped };
+    let outcome = if summary.is_some() { TrainOutcome::Finished } else { TrainOutcome::Stopped };
     Ok(Trained { outcome, checkpoint: Some(checkpoint), summary, history })
 }
 
@@ -224,7 +224,7 @@ struct Training<'a> {
     progress: Progress,
     loss: LossOptions,
     weights: Vec<f64>,
-    /// What the end will take beside the epochs.
+    /// What the end will take besides the epochs.
     reserve: f64,
     saved: Instant,
     booked: Instant,
@@ -256,7 +256,7 @@ impl<'a> Training<'a> {
             let restored = store.restore(parameters, &begun_with)?;
             for damaged in restored.damaged {
                 observer(Event::Warning(format!(
-                    "{damaged}; the training goes on from {}",
+                    "{damaged}; the training resumes from {}",
                     restored.path.display()
                 )));
             }
@@ -265,7 +265,7 @@ impl<'a> Training<'a> {
         } else {
             if options.resume {
                 observer(Event::Warning(
-                    "there is no checkpoint to go on from: the training begins anew".into(),
+                    "there is no checkpoint to resume from: the training starts again".into(),
                 ));
             }
             if let Some(path) = &options.weights {
@@ -296,7 +296,11 @@ impl<'a> Training<'a> {
     }
 
     /// Epochs until the last one is done, or `stop` is set.
-    fn run(&mut self, stop: &AtomicBool, observer: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+    fn run(
+        &mut self,
+        stop: &AtomicBool,
+        observer: &mut dyn FnMut(Event<'_>),
+    ) -> Result<TrainOutcome, TrainError> {
         let setup = self.setup;
         let start = (self.progress.epoch as u64, self.progress.iteration as u64);
         let mut batches = AugmentedBatches::new(
@@ -319,7 +323,7 @@ impl<'a> Training<'a> {
                 )));
                 break;
             }
-            if self.train_epoch(&mut batches, stop, observer)? == Outcome::Stopped {
+            if self.train_epoch(&mut batches, stop, observer)? == TrainOutcome::Stopped {
                 return self.stop();
             }
             let Some((val_loss, overlaps)) = self.validate_epoch(&mut val_batches, stop)? else {
@@ -336,13 +340,13 @@ impl<'a> Training<'a> {
                 return self.stop();
             }
         }
-        Ok(Outcome::Finished)
+        Ok(TrainOutcome::Finished)
     }
 
     /// Saves the state in the middle of an epoch.
-    fn stop(&mut self) -> Result<Outcome, TrainError> {
+    fn stop(&mut self) -> Result<TrainOutcome, TrainError> {
         self.save_latest()?;
-        Ok(Outcome::Stopped)
+        Ok(TrainOutcome::Stopped)
     }
 
     /// Books the time since the last booking to the present epoch.
@@ -390,13 +394,13 @@ impl<'a> Training<'a> {
         batches: &mut AugmentedBatches,
         stop: &AtomicBool,
         observer: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Outcome, TrainError> {
+    ) -> Result<TrainOutcome, TrainError> {
         let of = self.setup.settings.iterations;
         let lr = self.progress.lr.unwrap_or_else(|| self.lr());
         self.progress.lr = Some(lr);
         while self.progress.iteration < of {
             if stop.load(Ordering::SeqCst) {
-                return Ok(Outcome::Stopped);
+                return Ok(TrainOutcome::Stopped);
             }
             let (epoch, iteration) = (self.progress.epoch, self.progress.iteration);
             let batch = next(batches)?;
@@ -410,7 +414,7 @@ impl<'a> Training<'a> {
                 self.save_latest()?;
             }
         }
-        Ok(Outcome::Finished)
+        Ok(TrainOutcome::Finished)
     }
 
     fn step(&mut self, batch: Batch, lr: f64, seed: u64) -> Result<f64, TrainError> {
@@ -539,7 +543,7 @@ fn mix(seed: u64, epoch: u64, iteration: u64) -> u64 {
         .fold(seed, |state, word| glioseg_net::mix((state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 
-/// The logs beside the checkpoints; a training does not fail for them.
+/// The logs next to the checkpoints; a training does not fail for them.
 struct Journal {
     folder: PathBuf,
     events: Option<Events>,

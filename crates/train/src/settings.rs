@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::TrainError;
 use super::setup::signed;
 
-/// Everything that decides a training beside dataset, plans and fold. They act in this order: `configuration` changes the plan,
+/// Everything that decides a training besides dataset, plans and fold. They act in this order: `configuration` changes the plan,
 /// `sampling` and `augmentation` make the batches, `loss` and `supervision` judge the answer, the rest steps.
 ///
 /// ```
@@ -249,7 +249,7 @@ impl Settings {
             }
             place = match place {
                 Value::Object(fields) => fields.entry(key.to_owned()).or_insert(Value::Null),
-                _ => return Err(wrong(format!("there is nothing named `{key}` in what is no object"))),
+                _ => return Err(wrong(format!("`{key}` cannot be set in what is not an object"))),
             };
         }
         *place = value;
@@ -405,10 +405,7 @@ mod tests {
             Settings::preset(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
         let error = Settings::preset("dmeo").expect_err("unknown").to_string();
-        assert!(
-            error.starts_with("there is no preset `dmeo`, and no such file; there are default, demo"),
-            "{error}"
-        );
+        assert!(error.starts_with("unknown preset `dmeo`; presets: default, demo"), "{error}");
     }
 
     #[test]
@@ -442,7 +439,7 @@ mod tests {
             ("epochs", "`epochs` cannot be set: it has no `=`"),
             ("epoch=3", "unknown field `epoch`, expected one of `trainer`"),
             ("epochs=many", "invalid type: string \"many\", expected usize"),
-            ("epochs.x=1", "there is nothing named `x` in what is no object"),
+            ("epochs.x=1", "`x` cannot be set in what is not an object"),
             ("planner=huge", "unknown variant `huge`, expected one of `default`, `resenc`"),
         ] {
             let error = set(text).expect_err("refused").to_string();

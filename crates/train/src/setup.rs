@@ -255,7 +255,7 @@ impl Setup {
         }
     }
 
-    /// Writes plans and dataset description beside the folds.
+    /// Writes plans and dataset description next to the folds.
     pub(super) fn write_description(&self) -> Result<(), TrainError> {
         std::fs::create_dir_all(&self.folder).map_err(|e| TrainError::io(&self.folder, "make", e))?;
         let plans = self.model_folder.join("plans.json");
@@ -278,7 +278,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Whether another fold lies beside this one.
+    /// Whether another fold lies next to this one.
     fn other_folds(&self) -> bool {
         let entries = std::fs::read_dir(&self.model_folder).into_iter().flatten().flatten();
         entries.map(|e| e.path()).any(|p| {

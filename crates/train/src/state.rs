@@ -67,11 +67,11 @@ pub struct Progress {
     pub history: Vec<EpochRecord>,
     /// Steps of the optimiser per parameter.
     pub steps: Vec<u64>,
-    /// What the training was begun with.
+    /// What the training was started with.
     pub begun_with: BegunWith,
 }
 
-/// What may not change while a training goes on.
+/// What may not change while a training continues.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BegunWith {
     /// The settings.
@@ -175,7 +175,7 @@ impl Store {
         [LATEST, PREVIOUS, NEXT, BEST]
             .iter()
             .any(|n| self.path(n).exists())
-            .then_some("a training that was begun")
+            .then_some("an unfinished training")
     }
 
     /// The finished network's file, if it is there.
@@ -183,7 +183,7 @@ impl Store {
         Some(self.path(FINAL)).filter(|p| p.exists())
     }
 
-    /// The newest checkpoint to go on from.
+    /// The newest checkpoint to resume from.
     pub(super) fn newest(&self) -> Option<PathBuf> {
         [LATEST, NEXT, PREVIOUS].iter().map(|n| self.path(n)).find(|p| p.exists())
     }
@@ -206,7 +206,7 @@ impl Store {
         self.remove(&[LATEST, PREVIOUS, NEXT, BEST, FINAL])
     }
 
-    /// Metadata with the whole progress, or only with what the training was begun with, which tells nothing of the clock.
+    /// Metadata with the whole progress, or only with what the training was started with, which tells nothing of the clock.
     fn metadata(&self, progress: &Progress, state: bool) -> Result<Metadata, TrainError> {
         let training = if state {
             serde_json::to_value(progress)
@@ -251,7 +251,7 @@ impl Store {
         write_safetensors(&self.path(BEST), parameters, &metadata).map_err(|e| self.failed(e))
     }
 
-    /// Saves the weights as the result; nothing is left to go on from.
+    /// Saves the weights as the result; nothing is left to resume from.
     ///
     /// # Source
     /// nnU-Net v2, `nnUNetTrainer.on_train_end`.
@@ -270,7 +270,7 @@ impl Store {
     /// Reads the newest checkpoint that is whole into `parameters` and their optimiser.
     ///
     /// # Errors
-    /// [`TrainError::OtherTraining`] if it was begun with something else; [`TrainError::NoCheckpoint`] if none is
+    /// [`TrainError::OtherTraining`] if it was started with something else; [`TrainError::NoCheckpoint`] if none is
     /// whole.
     pub(super) fn restore(
         &self,
@@ -320,20 +320,20 @@ fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
     Ok((progress, checkpoint))
 }
 
-/// What the training in a fold's folder was begun with: one that can go on, or one that is finished. `None` if there is
+/// What the training in a fold's folder was started with: one that can continue, or one that is finished. `None` if there is
 /// no usable checkpoint.
 pub fn begun_settings(folder: &Path) -> Option<Settings> {
     let paths = [FINAL, LATEST, NEXT, PREVIOUS].map(|n| folder.join(n));
     paths.iter().find_map(|path| begun_with(path)).map(|begun| begun.settings)
 }
 
-/// What the training of a checkpoint was begun with.
+/// What the training of a checkpoint was started with.
 fn begun_with(path: &Path) -> Option<BegunWith> {
     let checkpoint = Checkpoint::open(path).ok()?;
     serde_json::from_value(checkpoint.metadata().training.as_ref()?.get("begun_with")?.clone()).ok()
 }
 
-/// Refuses to go on with a training that was begun with something else.
+/// Refuses to continue with a training that was started with something else.
 pub(super) fn check_begun(path: &Path, now: &BegunWith) -> Result<(), TrainError> {
     match begun_with(path) {
         Some(before) if before != *now => Err(other_training(path.to_owned(), &before, now)),

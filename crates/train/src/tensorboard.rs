@@ -1,7 +1,7 @@
 //! Curves for `TensorBoard`: a file of events, each a length, a checksum, a message and its checksum.
 //!
 //! The few messages needed are written by hand; a protocol-buffer library would be many times their size. A training
-//! that goes on writes its file anew from its history, so nothing stands in it twice.
+//! that continues writes its file again from its history, so nothing stands in it twice.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -20,7 +20,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Begins the file anew with the epochs so far.
+    /// Starts the file again with the epochs so far.
     pub(super) fn create(path: &Path, classes: &[String], history: &[EpochRecord]) -> io::Result<Self> {
         let mut events = Self { file: File::create(path)?, classes: classes.to_vec() };
         let started = history.first().map_or(0.0, |r| r.ended - r.seconds);

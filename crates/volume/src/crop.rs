@@ -6,10 +6,10 @@
 use rayon::prelude::*;
 
 /// A box of voxels: first and one past the last index of every axis.
-pub type BoundingBox = [[usize; 2]; 3];
+pub type Box3 = [[usize; 2]; 3];
 
 /// Voxels along every axis of a box.
-pub fn box_shape(bbox: BoundingBox) -> [usize; 3] {
+pub fn box_shape(bbox: Box3) -> [usize; 3] {
     bbox.map(|[lo, hi]| hi - lo)
 }
 
@@ -128,10 +128,10 @@ fn join_touching(
 ///
 /// # Source
 /// `acvl_utils`, `get_bbox_from_mask` (which gives the whole image where we give `None`).
-pub fn bounding_box(mask: &[bool], shape: [usize; 3]) -> Option<BoundingBox> {
+pub fn bounding_box(mask: &[bool], shape: [usize; 3]) -> Option<Box3> {
     let [nz, ny, nx] = shape;
     assert_eq!(mask.len(), nz * ny * nx, "mask of another size than its shape {shape:?}");
-    let mut bbox: Option<BoundingBox> = None;
+    let mut bbox: Option<Box3> = None;
     for (row, values) in mask.chunks_exact(nx).enumerate() {
         let (Some(first), Some(last)) = (values.iter().position(|&m| m), values.iter().rposition(|&m| m))
         else {
@@ -147,7 +147,7 @@ pub fn bounding_box(mask: &[bool], shape: [usize; 3]) -> Option<BoundingBox> {
     bbox
 }
 
-fn check_box(len: usize, shape: [usize; 3], bbox: BoundingBox) {
+fn check_box(len: usize, shape: [usize; 3], bbox: Box3) {
     let voxels: usize = shape.iter().product();
     assert!(voxels > 0 && len.is_multiple_of(voxels), "{len} values are no channels of {shape:?}");
     assert!(
@@ -157,7 +157,7 @@ fn check_box(len: usize, shape: [usize; 3], bbox: BoundingBox) {
 }
 
 /// First index in `[z, y, x]` order of every row of a box.
-fn row_starts(shape: [usize; 3], bbox: BoundingBox) -> impl Iterator<Item = usize> {
+fn row_starts(shape: [usize; 3], bbox: Box3) -> impl Iterator<Item = usize> {
     let [[z0, z1], [y0, y1], [x0, _]] = bbox;
     (z0..z1).flat_map(move |z| (y0..y1).map(move |y| (z * shape[1] + y) * shape[2] + x0))
 }
@@ -169,7 +169,7 @@ fn row_starts(shape: [usize; 3], bbox: BoundingBox) -> impl Iterator<Item = usiz
 ///
 /// # Panics
 /// If `data` does not hold whole channels of `shape`, or the box reaches out of it.
-pub fn crop<T: Copy>(mut data: Vec<T>, shape: [usize; 3], bbox: BoundingBox) -> Vec<T> {
+pub fn crop<T: Copy>(mut data: Vec<T>, shape: [usize; 3], bbox: Box3) -> Vec<T> {
     check_box(data.len(), shape, bbox);
     if box_shape(bbox) == shape {
         return data;
@@ -198,7 +198,7 @@ pub fn crop<T: Copy>(mut data: Vec<T>, shape: [usize; 3], bbox: BoundingBox) -> 
 ///
 /// # Source
 /// `acvl_utils`, `insert_crop_into_image`.
-pub fn insert<T: Copy>(cropped: &[T], bbox: BoundingBox, into: &mut [T], shape: [usize; 3]) {
+pub fn insert<T: Copy>(cropped: &[T], bbox: Box3, into: &mut [T], shape: [usize; 3]) {
     check_box(into.len(), shape, bbox);
     let voxels: usize = shape.iter().product();
     let box_voxels: usize = box_shape(bbox).iter().product();
@@ -221,12 +221,12 @@ pub fn insert<T: Copy>(cropped: &[T], bbox: BoundingBox, into: &mut [T], shape: 
 /// `data` is `[c, z, y, x]` of `shape`, the result of `axes.map(|a| shape[a])`.
 ///
 /// # Panics
-/// If `axes` is no permutation, or `data` does not hold whole channels of `shape`.
+/// If `axes` is not a permutation, or `data` does not hold whole channels of `shape`.
 ///
 /// # Source
 /// numpy, `transpose([0, *[a + 1 for a in axes]])`.
 pub fn transpose<T: Copy + Send + Sync>(data: Vec<T>, shape: [usize; 3], axes: [usize; 3]) -> Vec<T> {
-    assert!((0..3).all(|a| axes.contains(&a)), "{axes:?} is no permutation of the axes");
+    assert!((0..3).all(|a| axes.contains(&a)), "{axes:?} is not a permutation of the axes");
     let voxels: usize = shape.iter().product();
     assert!(
         voxels > 0 && data.len().is_multiple_of(voxels),
@@ -346,7 +346,7 @@ mod tests {
         }
     }
 
-    fn shape_and_box() -> impl Strategy<Value = ([usize; 3], BoundingBox)> {
+    fn shape_and_box() -> impl Strategy<Value = ([usize; 3], Box3)> {
         let axis = || {
             (1..8usize)
                 .prop_flat_map(|n| (Just(n), 0..n))

@@ -1,4 +1,4 @@
-//! How honest saved probabilities are: `CASE.npz` beside the predictions against the references.
+//! How well calibrated saved probabilities are: `CASE.npz` next to the predictions against the references.
 //!
 //! The arrays are read plane by plane, and only what lies in the box around the tumour is kept: an ECE over a whole image says little
 //! more than that most of it is background (Mehrtash et al. 2020 take boxes for the same reason).
@@ -11,7 +11,7 @@ use glioseg_metrics::{LabelScheme, MetricsError};
 use glioseg_plan::{Dataset, Labels};
 use glioseg_report::{CaseScores, CaseStatus, CohortScores};
 use glioseg_volume::LabelMap;
-use glioseg_volume::crop::{self, BoundingBox, box_shape};
+use glioseg_volume::crop::{self, Box3, box_shape};
 use rayon::prelude::*;
 
 use glioseg_infer::ensemble::EnsembleError;
@@ -23,7 +23,7 @@ const MARGIN_MM: f64 = 10.0;
 /// Intervals of a reliability diagram, as in Guo et al. 2017.
 const BINS: usize = 15;
 
-/// What was found beside a cohort's predictions.
+/// What was found next to a cohort's predictions.
 #[derive(Debug)]
 pub struct Calibrated {
     /// The calibration; `None` where no case has probabilities that can be used.
@@ -39,9 +39,9 @@ struct Asked<'a> {
     outputs: Vec<usize>,
 }
 
-/// Compares the probabilities beside the scored predictions, of either version of nnU-Net, with the references.
+/// Compares the probabilities next to the scored predictions, of either version of nnU-Net, with the references.
 ///
-/// The `dataset.json` beside them says what the outputs mean: regions, or labels whose probabilities are summed. A region that the
+/// The `dataset.json` next to them says what the outputs mean: regions, or labels whose probabilities are summed. A region that the
 /// outputs do not make up is left out.
 pub fn calibration(scores: &CohortScores) -> Calibrated {
     let with = |case: &CaseScores| {
@@ -98,7 +98,7 @@ pub fn calibration(scores: &CohortScores) -> Calibrated {
     Calibrated { scores, failed }
 }
 
-/// `CASE.npz` beside `CASE.nii.gz`.
+/// `CASE.npz` next to `CASE.nii.gz`.
 fn npz_of(prediction: &Path) -> PathBuf {
     let plain = if prediction.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz")) {
         prediction.with_extension("")
@@ -156,7 +156,10 @@ fn of_case(
         for z in 0..shape[0] {
             array.next(&mut plane)?;
             if let Some(&value) = plane.iter().find(|p| !(-1e-3..=1.001).contains(*p)) {
-                return Err(EnsembleError::format(npz, format!("it holds {value}, which is no probability")));
+                return Err(EnsembleError::format(
+                    npz,
+                    format!("it holds {value}, which is not a probability"),
+                ));
             }
             for (sum, _) in sums.iter_mut().zip(regions).filter(|(_, r)| r.outputs.contains(&output)) {
                 add_plane(&plane, z, place.bbox, sum, bbox);
@@ -178,7 +181,7 @@ fn of_case(
 }
 
 /// Adds plane `z` of an array that fills `from` to what `into` has of it.
-fn add_plane(plane: &[f32], z: usize, from: BoundingBox, sum: &mut [f32], into: BoundingBox) {
+fn add_plane(plane: &[f32], z: usize, from: Box3, sum: &mut [f32], into: Box3) {
     let z = z + from[0][0];
     if !(into[0][0]..into[0][1]).contains(&z) {
         return;
@@ -194,7 +197,7 @@ fn add_plane(plane: &[f32], z: usize, from: BoundingBox, sum: &mut [f32], into: 
 }
 
 /// The box around all labels of both maps with its margin.
-fn around(reference: &LabelMap, prediction: Option<&LabelMap>, ignore: Option<u16>) -> Option<BoundingBox> {
+fn around(reference: &LabelMap, prediction: Option<&LabelMap>, ignore: Option<u16>) -> Option<Box3> {
     let shape = reference.shape();
     let labelled = |label: u16| label != 0 && ignore != Some(label);
     let mut mask: Vec<bool> = reference.data.iter().map(|&l| labelled(l)).collect();

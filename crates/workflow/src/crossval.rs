@@ -2,23 +2,24 @@
 //! kept.
 //!
 //! The folds' validation cases together are the whole training set, each case segmented by a network that has not seen it.
-//! They are gathered beside the folds, in nnU-Net's `crossval_results_folds_0_1_…`, and everything is decided on them.
+//! They are gathered next to the folds, in nnU-Net's `crossval_results_folds_0_1_…`, and everything is decided on them.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use glioseg_diagnose::{Diagnose, boxed_from};
-use glioseg_formats::FormatError;
 use glioseg_formats::nifti::read_labels;
+use glioseg_formats::{FormatError, atomic};
 use glioseg_metrics::rules::nnunet;
 use glioseg_metrics::{LabelScheme, MetricsError, NnUnetCase, NnUnetSummary, Pair};
-use glioseg_plan::{RawCase, RawDataset};
+use glioseg_plan::{PlanError, RawCase, RawDataset, Splits};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, ensemble};
-use glioseg_infer::postprocess::{PostprocessError, Postprocessing, Step};
-use glioseg_train::VALIDATION_FOLDER;
+use glioseg_infer::postprocess::{FILE_NAME, PostprocessError, Postprocessing, PostprocessingStep};
+use glioseg_train::{Places, Setup, VALIDATION_FOLDER};
 
 /// Why a cross-validation could not be evaluated.
 #[derive(Debug, Error)]
@@ -52,6 +53,16 @@ pub enum CrossvalError {
         /// Its voxels.
         expected: [usize; 3],
     },
+    /// A fold that the splits do not have.
+    #[error("there is no fold {fold}; {} has {folds}", path.display())]
+    NoFold {
+        /// The splits.
+        path: PathBuf,
+        /// The fold that is asked for.
+        fold: usize,
+        /// How many there are.
+        folds: usize,
+    },
     /// A file or folder.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -74,9 +85,12 @@ pub enum CrossvalError {
     /// Steps on label maps.
     #[error(transparent)]
     Postprocess(Box<PostprocessError>),
+    /// Splits.
+    #[error(transparent)]
+    Plan(Box<PlanError>),
 }
 
-boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Metrics(MetricsError), Postprocess(PostprocessError));
+boxed_from!(CrossvalError: Ensemble(EnsembleError), Volume(FormatError), Metrics(MetricsError), Postprocess(PostprocessError), Plan(PlanError));
 
 impl Diagnose for CrossvalError {
     fn hint(&self) -> Option<String> {
@@ -87,7 +101,9 @@ impl Diagnose for CrossvalError {
             Self::Twice { .. } => Some("the folds of splits_final.json must not validate a case twice".into()),
             Self::Grid { .. } => Some("was the dataset changed after the training? train the fold again".into()),
             Self::Io { .. } => Some("check the path, its permissions, and the space on the disk".into()),
+            Self::NoFold { folds, .. } => Some(format!("take folds from 0 to {}", folds.saturating_sub(1))),
             Self::Ensemble(e) => e.hint(),
+            Self::Plan(e) => e.hint(),
             Self::Volume(e) => e.hint(),
             Self::Metrics(e) => e.hint(),
             Self::Postprocess(e) => e.hint(),
@@ -295,11 +311,11 @@ pub fn decide_postprocessing(
     let of_class = |s: &NnUnetSummary, i: usize| {
         s.mean.get_index(i).and_then(|(_, v)| v.get("Dice")).unwrap_or(f64::NAN)
     };
-    let mut steps: Vec<Step> = vec![];
+    let mut steps: Vec<PostprocessingStep> = vec![];
     let mut summary = candidate.summary.clone();
     let mut tried = vec![];
-    let mut attempt = |steps: &[Step],
-                       more: Step,
+    let mut attempt = |steps: &[PostprocessingStep],
+                       more: PostprocessingStep,
                        what: String,
                        before: f64,
                        judge: &dyn Fn(&NnUnetSummary) -> (bool, f64)| {
@@ -312,7 +328,7 @@ pub fn decide_postprocessing(
         );
         Ok::<_, CrossvalError>((adopted, after))
     };
-    let step = Step::keep_largest(&foreground);
+    let step = PostprocessingStep::keep_largest(&foreground);
     let before = summary.clone();
     let judge = |after: &NnUnetSummary| {
         let worse = (0..classes.len()).any(|i| of_class(after, i) < of_class(&before, i));
@@ -327,7 +343,7 @@ pub fn decide_postprocessing(
         for (i, (name, labels)) in classes.iter().enumerate() {
             let before = of_class(&summary, i);
             let judge = |after: &NnUnetSummary| (of_class(after, i) > before, of_class(after, i));
-            let step = Step::keep_largest(labels);
+            let step = PostprocessingStep::keep_largest(labels);
             let (adopted, after) = attempt(&steps, step.clone(), name.clone(), before, &judge)?;
             if adopted {
                 steps.push(step);
@@ -339,4 +355,118 @@ pub fn decide_postprocessing(
     notes.insert("decided_on".into(), json!(candidate.folder.display().to_string()));
     notes.insert("tried".into(), Value::Array(tried));
     Ok((Postprocessing { steps, notes }, summary))
+}
+
+/// The folds of a cross-validation: those that are asked for, else all of `splits_final.json`.
+///
+/// # Errors
+/// [`CrossvalError::NoFold`] for a fold that does not exist; errors of the file.
+pub fn chosen_folds(places: &Places, asked: Option<&[usize]>) -> Result<Vec<usize>, CrossvalError> {
+    let path = places.preprocessed.join(Splits::FILE);
+    let folds = Splits::read(&path)?.folds.len();
+    let Some(asked) = asked else { return Ok((0..folds).collect()) };
+    match asked.iter().find(|&&fold| fold >= folds) {
+        Some(&fold) => Err(CrossvalError::NoFold { path, fold, folds }),
+        None => Ok(asked.to_vec()),
+    }
+}
+
+/// Whether a fold is trained and validated, with probabilities where an ensemble needs them.
+pub fn is_done(setup: &Setup, probabilities: bool) -> bool {
+    let validation = setup.folder.join(VALIDATION_FOLDER);
+    let saved = |case: &String| !probabilities || validation.join(format!("{case}.npz")).is_file();
+    validation.join("summary.json").is_file() && setup.fold.val.iter().all(saved)
+}
+
+/// What a cross-validation ends with.
+#[derive(Debug, Clone)]
+pub struct Conclusion {
+    /// Steps that make the best candidate better.
+    pub steps: Postprocessing,
+    /// Its scores after them.
+    pub after: NnUnetSummary,
+    /// The command that repeats the best on new cases.
+    pub command: String,
+}
+
+/// Decides the postprocessing of the best candidate and writes it, with `inference_information.json` and
+/// `inference_instructions.txt`. Candidates that did not win lose the steps of an earlier comparison.
+///
+/// # Errors
+/// Errors of files.
+pub fn conclude(
+    dataset: &RawDataset,
+    candidates: &[Candidate],
+    best: &Candidate,
+    folds: &[usize],
+    results: &Path,
+) -> Result<Conclusion, CrossvalError> {
+    let (steps, after) = decide_postprocessing(dataset, best)?;
+    let single = best.models.len() == 1;
+    let path = if single { best.models[0].join(FILE_NAME) } else { best.folder.join(FILE_NAME) };
+    for model in candidates.iter().flat_map(|c| &c.models).filter(|m| !single || **m != best.models[0]) {
+        let stale = model.join(FILE_NAME);
+        if stale.is_file() {
+            std::fs::remove_file(&stale).map_err(io(&stale, "remove"))?;
+        }
+    }
+    steps.write(&path)?;
+    let command = instructions(best, &path, folds);
+    let information = information(dataset, candidates, best, folds, (&steps, &path), &after, &command);
+    let text = format!("{information:#}");
+    for (name, text) in [("inference_information.json", &text), ("inference_instructions.txt", &command)] {
+        let file = results.join(name);
+        atomic::write(&file, |to| writeln!(to, "{text}"))?;
+    }
+    Ok(Conclusion { steps, after, command })
+}
+
+/// The command that repeats the best on new cases.
+fn instructions(best: &Candidate, postprocessing: &Path, folds: &[usize]) -> String {
+    let models: Vec<String> = best.models.iter().map(|m| format!("-m {}", m.display())).collect();
+    let folds: Vec<String> = folds.iter().map(ToString::to_string).collect();
+    let steps = if best.models.len() == 1 {
+        // It lies in the model's folder, where predict looks for it.
+        String::new()
+    } else {
+        format!(" --postprocessing {}", postprocessing.display())
+    };
+    format!("glioseg predict {} -f {}{steps} -i INPUT -o OUTPUT", models.join(" "), folds.join(","))
+}
+
+/// nnU-Net's `inference_information.json`.
+fn information(
+    dataset: &RawDataset,
+    candidates: &[Candidate],
+    best: &Candidate,
+    folds: &[usize],
+    (steps, path): (&Postprocessing, &Path),
+    after: &NnUnetSummary,
+    command: &str,
+) -> Value {
+    let parts = |model: &Path| -> Value {
+        let name = model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut parts = name.split("__").map(str::to_owned);
+        json!({"trainer": parts.next(), "plans_identifier": parts.next(), "configuration": parts.next()})
+    };
+    let results: serde_json::Map<String, Value> =
+        candidates.iter().map(|c| (c.name(), json!(c.score()))).collect();
+    let considered: Vec<Value> =
+        candidates.iter().filter(|c| c.models.len() == 1).map(|c| parts(&c.models[0])).collect();
+    json!({
+        "folds": folds,
+        "dataset_name_or_id": dataset.name,
+        "considered_models": considered,
+        "ensembling_allowed": considered.len() > 1,
+        "all_results": results,
+        "best_model_or_ensemble": {
+            "result_on_crossval_pre_pp": best.score(),
+            "result_on_crossval_post_pp": after.foreground_mean.get("Dice"),
+            "postprocessing_file": path.display().to_string(),
+            "postprocessing_steps": steps.steps,
+            "some_plans_file": best.models[0].join("plans.json").display().to_string(),
+            "selected_model_or_models": best.models.iter().map(|m| parts(m)).collect::<Vec<_>>(),
+        },
+        "command": command,
+    })
 }

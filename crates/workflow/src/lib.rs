@@ -1,4 +1,6 @@
-//! What joins trained models, predictions and scores: cross-validation, and calibration of saved probabilities.
+//! What joins plans, trainings, predictions and scores: readiness for a training, cross-validation, calibration of saved
+//! probabilities.
 
 pub mod calibration;
 pub mod crossval;
+pub mod ready;

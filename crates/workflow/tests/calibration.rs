@@ -159,7 +159,7 @@ fn probabilities_that_cannot_be_used_are_named_with_a_remedy() {
     assert_eq!(text, "DIR/pred/a.npz holds 408 values that are NaN or infinite");
     assert!(hint.contains("predict the case again"), "{hint}");
     write(&dir, [3, z, y, x], &vec![1.5; 3 * VOXELS]);
-    assert_eq!(error(&dir).0, "DIR/pred/a.npz: it holds 1.5, which is no probability");
+    assert_eq!(error(&dir).0, "DIR/pred/a.npz: it holds 1.5, which is not a probability");
     write(&dir, [2, z, y, x], &vec![0.5; 2 * VOXELS]);
     assert_eq!(error(&dir).0, "DIR/pred/a.npz: it has 2 outputs, but the dataset has 3");
     write(&dir, [3, z, x, y], &vec![0.5; 3 * VOXELS]);
@@ -171,6 +171,6 @@ fn probabilities_that_cannot_be_used_are_named_with_a_remedy() {
     write(&dir, [3, z, y, x], &vec![0.5; 3 * VOXELS]);
     fs::remove_file(dir.path().join("pred/dataset.json")).expect("removed");
     let (text, hint) = error(&dir);
-    assert_eq!(text, "DIR/pred has no dataset.json, so that nothing says what the outputs mean");
+    assert_eq!(text, "DIR/pred has no dataset.json, so the meaning of its outputs is unknown");
     assert!(hint.contains("dataset.json"), "{hint}");
 }

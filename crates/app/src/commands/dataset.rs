@@ -9,7 +9,8 @@ use glioseg_plan::{
 };
 use serde_json::json;
 
-use super::{Outcome, Problem, print};
+use super::{Outcome, print};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 #[derive(Debug, Subcommand)]
@@ -117,7 +118,7 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     if source.canonicalize().is_ok_and(|s| absolute.starts_with(s)) {
         return Err(Problem::new(
             format!("the dataset {} would lie inside {}", out.display(), source.display()),
-            "choose a folder beside it",
+            "choose a folder next to it",
         ));
     }
     let cohort = survey(source, options.coding)?;

@@ -11,8 +11,9 @@ use super::evaluate::{self, Evaluate};
 use super::phantom::write_cohort;
 use super::report::{self, Report};
 use super::train::{self, Train};
-use super::{Outcome, Problem, interrupt, predict};
+use super::{Outcome, interrupt, predict};
 use crate::cli::{Cli, Command, Demo, Layout};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 /// Seeds of the phantoms to train on and of those to predict.

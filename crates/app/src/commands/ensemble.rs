@@ -9,7 +9,7 @@ use glioseg_infer::postprocess::Postprocessing;
 use serde_json::json;
 
 use super::{Outcome, print};
-use crate::cli::Labels;
+use crate::arguments::Labels;
 use crate::ui::{Ui, about};
 
 /// Averages the probabilities that several predictions saved (CASE.npz), and writes one label map per case.
@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
         *number += 1;
         match &case.result {
             Ok(Some(_)) => ui.say(&format!("case {number}/{of} {}", case.case)),
-            Ok(None) => ui.say(&format!("case {number}/{of} {} is there already", case.case)),
+            Ok(None) => ui.say(&format!("case {number}/{of} {} already exists", case.case)),
             Err(error) => ui.warn(&describe(&case.case, error)),
         }
     };

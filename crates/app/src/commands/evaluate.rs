@@ -7,14 +7,13 @@ use clap::Args;
 use glioseg_metrics::statistics::{Bootstrap, Summary};
 use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
 use glioseg_plan::Convention;
-use glioseg_report::{
-    CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, ReportError, evaluate_cohort,
-};
+use glioseg_report::{CaseScores, CaseStatus, CohortScores, EvaluateOptions, LabelSource, evaluate_cohort};
 use glioseg_workflow::calibration::calibration;
 use serde_json::json;
 
 use super::table::{number, table};
-use super::{Outcome, Problem, described, print};
+use super::{Outcome, described, print};
+use crate::problem::Problem;
 use crate::ui::{Ui, about};
 
 /// Scores a folder of predictions against a folder of references and writes every number by every rule.
@@ -24,7 +23,7 @@ use crate::ui::{Ui, about};
     Rules: nnunet, brats2021, brats2023 (-ssa, -men, -ped, -met), brats2026, extra (surface Dice at a tolerance, average \
     surface distance,\nvolumes, lesion counts). Numbers of different rules are not comparable.\n\n\
     Writes summary.json (nnU-Net's layout), cases.csv, statistics.csv, scores.json (for rank, compare and reports), \
-    brats2026_seg.csv\nand winner_results.csv. Where probabilities lie beside the predictions (CASE.npz), their expected \
+    brats2026_seg.csv\nand winner_results.csv. Where probabilities lie next to the predictions (CASE.npz), their expected \
     calibration error and\nBrier score are told, and calibration.csv holds the reliability diagram.\n\n\
     Exit code: 0 all cases scored, 1 some case could not be scored, 2 could not start."
 )]
@@ -41,7 +40,7 @@ pub(crate) struct Evaluate {
     /// Rules, separated by commas, or `all`
     #[arg(long, value_name = "RULES", default_value = "all")]
     pub(crate) rules: String,
-    /// Says what the labels mean [default: dataset.json beside the predictions or references, else a guess]
+    /// Says what the labels mean [default: dataset.json next to the predictions or references, else a guess]
     #[arg(long, value_name = "dataset.json", help_heading = "Labels")]
     pub(crate) dataset: Option<PathBuf>,
     /// Label convention of the references: 1-2-4, 1-2-3, 1-2-3-4 or nnunet; or plain labels such as 1,2
@@ -109,13 +108,13 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
         ui.warn(&format!("labels are taken to be those of {}; say so with --labels", scores.labels.name));
     }
     let unread = calibrate(&mut scores, ui);
-    write(&scores, &options.output)?;
+    scores.write_tables(&options.output)?;
     show(&scores, options.json)?;
     let outcome = tell_the_rest(&scores, &options.output, ui);
     Ok(if unread { Outcome::SomeFailed } else { outcome })
 }
 
-/// Looks at the probabilities that were saved beside the predictions; true if some could not be used.
+/// Looks at the probabilities that were saved next to the predictions; true if some could not be used.
 fn calibrate(scores: &mut CohortScores, ui: &Ui) -> bool {
     let found = calibration(scores);
     for (case, error) in &found.failed {
@@ -156,19 +155,6 @@ fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {
             ui.warn(&text);
         }
     }
-}
-
-fn write(scores: &CohortScores, output: &Path) -> Result<(), ReportError> {
-    if let Some(summary) = scores.nnunet_summary() {
-        summary.write(&output.join("summary.json"))?;
-    }
-    scores.write_json(&output.join("scores.json"))?;
-    scores.write_cases(&output.join("cases.csv"))?;
-    scores.write_statistics(&output.join("statistics.csv"))?;
-    scores.write_brats2026(&output.join("brats2026_seg.csv"))?;
-    scores.write_calibration(&output.join("calibration.csv"))?;
-    scores.write_winner(&output.join("winner_results.csv"))?;
-    Ok(())
 }
 
 fn show(scores: &CohortScores, json: bool) -> anyhow::Result<()> {

@@ -1,21 +1,20 @@
 //! `glioseg fingerprint`: what the planner needs to know of a dataset.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::path::PathBuf;
 
 use clap::Args;
-use glioseg_plan::{Fingerprint as Facts, RawDataset};
+use glioseg_workflow::ready::fingerprint;
 
 use super::dataset::{by, open, output_folder};
+use super::ready::teller;
 use super::{Outcome, print};
-use crate::ui::{Ui, duration};
+use crate::ui::Ui;
 
 /// Reads every training case and writes `dataset_fingerprint.json`: spacings, shapes, foreground intensities.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg fingerprint Dataset001_BraTS\n\n\
-    Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \
-    a folder nnUNet_raw,\nelse to NAME_preprocessed beside the dataset.")]
+    Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME next to \
+    a folder nnUNet_raw,\nelse to NAME_preprocessed next to the dataset.")]
 pub(crate) struct Fingerprint {
     /// Raw dataset: dataset.json with imagesTr and labelsTr
     #[arg(value_name = "DIR")]
@@ -23,7 +22,7 @@ pub(crate) struct Fingerprint {
     /// Folder for the file; see below for the default
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
-    /// Make it anew if it is there already
+    /// Make it again if it already exists
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
@@ -31,7 +30,7 @@ pub(crate) struct Fingerprint {
 pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
     let dataset = open(&options.dataset)?;
     let folder = output_folder(&options.dataset, options.output.as_ref())?;
-    let (facts, path) = get(&dataset, &folder, options.overwrite, ui)?;
+    let (facts, path) = fingerprint(&dataset, &folder, options.overwrite, &teller(ui))?;
     print(&path.display().to_string())?;
     let middle = facts.shapes_after_crop.len() / 2;
     let median = |mut of: Vec<f64>| {
@@ -54,30 +53,4 @@ pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
         ))?;
     }
     Ok(Outcome::Done)
-}
-
-/// The fingerprint of a dataset: read if it is there, else made and written.
-pub(crate) fn get(
-    dataset: &RawDataset,
-    folder: &Path,
-    overwrite: bool,
-    ui: &Ui,
-) -> anyhow::Result<(Facts, PathBuf)> {
-    let path = folder.join(Facts::FILE);
-    if path.exists() && !overwrite {
-        let facts = Facts::read(&path)?;
-        facts.check(dataset, &path)?;
-        ui.say(&format!("{} is there already; --overwrite makes it anew", path.display()));
-        return Ok((facts, path));
-    }
-    let (start, of) = (Instant::now(), dataset.cases.len());
-    let done = AtomicUsize::new(0);
-    let progress = |case: &str| {
-        let number = done.fetch_add(1, Ordering::Relaxed) + 1;
-        ui.say(&format!("case {number}/{of} {case}"));
-    };
-    let facts = Facts::extract(dataset, &progress)?;
-    facts.write(&path)?;
-    ui.say(&format!("fingerprint of {of} cases in {}", duration(start.elapsed())));
-    Ok((facts, path))
 }

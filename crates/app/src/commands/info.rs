@@ -10,8 +10,9 @@ use glioseg_net::Checkpoint;
 use glioseg_plan::{Dataset, Plans};
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, Problem, print};
+use super::{Outcome, print};
 use crate::cli::Info;
+use crate::problem::Problem;
 
 pub(crate) fn run(options: &Info) -> anyhow::Result<Outcome> {
     let facts = describe(&options.path)?;

@@ -17,6 +17,7 @@ pub(crate) mod postprocess;
 pub(crate) mod predict;
 pub(crate) mod prep;
 pub(crate) mod rank;
+mod ready;
 pub(crate) mod report;
 mod table;
 pub(crate) mod train;
@@ -25,7 +26,6 @@ pub(crate) mod view;
 use std::io::Write as _;
 use std::path::Path;
 
-use glioseg_diagnose::Diagnose;
 use glioseg_plan::Dataset;
 
 use crate::ui::Ui;
@@ -37,27 +37,6 @@ pub(crate) enum Outcome {
     Done,
     /// Some case failed, or Ctrl-C stopped the work; what is done is kept.
     SomeFailed,
-}
-
-/// A problem of the command line itself, with its remedy.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Problem {
-    pub(crate) message: String,
-    pub(crate) hint: String,
-}
-
-impl Problem {
-    #[expect(clippy::new_ret_no_self, reason = "commands give anyhow's errors")]
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-        anyhow::Error::new(Self { message: message.into(), hint: hint.into() })
-    }
-}
-
-impl Diagnose for Problem {
-    fn hint(&self) -> Option<String> {
-        Some(self.hint.clone())
-    }
 }
 
 /// What describes the labels: the file that was given, else one in `folders`, of which the user is told.
@@ -81,7 +60,7 @@ pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of data on stdout. A reader that has gone (`| head`) is no error.
+/// A line of data on stdout. A reader that has gone (`| head`) is not an error.
 pub(crate) fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{line}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),

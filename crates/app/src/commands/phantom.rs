@@ -8,8 +8,9 @@ use glioseg_volume::phantom::{CHANNELS, Phantom as Made, PhantomOptions, phantom
 use glioseg_volume::{LabelMap, Volume};
 use serde_json::json;
 
-use super::{Outcome, Problem};
+use super::Outcome;
 use crate::cli::{Layout, Phantom};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 /// Names of the channels in BraTS 2023 and later.

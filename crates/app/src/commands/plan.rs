@@ -1,13 +1,15 @@
 //! `glioseg plan`: configurations of nnU-Net for a dataset.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use glioseg_interop::{KeyOrder, python_json};
-use glioseg_plan::{PlanOptions, Planned, Planner, Plans, RawDataset};
+use glioseg_plan::{PlanOptions, Planned, Planner, Plans};
+use glioseg_workflow::ready;
 
 use super::dataset::{by, open, output_folder};
-use super::{Outcome, fingerprint, print};
+use super::ready::teller;
+use super::{Outcome, print};
 use crate::ui::Ui;
 
 /// Plans spacing, patch, batch and network of every configuration that nnU-Net would make, and writes NAME.json.
@@ -16,8 +18,8 @@ use crate::ui::Ui;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  glioseg plan Dataset001_BraTS\n  glioseg plan Dataset001_BraTS --planner resenc-l --gpu-memory 20\n  glioseg plan Dataset001_BraTS --planner brats21\n\n\
-    Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME beside \
-    a folder nnUNet_raw,\nelse to NAME_preprocessed beside the dataset."
+    Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME next to \
+    a folder nnUNet_raw,\nelse to NAME_preprocessed next to the dataset."
 )]
 pub(crate) struct Plan {
     /// Raw dataset: dataset.json with imagesTr and labelsTr
@@ -72,36 +74,13 @@ pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
         overwrite_target_spacing_mm: options.overwrite_target_spacing.as_ref().map(|s| [s[0], s[1], s[2]]),
         plans_name: options.name.clone(),
     };
-    let (planned, path) = make(&dataset, &folder, &plan_options, ui)?;
+    let (planned, path) = ready::plans(&dataset, &folder, &plan_options, &teller(ui))?;
     if options.json {
         print(&python_json(&planned.json, KeyOrder::Given))?;
     } else {
         table(&planned, &Plans::from_value(planned.json.clone(), &path)?)?;
     }
     Ok(Outcome::Done)
-}
-
-/// Plans a dataset and writes the plans; the fingerprint is made first if it is not there.
-pub(crate) fn make(
-    dataset: &RawDataset,
-    folder: &Path,
-    options: &PlanOptions,
-    ui: &Ui,
-) -> anyhow::Result<(Planned, PathBuf)> {
-    let (facts, _) = fingerprint::get(dataset, folder, false, ui)?;
-    let planned = glioseg_plan::plan(dataset, &facts, options)?;
-    let path = planned.write(dataset, folder)?;
-    for note in &planned.notes {
-        ui.say(note);
-    }
-    if dataset.cases.len() < 5 {
-        ui.warn(&format!(
-            "{} cases are too few for five folds; train on all with `-f all`",
-            dataset.cases.len()
-        ));
-    }
-    ui.say(&format!("{} written", path.display()));
-    Ok((planned, path))
 }
 
 fn table(planned: &Planned, plans: &Plans) -> anyhow::Result<()> {

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use clap::Args;
 use glioseg_infer::output::OutputRules;
 use glioseg_infer::postprocess::{
-    FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, SearchCase, Step,
-    ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
+    FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, PostprocessingStep,
+    SearchCase, ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
 };
 use glioseg_plan::{Convention, Dataset, OutputLabels, Recoding, TumourParts, write_description};
 use glioseg_report::cohort::find_cases;
@@ -15,8 +15,9 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::table::{number, table};
-use super::{Outcome, Problem, described, print};
-use crate::cli::Labels;
+use super::{Outcome, described, print};
+use crate::arguments::Labels;
+use crate::problem::Problem;
 use crate::ui::{Ui, about};
 
 /// Changes finished label maps: keeps the largest component, replaces a label of which there is too little.
@@ -92,7 +93,7 @@ impl Meaning {
         }
         let Some(dataset) = described(options.dataset.as_deref(), [&options.input], ui)? else {
             let unknown = Problem::new(
-                format!("nothing says what the labels in {} mean", options.input.display()),
+                format!("the meaning of the labels in {} is unknown", options.input.display()),
                 "give --dataset dataset.json, or --input-labels 1-2-4, 1-2-3, 1-2-3-4 or nnunet; with --label and --with no \
                  meaning is needed",
             );
@@ -129,7 +130,7 @@ impl Meaning {
                     Ok(label) if label > 0 => labels.push(label),
                     _ => {
                         return Err(Problem::new(
-                            format!("--largest {text}: `{word}` is no label"),
+                            format!("--largest {text}: `{word}` is not a label"),
                             "give numbers separated by commas, or `all`, WT, TC, ET",
                         ));
                     }
@@ -157,16 +158,18 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     };
     for text in &options.largest {
         let labels = meaning.union(text)?;
-        postprocessing.steps.push(Step::keep_largest(&labels));
+        postprocessing.steps.push(PostprocessingStep::keep_largest(&labels));
     }
-    let mut rule = |below_voxels: u64| -> anyhow::Result<Step> {
+    let mut rule = |below_voxels: u64| -> anyhow::Result<PostprocessingStep> {
         let label = options.label.map_or_else(|| meaning.parts().map(|p| p.enhancing), Ok)?;
         let with = options.with.map_or_else(|| meaning.parts().map(|p| p.necrosis), Ok)?;
-        Ok(Step::ReplaceSmall { labels: vec![label], below_voxels, with })
+        Ok(PostprocessingStep::ReplaceSmall { labels: vec![label], below_voxels, with })
     };
     let threshold = options.threshold.map(&mut rule).transpose()?;
     if options.search {
-        let Step::ReplaceSmall { labels, .. } = rule(0)? else { unreachable!("the rule is a threshold") };
+        let PostprocessingStep::ReplaceSmall { labels, .. } = rule(0)? else {
+            unreachable!("the rule is a threshold")
+        };
         let search = search(options, &cases, labels[0])?;
         postprocessing.steps.push(rule(search.best)?);
         postprocessing.notes.insert("threshold_search".into(), serde_json::to_value(&search)?);
@@ -231,7 +234,7 @@ fn search(options: &Postprocess, cases: &[(String, PathBuf)], label: u16) -> any
     Ok(search_threshold(&counts?, &thresholds))
 }
 
-/// The value of enhancing tumour that a `dataset.json` beside the references, or above their folder, tells.
+/// The value of enhancing tumour that a `dataset.json` next to the references, or above their folder, tells.
 fn reference_enhancing(folder: &Path) -> anyhow::Result<Option<u16>> {
     let found = Dataset::describing(None, [Some(folder), folder.parent()].into_iter().flatten())?;
     Ok(found.and_then(|found| TumourParts::of(&found.dataset).ok()).map(|p| p.enhancing))
@@ -284,7 +287,7 @@ mod tests {
         assert!(plain.union("WT").is_err());
         let mut plain = Meaning { dataset: None, parts: unknown(), known: vec![] };
         let error = plain.union("core").expect_err("no label").to_string();
-        assert_eq!(error, "--largest core: `core` is no label");
+        assert_eq!(error, "--largest core: `core` is not a label");
     }
 
     #[test]

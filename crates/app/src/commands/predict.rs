@@ -86,7 +86,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
     let observer = |event: Event<'_>| {
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
-            Event::Start { models, matches, ignored, cases, skipped } => {
+            Event::Start { models, matches, ignored, cases, skipped, memory } => {
                 for model in models {
                     ui.say(&describe_model(model));
                     let unused = model.unused_folds();
@@ -111,11 +111,13 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                 }
                 let threads = rayon::current_num_threads();
                 ui.say(&format!(
-                    "{cases} cases{} | device {} | kernels {} | {threads} threads | step {step} | mirroring {mirroring}",
+                    "{cases} cases{} | device {} | {} | kernels {} | {threads} threads | step {step} | mirroring {mirroring}",
                     if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
                     engine.device,
+                    engine.precision,
                     engine.kernels.word(),
                 ));
+                ui.say(&format!("memory of the networks {memory}"));
                 seen.of = cases;
             }
             Event::Case { case, number, of, passes } => {

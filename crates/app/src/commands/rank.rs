@@ -7,7 +7,8 @@ use glioseg_metrics::{Metric, Rule};
 use glioseg_report::{RankOptions, Ranking, Run, rank};
 
 use super::table::{number, p_value, table};
-use super::{Outcome, Problem, print};
+use super::{Outcome, print};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 /// Ranks runs as BraTS does: every case, region and metric gives ranks, which are averaged.

@@ -14,7 +14,8 @@ use glioseg_report::cohort::guess_convention;
 use glioseg_report::page::{ReportCase, ReportInput, ReportRun, read_curves, write_report};
 use glioseg_report::{CohortScores, Run};
 
-use super::{Outcome, Problem};
+use super::Outcome;
+use crate::problem::Problem;
 use crate::ui::{Ui, about};
 
 /// Writes one self-contained HTML file: scores, distributions, ranking, learning curves, and every case with outlined
@@ -156,7 +157,7 @@ fn gather(options: &Report, ui: &Ui) -> anyhow::Result<ReportInput> {
         found.iter().flat_map(|f| f.predictions.keys()).chain(references.keys()).collect();
     ids.sort();
     ids.dedup();
-    // A reference that was not scored is no case of this report, nor is an image without a prediction.
+    // A reference that was not scored is not a case of this report, nor is an image without a prediction.
     let scored: Vec<&str> = found
         .iter()
         .filter_map(|f| f.run.scores.as_ref())
@@ -285,7 +286,7 @@ fn predicted(folder: &Path, options: &Report) -> anyhow::Result<Found> {
     })
 }
 
-/// A `dataset.json` that was named, or lies beside the predictions or in their model.
+/// A `dataset.json` that was named, or lies next to the predictions or in their model.
 fn dataset(options: &Report, found: &[Found]) -> anyhow::Result<Option<Dataset>> {
     let models = |f: &Found| -> Vec<PathBuf> {
         let models = f.run.predicted.iter().flat_map(|p| &p.models);

@@ -11,22 +11,24 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
-use glioseg_plan::{PlanOptions, Plans, RawDataset, preprocessed_folder, results_folder};
+use glioseg_plan::{RawDataset, preprocessed_folder, results_folder};
 use glioseg_train::{
-    EpochRecord, Estimate, Event, FoldChoice, Outcome as End, Places, Settings, Setup, TrainError,
-    TrainOptions, Trained, VALIDATION_FOLDER, begun_settings,
+    EpochRecord, Estimate, Event, FoldChoice, Places, Settings, Setup, TrainError, TrainOptions,
+    TrainOutcome, Trained, VALIDATION_FOLDER, begun_settings,
 };
+use glioseg_workflow::ready;
 use serde_json::json;
 
 use super::dataset::{by, open};
+use super::ready::teller;
 use super::report::{self, Report};
-use super::{Outcome, Problem, interrupt, plan, prep, print};
-use crate::cli::Compute;
+use super::{Outcome, interrupt, print};
+use crate::arguments::Compute;
 use crate::ui::{Ui, duration};
 
 /// Trains one fold of a dataset and validates it.
 ///
-/// What is missing is made first: fingerprint, plans, prepared cases. Ctrl-C saves and stops; --resume goes on, bit for bit as if
+/// What is missing is made first: fingerprint, plans, prepared cases. Ctrl-C saves and stops; --resume continues, bit for bit as if
 /// nothing had happened.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  glioseg train Dataset001_BraTS -c 3d_fullres -f 0\n  \
@@ -37,7 +39,7 @@ use crate::ui::{Ui, duration};
     validation/ with the segmentations of the held-out cases and summary.json.\n\n\
     The networks of the BraTS 2021 winner are presets: bl, bl-l, bl-gn, bl-l-gn, bl-aa; their plans are made by `plan --planner brats21`.\n\
     A preset is a JSON object with settings; `--preset bl --print-settings > my.json` is one to change.\n\n\
-    Exit code: 0 trained and validated, 1 stopped before the end (go on with --resume), 2 could not start or failed.")]
+    Exit code: 0 trained and validated, 1 stopped before the end (continue with --resume), 2 could not start or failed.")]
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Train {
     /// Raw dataset: dataset.json with imagesTr and labelsTr
@@ -51,7 +53,7 @@ pub(crate) struct Train {
     /// Go on where the training was stopped; options that are not given are those of the first run
     #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,
-    /// Begin anew where a training was begun or finished
+    /// Start again where a training was started or finished
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// First weights from another model: a checkpoint, or a model's folder; heads begin at random
@@ -89,7 +91,7 @@ pub(crate) struct How {
     /// Folder with plans and prepared cases [default: as of `glioseg prep`]
     #[arg(long, value_name = "DIR")]
     pub(crate) preprocessed: Option<PathBuf>,
-    /// Folder for the models [default: $nnUNet_results/NAME, nnUNet_results/NAME beside nnUNet_raw, or NAME_results beside the
+    /// Folder for the models [default: $nnUNet_results/NAME, nnUNet_results/NAME next to nnUNet_raw, or NAME_results next to the
     /// dataset]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
@@ -145,7 +147,7 @@ pub(crate) enum OptimiserName {
 
 /// `90s`, `30m`, `8h`, `2d`.
 fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time such as 45m, 8h or 2d");
+    let wrong = || format!("`{text}` is not a duration; write it like 45m, 8h or 2d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1.0,
@@ -260,7 +262,7 @@ fn begun_with(given: &Settings, places: &Places, fold: FoldChoice) -> Option<Set
     begun_settings(&places.results.join(model).join(format!("fold_{fold}")))
 }
 
-/// Plans and prepares what is not there yet; false if it was stopped.
+/// Plans and prepares what does not exist yet; false if it was stopped.
 pub(crate) fn make_ready(
     dataset: &RawDataset,
     places: &Places,
@@ -268,51 +270,8 @@ pub(crate) fn make_ready(
     strict: bool,
     ui: &Ui,
 ) -> anyhow::Result<bool> {
-    let folder = &places.preprocessed;
-    let path = folder.join(format!("{}.json", places.plans));
-    if !path.exists() {
-        let planned = PlanOptions { planner: settings.planner, ..PlanOptions::default() };
-        if places.plans != planned.planner.plans_name() {
-            return Err(Problem::new(
-                format!("there are no plans {}", path.display()),
-                format!(
-                    "make them with `glioseg plan {} --name {}`, or name others with --plans",
-                    places.dataset.display(),
-                    places.plans
-                ),
-            ));
-        }
-        std::fs::create_dir_all(folder).map_err(|e| {
-            let message = format!("cannot make the folder {}: {e}", folder.display());
-            Problem::new(message, "choose another one with --preprocessed")
-        })?;
-        plan::make(dataset, folder, &planned, ui)?;
-    }
-    let plans = Plans::read(&path)?;
-    let plans = settings.apply_to(&plans, &places.configuration)?;
-    let configuration = plans.configuration(&places.configuration)?;
-    let cases = folder.join(&configuration.data_identifier);
-    let summary = prep::prepare(dataset, &plans, &configuration, &cases, false, ui)?;
-    if summary.left == 0 && (summary.prepared > 0 || strict) {
-        let doubtful = prep::warn_of_channels(dataset, &summary, ui);
-        if strict && doubtful > 0 {
-            return Err(Problem::new(
-                format!("the channels of {doubtful} cases do not look like their names"),
-                "mend the files named above, or train without --strict if they are right",
-            ));
-        }
-    }
-    if summary.left > 0 {
-        return Ok(false);
-    }
-    if summary.failed.is_empty() {
-        return Ok(true);
-    }
-    let failed: Vec<&str> = summary.failed.iter().map(|(case, _)| case.as_str()).collect();
-    Err(Problem::new(
-        format!("{} cases could not be prepared: {}", failed.len(), failed.join(", ")),
-        "mend these cases, or take them out of the dataset; `glioseg dataset check` looks for more",
-    ))
+    let stop = interrupt::flag();
+    Ok(ready::make_ready(dataset, places, settings, strict, &stop, &teller(ui))?)
 }
 
 /// Trains one fold and shows what happens.
@@ -332,9 +291,9 @@ pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::R
 
 /// Says how it ended and what comes next.
 pub(crate) fn finish(setup: &Setup, trained: &Trained, ui: &Ui) -> anyhow::Result<Outcome> {
-    if trained.outcome == End::Stopped {
+    if trained.outcome == TrainOutcome::Stopped {
         let saved = trained.checkpoint.as_ref().map(|p| format!(" | {}", p.display())).unwrap_or_default();
-        ui.say(&format!("stopped{saved} | go on with the same command and --resume"));
+        ui.say(&format!("stopped{saved} | continue with the same command and --resume"));
         return Ok(Outcome::SomeFailed);
     }
     if let Some(summary) = &trained.summary {
@@ -364,7 +323,7 @@ fn show(event: Event<'_>, ui: &Ui) {
                 ui.say(&line);
             }
             if let Some((epoch, iteration, path)) = resumed {
-                ui.say(&format!("goes on from epoch {epoch}, iteration {iteration} | {}", path.display()));
+                ui.say(&format!("resumes from epoch {epoch}, iteration {iteration} | {}", path.display()));
             }
         }
         Event::Note(text) => ui.say(&text),

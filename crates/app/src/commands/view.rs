@@ -1,6 +1,6 @@
 //! `glioseg view`: a folder of reports and volumes for the browser on this machine.
 //!
-//! A page opened from the disk may not read the files beside it, so a small server stands in. It serves what reports
+//! A page opened from the disk may not read the files next to it, so a small server stands in. It serves what reports
 //! consist of and nothing else: no hidden file, nothing outside the folder, no other kind of file, and only to who asks
 //! for it by the address it listens on (a foreign page cannot reach it under a name of its own).
 
@@ -14,7 +14,8 @@ use anyhow::Context as _;
 use clap::Args;
 use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
 
-use super::{Outcome, Problem, print};
+use super::{Outcome, print};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 /// Kinds of files that are served, with their media types.
@@ -74,7 +75,7 @@ pub(crate) fn run(options: &View, ui: &Ui) -> anyhow::Result<Outcome> {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Ok(request) = server.recv() {
-                    // A browser that went away is no error.
+                    // A browser that went away is not an error.
                     let _ = answer(request, &folder, address);
                 }
             });
@@ -161,7 +162,7 @@ fn resolve(folder: &Path, path: &str) -> Option<PathBuf> {
     file.starts_with(folder).then_some(file)
 }
 
-/// `%20` and the like become bytes; `None` if that is no text.
+/// `%20` and the like become bytes; `None` if that is not text.
 fn decode(path: &str) -> Option<String> {
     let bytes = path.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -254,7 +255,7 @@ fn head(name: &str, value: &str) -> Header {
 
 fn secure<R: std::io::Read>(response: &mut Response<R>, kind: &str) {
     response.add_header(head("Content-Type", kind));
-    // No other site may read or frame what is served; files change, so they are asked for anew.
+    // No other site may read or frame what is served; files change, so they are asked for again.
     for (name, value) in [
         ("X-Content-Type-Options", "nosniff"),
         ("Cross-Origin-Resource-Policy", "same-origin"),

@@ -121,7 +121,15 @@ impl Header {
             xyzt_units: f.bytes[123],
         };
         let scale = (f.f32(112), f.f32(116));
-        Self::check(path, (1, f.big, single_file), dim, f.i16(70), f.f32(108), scale, f.text(148, 80), forms)
+        Self::check(
+            path,
+            (1, f.big, single_file),
+            dim,
+            f.i16(70),
+            (f.f32(108), scale),
+            f.text(148, 80),
+            forms,
+        )
     }
 
     fn parse_2(path: &Path, f: &Fields, single_file: bool) -> Result<Self, FormatError> {
@@ -139,7 +147,7 @@ impl Header {
         };
         let scale = (f.f64(176), f.f64(184));
         let offset = f.i64(168) as f64;
-        Self::check(path, (2, f.big, single_file), dim, f.i16(12), offset, scale, f.text(240, 80), forms)
+        Self::check(path, (2, f.big, single_file), dim, f.i16(12), (offset, scale), f.text(240, 80), forms)
     }
 
     fn check(
@@ -147,8 +155,7 @@ impl Header {
         (version, big_endian, single_file): (u8, bool, bool),
         dim: [i64; 8],
         datatype: i16,
-        offset: f64,
-        scale: (f64, f64),
+        (offset, scale): (f64, (f64, f64)),
         description: String,
         forms: HeaderForms,
     ) -> Result<Self, FormatError> {
@@ -163,7 +170,7 @@ impl Header {
             return bad_dims(dims, format!("{bad} is not positive"));
         }
         if dims.len() == 1 {
-            return bad_dims(dims, "a single axis is no image".to_owned());
+            return bad_dims(dims, "a single axis is not an image".to_owned());
         }
         let extra: Vec<i64> = dims.iter().skip(3).copied().filter(|&d| d > 1).collect();
         if extra.len() > 1 {

@@ -50,12 +50,12 @@ pub enum EnsembleError {
         second_path: PathBuf,
     },
     /// Nothing says what the outputs mean.
-    #[error("{} has no dataset.json, so that nothing says what the outputs mean", folder.display())]
+    #[error("{} has no dataset.json, so the meaning of its outputs is unknown", folder.display())]
     NoDataset {
         /// The folder.
         folder: PathBuf,
     },
-    /// The file is no npz with probabilities.
+    /// The file is not an npz with probabilities.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
@@ -92,7 +92,7 @@ pub enum EnsembleError {
         second_path: PathBuf,
     },
     /// Neither a label map nor properties tell where the voxels are.
-    #[error("{} has neither a label map nor a .pkl beside it that tells its geometry", path.display())]
+    #[error("{} has neither a label map nor a .pkl next to it that tells its geometry", path.display())]
     NoGeometry {
         /// The npz.
         path: PathBuf,
@@ -165,7 +165,7 @@ impl Diagnose for EnsembleError {
             Self::Versions { .. } => {
                 "the two have other grids and rounding: predict with both models at once, `glioseg predict -m A -m B`".into()
             }
-            Self::NoGeometry { .. } => "put CASE.nii.gz, which prediction writes too, beside CASE.npz".into(),
+            Self::NoGeometry { .. } => "put CASE.nii.gz, which prediction writes too, next to CASE.npz".into(),
             Self::NotFinite { .. } => "predict the case again; a network with damaged weights gives such values".into(),
             Self::OutputIsInput { .. } => "choose another output folder".into(),
             Self::Rules(error) => return error.hint(),

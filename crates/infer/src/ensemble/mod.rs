@@ -107,7 +107,7 @@ pub fn ensemble(
 
 /// Averages the saved probabilities of one case; `dataset` says what the outputs mean.
 ///
-/// For files of v1 the properties beside them tell the painted values where `dataset` has no regions.
+/// For files of v1 the properties next to them tell the painted values where `dataset` has no regions.
 ///
 /// # Errors
 /// [`EnsembleError`] with the file, and both files where two do not fit together.

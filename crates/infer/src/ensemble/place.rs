@@ -1,10 +1,10 @@
-//! Where the voxels of saved probabilities are: from the label map beside them, or nnU-Net's properties.
+//! Where the voxels of saved probabilities are: from the label map next to them, or nnU-Net's properties.
 
 use std::path::Path;
 
 use glioseg_formats::{FormatError, nifti};
 use glioseg_interop::{Value, read_pickle_file};
-use glioseg_volume::crop::{BoundingBox, box_shape};
+use glioseg_volume::crop::{Box3, box_shape};
 use glioseg_volume::{Affine, Geometry};
 
 use super::EnsembleError;
@@ -14,7 +14,7 @@ use super::saved::Version;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Properties {
     /// Voxels of the whole image, z, y, x, and the box that was cut out of it (v1).
-    crop: Option<([usize; 3], BoundingBox)>,
+    crop: Option<([usize; 3], Box3)>,
     /// Spacing, origin and direction of ITK.
     itk: Option<([f64; 3], [f64; 3], [f64; 9])>,
     /// nibabel's affine.
@@ -27,7 +27,7 @@ impl Properties {
     /// Reads `CASE.pkl`; `None` if there is none. An ensemble of v1 writes a list of all models' properties: the first counts.
     ///
     /// # Errors
-    /// [`EnsembleError::Interop`] if it is no pickle, [`EnsembleError::Format`] if it holds something else.
+    /// [`EnsembleError::Interop`] if it is not a pickle, [`EnsembleError::Format`] if it holds something else.
     pub fn beside(npz: &Path) -> Result<Option<Self>, EnsembleError> {
         let path = npz.with_extension("pkl");
         if !path.is_file() {
@@ -62,7 +62,7 @@ impl Properties {
         let bbox = inside("", "crop_bbox").map(whole);
         let crop = size.zip(bbox).and_then(|(size, bbox)| {
             let (pairs, _) = bbox.as_chunks::<2>();
-            Some((<[usize; 3]>::try_from(size).ok()?, <BoundingBox>::try_from(pairs).ok()?))
+            Some((<[usize; 3]>::try_from(size).ok()?, <Box3>::try_from(pairs).ok()?))
         });
         Self {
             crop,
@@ -107,13 +107,13 @@ pub struct SavedPlace {
     /// The image's grid.
     pub geometry: Geometry,
     /// The box, z, y, x.
-    pub bbox: BoundingBox,
+    pub bbox: Box3,
 }
 
 impl SavedPlace {
     /// The place of an array of `shape` (z, y, x) in `npz`.
     ///
-    /// A label map beside it has the image's own header and goes before the properties.
+    /// A label map next to it has the image's own header and goes before the properties.
     ///
     /// # Errors
     /// [`EnsembleError::NoGeometry`] if nothing tells the grid, [`EnsembleError::Format`] if what tells it does not fit the array.

@@ -6,7 +6,7 @@ use std::path::Path;
 use glioseg_formats::atomic;
 use serde_json::{Map, Value, json};
 
-use super::{FILE_NAME, Neighbours, PostprocessError, Postprocessing, Step};
+use super::{FILE_NAME, Neighbours, PostprocessError, Postprocessing, PostprocessingStep};
 
 /// Far more than any list of steps has.
 const MAX_BYTES: u64 = 16 << 20;
@@ -37,7 +37,7 @@ impl Postprocessing {
         let text = std::fs::read(path).map_err(failed)?;
         // Scores of nnU-Net may be NaN.
         let value = glioseg_plan::parse_json(&text, path).map_err(|e| format(e.to_string()))?;
-        let Some(map) = value.as_object() else { return Err(format("it is no JSON object".into())) };
+        let Some(map) = value.as_object() else { return Err(format("it is not a JSON object".into())) };
         let steps = if map.contains_key("steps") {
             own(map)
         } else if map.contains_key("postprocessing_fns") {
@@ -71,16 +71,16 @@ impl Postprocessing {
     }
 }
 
-fn own(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
+fn own(map: &Map<String, Value>) -> Result<Vec<PostprocessingStep>, String> {
     match map.get("version").and_then(Value::as_u64) {
         Some(VERSION) | None => {}
         Some(other) => {
             return Err(format!("it has version {other}, but this program knows version {VERSION}"));
         }
     }
-    let steps: Vec<Step> =
+    let steps: Vec<PostprocessingStep> =
         serde_json::from_value(map["steps"].clone()).map_err(|e| format!("in `steps`: {e}"))?;
-    if steps.iter().any(|s| matches!(s, Step::KeepLargest { labels, .. } | Step::ReplaceSmall { labels, .. } if labels.is_empty())) {
+    if steps.iter().any(|s| matches!(s, PostprocessingStep::KeepLargest { labels, .. } | PostprocessingStep::ReplaceSmall { labels, .. } if labels.is_empty())) {
         return Err("a step has no labels".into());
     }
     Ok(steps)
@@ -90,7 +90,7 @@ fn label(value: &Value) -> Result<u16, String> {
     // nnU-Net's writer may leave floats such as 3.0.
     let whole =
         value.as_u64().or_else(|| value.as_f64().filter(|v| v.fract() == 0.0 && *v >= 0.0).map(|v| v as u64));
-    whole.and_then(|v| u16::try_from(v).ok()).ok_or_else(|| format!("{value} is no label"))
+    whole.and_then(|v| u16::try_from(v).ok()).ok_or_else(|| format!("{value} is not a label"))
 }
 
 /// Label values of a number, a list, or a list of lists.
@@ -105,10 +105,10 @@ fn union(value: &Value) -> Result<Vec<u16>, String> {
 }
 
 /// nnU-Net v2: names of functions, and what each was called with.
-fn version2(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
+fn version2(map: &Map<String, Value>) -> Result<Vec<PostprocessingStep>, String> {
     const KNOWN: &str = "remove_all_but_largest_component_from_segmentation";
     let list =
-        |key: &str| map.get(key).and_then(Value::as_array).ok_or_else(|| format!("`{key}` is no list"));
+        |key: &str| map.get(key).and_then(Value::as_array).ok_or_else(|| format!("`{key}` is not a list"));
     let (functions, arguments) = (list("postprocessing_fns")?, list("postprocessing_kwargs")?);
     if functions.len() != arguments.len() {
         return Err(format!("{} functions, but arguments for {}", functions.len(), arguments.len()));
@@ -122,13 +122,13 @@ fn version2(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
         if arguments.get("background_label").is_some_and(|v| v.as_u64() != Some(0)) {
             return Err("`background_label` is not 0".into());
         }
-        steps.push(Step::keep_largest(&union(labels)?));
+        steps.push(PostprocessingStep::keep_largest(&union(labels)?));
     }
     Ok(steps)
 }
 
 /// nnU-Net v1: classes, or lists of classes that are joined, and the least sizes in mm³ as the text of a Python dict.
-fn version1(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
+fn version1(map: &Map<String, Value>) -> Result<Vec<PostprocessingStep>, String> {
     let classes = match &map["for_which_classes"] {
         Value::Array(classes) => classes.as_slice(),
         Value::Null => &[],
@@ -151,7 +151,7 @@ fn version1(map: &Map<String, Value>) -> Result<Vec<Step>, String> {
                     Some(size.ok_or_else(|| format!("`min_valid_object_sizes` has no entry for {class}"))?)
                 }
             };
-            Ok(Step::KeepLargest { labels, neighbours: Neighbours::Faces, small_below_mm3 })
+            Ok(PostprocessingStep::KeepLargest { labels, neighbours: Neighbours::Faces, small_below_mm3 })
         })
         .collect()
 }
@@ -178,7 +178,7 @@ fn python_sizes(text: &str) -> Result<Vec<(Vec<u16>, f64)>, String> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Vec<Step>, String> {
+    fn read(text: &str) -> Result<Vec<PostprocessingStep>, String> {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(FILE_NAME);
         std::fs::write(&path, text).expect("written");
@@ -190,8 +190,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         assert_eq!(Postprocessing::of_model(dir.path()).expect("no file"), None);
         let mut made = Postprocessing::new(vec![
-            Step::keep_largest(&[1, 2, 3]),
-            Step::ReplaceSmall { labels: vec![3], below_voxels: 200, with: 2 },
+            PostprocessingStep::keep_largest(&[1, 2, 3]),
+            PostprocessingStep::ReplaceSmall { labels: vec![3], below_voxels: 200, with: 2 },
         ]);
         made.notes.insert("why".into(), "because".into());
         made.write(&dir.path().join(FILE_NAME)).expect("written");
@@ -204,9 +204,9 @@ mod tests {
             [{"labels_or_regions": [[1, 2, 3], [2, 3], [3]]}, {"labels_or_regions": [2, 3]}, {"labels_or_regions": 3}],
             "postprocessing_fns": ["remove_all_but_largest_component_from_segmentation",
             "remove_all_but_largest_component_from_segmentation", "remove_all_but_largest_component_from_segmentation"]}"#;
-        let expected = [&[1, 2, 3][..], &[2, 3], &[3]].map(Step::keep_largest);
+        let expected = [&[1, 2, 3][..], &[2, 3], &[3]].map(PostprocessingStep::keep_largest);
         assert_eq!(read(text).expect("version 2"), expected);
-        let v1 = |labels: &[u16], small_below_mm3| Step::KeepLargest {
+        let v1 = |labels: &[u16], small_below_mm3| PostprocessingStep::KeepLargest {
             labels: labels.to_vec(),
             neighbours: Neighbours::Faces,
             small_below_mm3,
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn other_files_are_refused_with_what_they_hold() {
         for (text, part) in [
-            ("[]", "it is no JSON object"),
+            ("[]", "it is not a JSON object"),
             (r#"{"labels": 1}"#, "but labels"),
             (r#"{"steps": [{"shrink": {}}]}"#, "unknown variant `shrink`"),
             (r#"{"steps": [], "version": 9}"#, "it has version 9"),

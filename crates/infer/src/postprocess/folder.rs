@@ -98,7 +98,7 @@ pub fn count_pair(prediction: (&Path, u16), reference: (&Path, u16)) -> Result<S
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Postprocessing, Step};
+    use super::super::{Postprocessing, PostprocessingStep};
     use super::*;
     use glioseg_volume::{Geometry, LabelMap};
 
@@ -114,7 +114,7 @@ mod tests {
         let cases = [save("a.nii.gz", vec![0, 3, 2, 1]), save("b.nii.gz", vec![0, 7, 0, 0])];
         let options = PostprocessOptions {
             rules: OutputRules {
-                postprocessing: Postprocessing::new(vec![Step::ReplaceSmall {
+                postprocessing: Postprocessing::new(vec![PostprocessingStep::ReplaceSmall {
                     labels: vec![3],
                     below_voxels: 2,
                     with: 2,

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
-pub use glioseg_plan::{Neighbours, Step};
+pub use glioseg_plan::{Neighbours, PostprocessingStep};
 use glioseg_volume::LabelMap;
 use thiserror::Error;
 
@@ -43,14 +43,14 @@ pub const FILE_NAME: &str = "postprocessing.json";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Postprocessing {
     /// The steps.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PostprocessingStep>,
     /// What the decision rests on, for people.
     pub notes: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Postprocessing {
     /// Steps without notes.
-    pub fn new(steps: Vec<Step>) -> Self {
+    pub fn new(steps: Vec<PostprocessingStep>) -> Self {
         Self { steps, notes: serde_json::Map::new() }
     }
 
@@ -64,7 +64,7 @@ impl Postprocessing {
     /// # Errors
     /// [`PostprocessError::UnknownLabel`].
     pub fn check(&self, known: &[u16], path: &Path) -> Result<(), PostprocessError> {
-        match self.steps.iter().flat_map(Step::labels).find(|v| !known.contains(v)) {
+        match self.steps.iter().flat_map(PostprocessingStep::labels).find(|v| !known.contains(v)) {
             Some(label) => {
                 Err(PostprocessError::UnknownLabel { path: path.to_owned(), label, known: known.to_vec() })
             }
@@ -85,7 +85,7 @@ pub enum PostprocessError {
         source: std::io::Error,
     },
     /// The file is none of the known forms.
-    #[error("{} is no list of postprocessing steps: {reason}", path.display())]
+    #[error("{} is not a list of postprocessing steps: {reason}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -150,7 +150,7 @@ impl Diagnose for PostprocessError {
         match self {
             Self::Read { .. } => Some("check the path and its permissions".into()),
             Self::Format { path, .. } if path.extension().is_some_and(|e| e == "pkl") => {
-                Some("nnU-Net writes postprocessing.json beside postprocessing.pkl: give that one".into())
+                Some("nnU-Net writes postprocessing.json next to postprocessing.pkl: give that one".into())
             }
             Self::Format { .. } => Some(
                 "give a postprocessing.json of glioseg, of nnU-Net v2 (crossval_results_folds_…) or of nnU-Net v1".into(),
@@ -177,8 +177,11 @@ mod tests {
 
     #[test]
     fn steps_for_strange_labels_are_refused() {
-        let steps =
-            Postprocessing::new(vec![Step::ReplaceSmall { labels: vec![4], below_voxels: 9, with: 1 }]);
+        let steps = Postprocessing::new(vec![PostprocessingStep::ReplaceSmall {
+            labels: vec![4],
+            below_voxels: 9,
+            with: 1,
+        }]);
         let error = steps.check(&[0, 1, 2, 3], Path::new("postprocessing.json")).expect_err("label 4");
         assert_eq!(
             error.to_string(),

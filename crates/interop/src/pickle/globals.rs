@@ -156,7 +156,7 @@ pub(super) fn call(machine: &mut Machine<'_>, global: Global, args: &[Id]) -> Re
                 return Err(machine.malformed("a tensor whose storage is none"));
             };
             let offset = machine.values(&[*offset])?[0].as_usize();
-            let offset = offset.ok_or_else(|| machine.malformed("a tensor's offset that is no size"))?;
+            let offset = offset.ok_or_else(|| machine.malformed("a tensor's offset that is not a size"))?;
             let tensor = TensorRef {
                 storage,
                 offset,
@@ -195,7 +195,7 @@ pub(super) fn set_state(machine: &mut Machine<'_>, object: Id, state: Id) -> Res
         }
         Node::EmptyArray => {
             let Node::Tuple(state) = machine.node(state).clone() else {
-                return Err(machine.malformed("a numpy array whose state is no tuple"));
+                return Err(machine.malformed("a numpy array whose state is not a tuple"));
             };
             let [_version, shape, dtype, fortran, data] = state[..] else {
                 return Err(machine.malformed("a numpy array whose state has not five parts"));
@@ -224,7 +224,7 @@ pub(super) fn set_state(machine: &mut Machine<'_>, object: Id, state: Id) -> Res
 /// The storage that a persistent id names: `("storage", type, key, location, elements[, view])`.
 pub(super) fn storage(machine: &mut Machine<'_>, id: Id) -> Result<StorageRef, PickleError> {
     let Node::Tuple(parts) = machine.node(id).clone() else {
-        return Err(machine.malformed("a persistent id that is no tuple"));
+        return Err(machine.malformed("a persistent id that is not a tuple"));
     };
     let [tag, kind, key, _location, len, rest @ ..] = &parts[..] else {
         return Err(machine.malformed("a persistent id of too few parts"));
@@ -234,7 +234,7 @@ pub(super) fn storage(machine: &mut Machine<'_>, id: Id) -> Result<StorageRef, P
     };
     let values = machine.values(&[*tag, *key, *len])?;
     if values[0].as_str() != Some("storage") {
-        return Err(machine.malformed("a persistent id that is no storage"));
+        return Err(machine.malformed("a persistent id that is not a storage"));
     }
     if machine.values(rest)?.iter().any(|v| *v != Value::None) {
         return Err(machine.malformed("a storage that is a view of another one"));
@@ -277,7 +277,7 @@ fn pairs(machine: &mut Machine<'_>, items: Id) -> Result<Node, PickleError> {
     for item in sequence(machine, &[items])? {
         match machine.node(item) {
             Node::List(pair) | Node::Tuple(pair) if pair.len() == 2 => entries.push((pair[0], pair[1])),
-            _ => return Err(machine.malformed("a dict entry that is no pair")),
+            _ => return Err(machine.malformed("a dict entry that is not a pair")),
         }
     }
     Ok(Node::Dict(entries))
@@ -303,7 +303,7 @@ fn bytes(machine: &mut Machine<'_>, id: Id) -> Result<Vec<u8>, PickleError> {
 fn sizes(machine: &mut Machine<'_>, id: Id) -> Result<Vec<usize>, PickleError> {
     let values = machine.values(&[id])?;
     let sizes: Option<Vec<usize>> = values[0].as_list().and_then(|l| l.iter().map(Value::as_usize).collect());
-    sizes.ok_or_else(|| machine.malformed("a shape that is no tuple of sizes"))
+    sizes.ok_or_else(|| machine.malformed("a shape that is not a tuple of sizes"))
 }
 
 /// An array of the element type at `dtype` from the bytes at `data`.

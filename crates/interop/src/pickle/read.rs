@@ -295,7 +295,7 @@ impl Machine<'_> {
                 let (Node::Leaf(Value::Str(module)), Node::Leaf(Value::Str(name))) =
                     (self.node(module).clone(), self.node(name).clone())
                 else {
-                    return Err(self.malformed("a name that is no text"));
+                    return Err(self.malformed("a name that is not text"));
                 };
                 self.global(&module, &name)
             }
@@ -303,7 +303,7 @@ impl Machine<'_> {
                 let args = self.pop()?;
                 let callee = self.pop()?;
                 let Node::Global(global) = self.node(callee) else {
-                    return Err(self.malformed("a call of something that is no function"));
+                    return Err(self.malformed("a call of something that is not a function"));
                 };
                 let global = *global;
                 let Node::Tuple(args) = self.node(args) else {
@@ -370,7 +370,7 @@ impl Machine<'_> {
         let top = self.top()?;
         match &mut self.nodes[top as usize] {
             Node::List(items) | Node::Set(items) => items.extend(new),
-            _ => return Err(self.malformed("items for something that is no list")),
+            _ => return Err(self.malformed("items for something that is not a list")),
         }
         Ok(())
     }
@@ -379,7 +379,7 @@ impl Machine<'_> {
         let top = self.top()?;
         match &mut self.nodes[top as usize] {
             Node::Dict(pairs) => pairs.extend(new),
-            _ => return Err(self.malformed("entries for something that is no dict")),
+            _ => return Err(self.malformed("entries for something that is not a dict")),
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ impl AxialGradients {
         Self { q: matrix.clone(), kv: vec![0.0; 2 * c * hidden], out: matrix, bias: vec![0.0; c] }
     }
 
-    fn add(&mut self, other: &Part<'_>) {
+    fn add(&mut self, other: &GradientPart<'_>) {
         for (sum, part) in [
             (&mut self.q, &*other.q),
             (&mut self.kv, &*other.kv),
@@ -44,14 +44,14 @@ impl AxialGradients {
 }
 
 /// What one job adds up, in memory that the caller lends.
-struct Part<'a> {
+struct GradientPart<'a> {
     q: &'a mut [f32],
     kv: &'a mut [f32],
     out: &'a mut [f32],
     bias: &'a mut [f32],
 }
 
-impl<'a> Part<'a> {
+impl<'a> GradientPart<'a> {
     fn len(shape: &AxialShape) -> usize {
         4 * shape.channels * shape.hidden() + shape.channels
     }
@@ -65,7 +65,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Bytes of gradients that may exist at the same time, beside one of each; decides how many jobs there are.
+/// Bytes of gradients that may exist at the same time, besides one of each; decides how many jobs there are.
 const MOST_BYTES: usize = 64 << 20;
 /// The most jobs.
 const MOST_JOBS: usize = 32;
@@ -73,13 +73,13 @@ const MOST_JOBS: usize = 32;
 /// Blocks of lines, and jobs that they are given to.
 fn cut(shape: &AxialShape, lanes: usize) -> [usize; 2] {
     let blocks = shape.batch * shape.blocks(lanes);
-    let bytes = size_of::<f32>() * Part::len(shape);
+    let bytes = size_of::<f32>() * GradientPart::len(shape);
     [blocks, (MOST_BYTES / bytes).clamp(2, MOST_JOBS).min(blocks)]
 }
 
 pub(super) fn scratch(shape: &AxialShape, lanes: usize) -> Scratch {
     let [_, jobs] = cut(shape, lanes);
-    Scratch { per_thread: Backward::scratch(shape, lanes), lent: jobs * Part::len(shape) }
+    Scratch { per_thread: Backward::scratch(shape, lanes), lent: jobs * GradientPart::len(shape) }
 }
 
 /// Gradient of [`axial_attention`](super::axial_attention) for the input, stored or added to `grad_input`, and for the parameters.
@@ -110,13 +110,13 @@ pub fn axial_attention_backward(
     let lanes = cpu.lanes();
     let [blocks, jobs] = cut(shape, lanes);
     let result = Shared::new(grad_input);
-    let (parts, _) = split(scratch, jobs * Part::len(shape));
-    let parts: Vec<Part<'_>> = parts
-        .par_chunks_mut(Part::len(shape))
+    let (parts, _) = split(scratch, jobs * GradientPart::len(shape));
+    let parts: Vec<GradientPart<'_>> = parts
+        .par_chunks_mut(GradientPart::len(shape))
         .enumerate()
         .map(|(job, part)| {
             part.fill(0.0);
-            let mut gradients = Part::new(shape, part);
+            let mut gradients = GradientPart::new(shape, part);
             for i in job * blocks / jobs..(job + 1) * blocks / jobs {
                 let block = Block::new(shape, lanes, i);
                 with_scratch(Backward::scratch(shape, lanes), |scratch| {
@@ -155,7 +155,7 @@ struct Backward<'a, 'p> {
     grad: &'a [f32],
     output: AxialOutput<'a>,
     result: Shared<'a, f32>,
-    gradients: &'a mut Part<'p>,
+    gradients: &'a mut GradientPart<'p>,
     scratch: &'a mut [f32],
 }
 
@@ -219,7 +219,7 @@ impl Kernel for Backward<'_, '_> {
             // dq(i, p) = Σ_r k(i, r) d_score(p, r); dk(i, r) = Σ_p q(i, p) d_score(p, r)
             multiply_lines(isa, Lines::rows(k, t), Lines::rows(d_score, t), dq, (t, 1), [e, t, t]);
             multiply_lines(isa, Lines::rows(q, t), Lines::columns(d_score, t), dk, (t, 1), [e, t, t]);
-            let Part { q, kv, .. } = &mut *gradients;
+            let GradientPart { q, kv, .. } = &mut *gradients;
             for (which, d) in d_projected.chunks_exact(e * n).enumerate() {
                 let rows = Factor { values: heads.rows(which), row: 1, column: c };
                 multiply(isa, rows, d, dx, [c, e, n], true);

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::buffer::{Shared, Storage};
 use crate::conv3d::direct::{self, Direct, pack_weights};
-use crate::conv3d::{Algorithm, ConvShape, PackedConv, Part, Target, WeightView, conv3d};
+use crate::conv3d::{Algorithm, ConvShape, OutputPart, PackedConv, Target, WeightView, conv3d};
 use crate::isa::Cpu;
 use crate::scratch::{Scratch, split};
 use crate::source::{Source, Window};
@@ -81,7 +81,7 @@ fn phase_call(
     shape: &ConvShape,
     remainder: [usize; 3],
     taps: [usize; 3],
-) -> Option<(ConvShape, Part, [usize; 3])> {
+) -> Option<(ConvShape, OutputPart, [usize; 3])> {
     let axes: [_; 3] = std::array::from_fn(|a| phase_axis(shape, remainder, a));
     let count = axes.map(|(_, _, count)| count);
     if count.contains(&0) {
@@ -96,7 +96,7 @@ fn phase_call(
         stride: [1; 3],
         padding: [0; 3],
     };
-    let part = Part {
+    let part = OutputPart {
         output: count,
         // The padding is not the same on both sides.
         origin: std::array::from_fn(|a| axes[a].0 as isize - (taps[a] as isize - 1)),

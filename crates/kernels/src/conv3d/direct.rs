@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::pack::{pack_row, split_phases, zero_range};
-use super::{ConvShape, Part, Target, WeightView};
+use super::{ConvShape, OutputPart, Target, WeightView};
 use crate::buffer::{Buffer, Shared, Storage, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::scratch::Scratch;
@@ -139,7 +139,7 @@ pub(crate) fn scratch(shape: &ConvShape, output: [usize; 3], lanes: usize) -> Sc
 pub(crate) struct Direct<'a> {
     pub(crate) cpu: Cpu,
     pub(crate) shape: &'a ConvShape,
-    pub(crate) part: Part,
+    pub(crate) part: OutputPart,
     pub(crate) sources: &'a [Window<'a>],
     pub(crate) weights: &'a [f32],
     pub(crate) bias: Option<&'a [f32]>,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::direct::{CO_BLOCK, PackedRows, accumulate};
 use super::pack::pack_row;
-use super::{ConvShape, Part, Target};
+use super::{ConvShape, OutputPart, Target};
 use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Cpu, Isa, Kernel};
 use crate::scratch::{Scratch, split};
@@ -50,7 +50,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(shape: &ConvShape, part: &Part, lanes: usize) -> Self {
+    fn new(shape: &ConvShape, part: &OutputPart, lanes: usize) -> Self {
         let panel = PANEL * lanes;
         let voxels: usize = part.output.iter().product();
         let panels = voxels.div_ceil(panel);
@@ -65,7 +65,7 @@ impl Cut {
     }
 
     /// Values of a padded channel with what is read behind it, and of a row of the matrix with what is written behind it.
-    fn lengths(&self, shape: &ConvShape, part: &Part, lanes: usize) -> [usize; 2] {
+    fn lengths(&self, shape: &ConvShape, part: &OutputPart, lanes: usize) -> [usize; 2] {
         [span(shape, part).iter().product::<usize>() + 2 * lanes, self.panels * self.panel + lanes]
     }
 
@@ -76,12 +76,12 @@ impl Cut {
 }
 
 /// Input voxels per axis that the outputs' taps span.
-fn span(shape: &ConvShape, part: &Part) -> [usize; 3] {
+fn span(shape: &ConvShape, part: &OutputPart) -> [usize; 3] {
     std::array::from_fn(|a| (part.output[a] - 1) * shape.stride[a] + shape.kernel[a])
 }
 
 /// What a call takes: every thread the rows that it makes, the caller's memory the matrix.
-pub(super) fn scratch(shape: &ConvShape, part: &Part, lanes: usize) -> Scratch {
+pub(super) fn scratch(shape: &ConvShape, part: &OutputPart, lanes: usize) -> Scratch {
     let cut = Cut::new(shape, part, lanes);
     Scratch { per_thread: cut.lengths(shape, part, lanes).iter().sum(), lent: cut.matrix_len(shape) }
 }
@@ -90,7 +90,7 @@ pub(super) fn scratch(shape: &ConvShape, part: &Part, lanes: usize) -> Scratch {
 pub(super) struct Gemm<'a> {
     pub(super) cpu: Cpu,
     pub(super) shape: &'a ConvShape,
-    pub(super) part: Part,
+    pub(super) part: OutputPart,
     pub(super) sources: &'a [Window<'a>],
     pub(super) weights: &'a [f32],
     pub(super) bias: Option<&'a [f32]>,

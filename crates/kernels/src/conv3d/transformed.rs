@@ -7,8 +7,9 @@
 
 use rayon::prelude::*;
 
+use super::cut::{CO_BLOCK, GROUPS};
 use super::frequencies::{FREQ, weight_frequencies};
-use super::winograd::{CO_BLOCK, GROUPS, deep};
+use super::winograd::deep;
 use super::{ConvShape, WeightView};
 use crate::buffer::{Buffer, Shared, Storage};
 use crate::isa::{Cpu, Isa, Kernel};

@@ -40,7 +40,7 @@ impl Rule {
     pub const ALL: [Self; 5] =
         [Self::NnUnet, Self::Brats2021, Self::Brats2023(Challenge::Gli), Self::Brats2026, Self::Extra];
 
-    /// As on the command line and beside every number.
+    /// As on the command line and next to every number.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NnUnet => "nnunet",
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(names("brats2021, nnunet,brats2021"), ["brats2021", "nnunet"]);
         assert_eq!(names("all"), ["nnunet", "brats2021", "brats2023", "brats2026", "extra"]);
         let error = Rule::parse_list("nnunet,brats2022").expect_err("no such rule");
-        assert!(error.to_string().contains("`brats2022`; there are nnunet, brats2021"), "{error}");
+        assert!(error.to_string().contains("`brats2022`; rules: nnunet, brats2021"), "{error}");
         for rule in Rule::every() {
             assert_eq!(rule.name().parse::<Rule>().expect("its own name"), rule);
         }

@@ -10,7 +10,7 @@
 //! entry is missing because another program wrote the file, the same JSON is taken from the file of that name ending
 //! in `.json`, if there is one: `checkpoint_final.json` for `checkpoint_final.safetensors`.
 //!
-//! A training that can go on also keeps what its optimiser needs, under names that begin with `optimizer.`; they are no
+//! A training that can continue also keeps what its optimiser needs, under names that begin with `optimizer.`; they are no
 //! weights, and loading weights passes them over.
 
 mod safetensors;
@@ -71,23 +71,23 @@ pub struct Metadata {
     pub plans: Option<Json>,
     /// The dataset description.
     pub dataset_json: Option<Json>,
-    /// Where a training that goes on stands; in files of this program only.
+    /// Where a training that continues stands; in files of this program only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub training: Option<Json>,
 }
 
 /// Where a tensor's values are.
 #[derive(Debug, Clone)]
-enum Place {
+enum TensorPlace {
     Torch(Arc<TensorRef>),
     Flat { start: u64, dtype: TensorType, shape: Vec<usize> },
 }
 
-impl Place {
+impl TensorPlace {
     fn shape(&self) -> &[usize] {
         match self {
-            Place::Torch(tensor) => &tensor.shape,
-            Place::Flat { shape, .. } => shape,
+            TensorPlace::Torch(tensor) => &tensor.shape,
+            TensorPlace::Flat { shape, .. } => shape,
         }
     }
 }
@@ -114,10 +114,10 @@ pub struct Checkpoint {
     path: PathBuf,
     kind: CheckpointKind,
     metadata: Metadata,
-    tensors: Vec<(String, Place)>,
+    tensors: Vec<(String, TensorPlace)>,
     index: HashMap<String, usize>,
     /// What an optimiser keeps, in our own files.
-    state: Vec<(String, Place)>,
+    state: Vec<(String, TensorPlace)>,
     /// Hash of all values, in our own files.
     hash: Option<String>,
     container: Container,
@@ -161,7 +161,7 @@ impl Checkpoint {
         path: PathBuf,
         kind: CheckpointKind,
         metadata: Metadata,
-        tensors: Vec<(String, Place)>,
+        tensors: Vec<(String, TensorPlace)>,
         container: Container,
     ) -> Self {
         let index = tensors.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
@@ -243,10 +243,10 @@ impl Checkpoint {
         self.read_place(&self.tensors[i].1)
     }
 
-    fn read_place(&self, place: &Place) -> Result<Vec<f32>, NetError> {
+    fn read_place(&self, place: &TensorPlace) -> Result<Vec<f32>, NetError> {
         match (place, &self.container) {
-            (Place::Torch(tensor), Container::Torch(torch)) => Ok(torch.read(tensor)?),
-            (Place::Flat { start, dtype, shape }, Container::Flat(file)) => {
+            (TensorPlace::Torch(tensor), Container::Torch(torch)) => Ok(torch.read(tensor)?),
+            (TensorPlace::Flat { start, dtype, shape }, Container::Flat(file)) => {
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 safetensors::read(&mut file, *start, *dtype, shape.iter().product())
                     .map_err(|source| NetError::Io { path: self.path.clone(), source })
@@ -272,7 +272,7 @@ impl Checkpoint {
     /// [`NetError::Damaged`] if a value has changed since the file was written; [`NetError::Io`].
     pub fn verify(&self) -> Result<(), NetError> {
         let Some(expected) = &self.hash else { return Ok(()) };
-        let mut tensors: Vec<&(String, Place)> = self.tensors.iter().chain(&self.state).collect();
+        let mut tensors: Vec<&(String, TensorPlace)> = self.tensors.iter().chain(&self.state).collect();
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let mut hasher = Sha256::new();
         for (name, place) in tensors {
@@ -324,7 +324,7 @@ impl Checkpoint {
     /// Whether two weights are the same block of the file.
     pub(crate) fn same_place(&self, a: &str, b: &str) -> bool {
         let place = |name: &str| self.index.get(name).map(|&i| &self.tensors[i].1);
-        matches!((place(a), place(b)), (Some(Place::Torch(a)), Some(Place::Torch(b))) if a == b)
+        matches!((place(a), place(b)), (Some(TensorPlace::Torch(a)), Some(TensorPlace::Torch(b))) if a == b)
     }
 
     /// Which training made the weights, in words.
@@ -339,7 +339,7 @@ impl Checkpoint {
     }
 }
 
-/// What nnU-Net v2 puts beside the weights.
+/// What nnU-Net v2 puts next to the weights.
 ///
 /// # Source
 /// `nnUNetTrainer.save_checkpoint`.
@@ -362,7 +362,7 @@ fn v2_metadata(value: &Value) -> Metadata {
     }
 }
 
-/// What nnU-Net v1 puts beside the weights, most of it in a second file.
+/// What nnU-Net v1 puts next to the weights, most of it in a second file.
 ///
 /// # Source
 /// `NetworkTrainer.save_checkpoint`, `nnUNetTrainer.save_checkpoint`.
@@ -382,13 +382,13 @@ fn v1_metadata(path: &Path, value: &Value) -> Result<Metadata, NetError> {
 }
 
 /// Every tensor of a state dict, with its name.
-fn state_dict(weights: &Value) -> Vec<(String, Place)> {
+fn state_dict(weights: &Value) -> Vec<(String, TensorPlace)> {
     let entries = weights.as_dict().unwrap_or_default();
     entries
         .iter()
         .filter_map(|(k, v)| match (k, v) {
             (Value::Str(name), Value::Tensor(tensor)) => {
-                Some((name.to_string(), Place::Torch(tensor.clone())))
+                Some((name.to_string(), TensorPlace::Torch(tensor.clone())))
             }
             _ => None,
         })

@@ -10,7 +10,7 @@ use glioseg_interop::TensorType;
 use safetensors::{Dtype, View};
 use sha2::{Digest, Sha256};
 
-use super::{Metadata, Place, hexadecimal};
+use super::{Metadata, TensorPlace, hexadecimal};
 use crate::optimiser::Optimiser;
 use crate::{NetError, Parameters};
 
@@ -23,13 +23,13 @@ const MAX_HEADER: u64 = 100_000_000;
 
 /// What a header tells.
 pub(super) struct Header {
-    pub(super) tensors: Vec<(String, Place)>,
+    pub(super) tensors: Vec<(String, TensorPlace)>,
     pub(super) metadata: Metadata,
     /// Hash of all values, where there is one.
     pub(super) hash: Option<String>,
 }
 
-/// Opens the file; the metadata are those of the header or of the JSON beside it.
+/// Opens the file; the metadata are those of the header or of the JSON next to it.
 pub(super) fn open(path: &Path, mut file: File, bytes: u64) -> Result<Header, NetError> {
     let damaged = |what: String| NetError::Damaged { path: path.to_owned(), what };
     let truncated = |what: &str| NetError::Truncated { path: path.to_owned(), bytes, what: what.into() };
@@ -59,7 +59,7 @@ pub(super) fn open(path: &Path, mut file: File, bytes: u64) -> Result<Header, Ne
             damaged(format!("tensor `{name}` of type {:?}, which is not supported", info.dtype))
         })?;
         let place =
-            Place::Flat { start: start + info.data_offsets.0 as u64, dtype, shape: info.shape.clone() };
+            TensorPlace::Flat { start: start + info.data_offsets.0 as u64, dtype, shape: info.shape.clone() };
         tensors.push((name, place));
     }
     let mut hash = None;
@@ -166,7 +166,7 @@ fn write(
         .and_then(|()| File::options().write(true).open(&temporary)?.sync_all())
         .and_then(|()| std::fs::rename(&temporary, path));
     if let Err(source) = written {
-        // What is left of the failed attempt; its absence is no error.
+        // What is left of the failed attempt; its absence is not an error.
         let _ = std::fs::remove_file(&temporary);
         return Err(io(source));
     }

@@ -9,7 +9,7 @@ use super::{
     Meeting, Mode, Norm, ParameterId, Pool, Program, Step, Up, UpBlock,
 };
 use crate::NetError;
-use crate::parameters::{Initial, ParameterShape};
+use crate::shapes::{Initial, ParameterShape};
 use crate::spec::{AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec};
 
 impl Program {

@@ -2,6 +2,7 @@
 
 use super::{Attention, Conv, MapId, Mode, ParameterId, Program, Step};
 use crate::NetError;
+use crate::shapes::ParameterShape;
 use crate::spec::NetworkSpec;
 
 impl Program {
@@ -44,7 +45,7 @@ impl Program {
 
     /// Number of trainable values.
     pub fn num_parameters(&self) -> usize {
-        self.parameters.iter().filter(|p| p.trained).map(crate::ParameterShape::len).sum()
+        self.parameters.iter().filter(|p| p.trained).map(ParameterShape::len).sum()
     }
 }
 
@@ -65,7 +66,7 @@ impl NetworkSpec {
     /// # Errors
     /// [`NetError::Spec`] if the description contradicts itself.
     pub fn num_parameters(&self) -> Result<usize, NetError> {
-        Ok(self.parameters()?.iter().filter(|p| p.trained).map(crate::ParameterShape::len).sum())
+        Ok(self.parameters()?.iter().filter(|p| p.trained).map(ParameterShape::len).sum())
     }
 }
 

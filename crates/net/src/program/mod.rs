@@ -14,7 +14,8 @@ mod names;
 
 use std::sync::Arc;
 
-use crate::parameters::ParameterShape;
+pub use crate::shapes::ParameterId;
+use crate::shapes::ParameterShape;
 use crate::spec::NormSpec;
 
 pub use lifetimes::{BufferId, Lifetimes, Placement};
@@ -22,10 +23,6 @@ pub use lifetimes::{BufferId, Lifetimes, Placement};
 /// A map of a program: its place in [`Program::maps`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MapId(pub usize);
-
-/// A parameter of a program: its place in [`Program::parameters`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ParameterId(pub usize);
 
 /// Size of a feature map; the batch is the program's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -223,7 +223,7 @@ fn decide(
         (Some(_), Some(_)) if edition.is_dashed() => Convention::Brats1234,
         (Some(three), Some(four)) => {
             if seen.iter().any(|s| s.has(3) && s.has(4)) {
-                let reason = format!("{edition} has no label 3 beside 4");
+                let reason = format!("{edition} has no label 3 next to 4");
                 return Err(unclear(&three.path, reason));
             }
             return Err(PlanError::MixedCohort {

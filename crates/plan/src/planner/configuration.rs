@@ -153,7 +153,8 @@ pub(super) fn plan_configuration(
     let most = (dataset_voxels * constants.dataset_share / patch_voxels).round_ties_even();
     let batch = batch.min(most).max(MIN_BATCH);
     let features = features(topology.stages());
-    let json = json(setting, name, spacing_mm, median_json, batch as u64, &topology, &features, &constants);
+    let json =
+        json(setting, name, (spacing_mm, median_json), batch as u64, (&topology, &features), &constants);
     Ok(Found { json, patch: topology.patch })
 }
 
@@ -170,7 +171,7 @@ fn initial_patch(spacing_mm: &[f64], median_shape: &[f64]) -> Vec<f64> {
     (0..spacing_mm.len()).map(size).collect()
 }
 
-/// The axis along which the patch is largest beside the images; the last of equal ones.
+/// The axis along which the patch is largest besides the images; the last of equal ones.
 fn widest_axis(patch: &[usize], median_shape: &[f64]) -> usize {
     let ratio = |a: usize| patch[a] as f64 / median_shape[a];
     (1..patch.len()).fold(0, |widest, a| if ratio(a) >= ratio(widest) { a } else { widest })
@@ -179,11 +180,9 @@ fn widest_axis(patch: &[usize], median_shape: &[f64]) -> usize {
 fn json(
     setting: &Setting<'_>,
     name: &str,
-    spacing_mm: &[f64],
-    median_json: &[Value],
+    (spacing_mm, median_json): (&[f64], &[Value]),
     batch: u64,
-    topology: &Topology,
-    features: &[usize],
+    (topology, features): (&Topology, &[usize]),
     constants: &Constants,
 ) -> Map<String, Value> {
     let dim = spacing_mm.len();

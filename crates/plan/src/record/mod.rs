@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::number::float;
-use crate::{OutputLabels, PlanError, Step, read_json};
+use crate::{OutputLabels, PlanError, PostprocessingStep, read_json};
 pub use channels::{ChannelCheck, ChannelTest, Doubt, TestKind};
 
 /// The whole record of an output folder.
@@ -76,14 +76,21 @@ pub struct Settings {
     pub accumulation: String,
     /// What computed.
     pub device: String,
+    /// How exact it computed; records of earlier versions, which knew single precision only, do not say it.
+    #[serde(default = "single_precision")]
+    pub precision: String,
     /// How convolutions were computed.
     pub kernels: String,
     /// Threads that computed.
     pub threads: usize,
     /// Steps on the label maps.
-    pub postprocessing: Vec<Step>,
+    pub postprocessing: Vec<PostprocessingStep>,
     /// Which label values were written.
     pub labels: OutputLabels,
+}
+
+fn single_precision() -> String {
+    "f32".to_owned()
 }
 
 /// What became of a case.
@@ -270,7 +277,7 @@ impl Record {
     /// Reads one record.
     ///
     /// # Errors
-    /// [`PlanError`] if the file is no JSON, [`PlanError::Record`] if it holds something else.
+    /// [`PlanError`] if the file is not JSON, [`PlanError::Record`] if it holds something else.
     pub fn read_file(path: &Path) -> Result<Self, PlanError> {
         serde_json::from_value(read_json(path)?)
             .map_err(|e| PlanError::Record { path: path.to_owned(), reason: e.to_string() })
@@ -337,7 +344,7 @@ mod tests {
     #[test]
     fn records_of_parts_are_joined_and_unknown_fields_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Record::read(folder.path()).expect("no record is no error"), None);
+        assert_eq!(Record::read(folder.path()).expect("no record is not an error"), None);
         let write =
             |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writable");
         write("predict_part2of2.json", r#"{"cases": [{"case": "a", "status": "failed", "error": "no"}]}"#);
@@ -358,7 +365,7 @@ mod tests {
         assert!(b.uncertainty.as_ref().is_some_and(|u| u.regions[0].score.is_nan()));
         write("predict.json", r#"{"cases": [{"no": "name"}]}"#);
         let error = Record::read(folder.path()).expect_err("no record");
-        assert!(error.to_string().contains("predict.json is no record of predictions"), "{error}");
+        assert!(error.to_string().contains("predict.json is not a record of predictions"), "{error}");
         assert!(error.hint().expect("a hint").contains("remove a predict.json of another program"));
     }
 }

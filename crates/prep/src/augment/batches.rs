@@ -26,7 +26,7 @@ pub struct BatchOptions {
     pub seed: u64,
     /// Batches per epoch.
     pub iterations_per_epoch: u64,
-    /// Epoch and iteration of the first batch: 0 and 0, or where a training goes on.
+    /// Epoch and iteration of the first batch: 0 and 0, or where a training continues.
     pub start: (u64, u64),
     /// Threads.
     pub threads: usize,

@@ -66,7 +66,7 @@ pub enum AugmentError {
         must: &'static str,
     },
     /// No augmentation has this name.
-    #[error("there is no augmentation `{given}`; valid are {}", super::Augmentation::WORDS.join(", "))]
+    #[error("unknown augmentation `{given}`; augmentations: {}", super::Augmentation::WORDS.join(", "))]
     UnknownAugmentation {
         /// What was asked for.
         given: String,

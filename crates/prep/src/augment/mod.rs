@@ -50,7 +50,7 @@ pub use local::{
 };
 pub use low_resolution::{LowResolution, LowResolutionFlavour, LowResolutionParams};
 pub use patch::{Layout, Patch, Source};
-pub use pipeline::{Augmented, Op, Params, Pipeline, PipelineParams, Step};
+pub use pipeline::{AugmentStep, Augmented, Op, Params, Pipeline, PipelineParams};
 pub use presets::{Augmentation, PipelineOptions};
 pub use random::{Draw, PatchRng};
 pub use sampler::{CaseError, Cases, ClassSummary, Demand, Oversampling, choose_corner, corner_range};

@@ -23,7 +23,7 @@ use super::{Layout, Patch, Source};
 
 /// An operation that runs with some probability.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Step {
+pub struct AugmentStep {
     /// Probability per patch.
     pub p: f64,
     /// The operation.
@@ -47,7 +47,7 @@ macro_rules! operations {
             /// [`RemoveComponent`].
             RemoveComponent(RemoveComponent),
             /// One of these, all as likely; it then runs with its own probability.
-            OneOf(Vec<Step>),
+            OneOf(Vec<AugmentStep>),
         }
 
         /// What an operation drew.
@@ -130,7 +130,7 @@ operations! {
     Sharpen(Sharpen => SharpenParams),
 }
 
-impl Step {
+impl AugmentStep {
     fn sample(&self, layout: &Layout, rng: &mut PatchRng) -> Option<Params> {
         if rng.chance(self.p) { self.op.sample(layout, rng) } else { None }
     }
@@ -148,7 +148,7 @@ pub struct Pipeline {
     /// Cuts the final patch from the enlarged one.
     pub spatial: Spatial,
     /// What follows, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<AugmentStep>,
     /// What becomes of the segmentation at the end.
     pub targets: TargetOptions,
 }
@@ -206,8 +206,8 @@ impl Pipeline {
 }
 
 /// Shorthand for the lists of [`super::presets`].
-pub(super) fn step(p: f64, op: Op) -> Step {
-    Step { p, op }
+pub(super) fn step(p: f64, op: Op) -> AugmentStep {
+    AugmentStep { p, op }
 }
 
 pub(super) fn torch_blur(low: f64, high: f64, per_axis: bool) -> Op {

@@ -7,7 +7,7 @@ use super::flips::{Mirror, Rot90, Transpose, exchangeable_axes};
 use super::intensity::{AdditiveBrightness, Brightness, Contrast, Gamma, GammaFlavour, GaussianNoise};
 use super::local::{BlankRectangles, BrightnessGradient, LocalGamma};
 use super::low_resolution::{LowResolution, LowResolutionFlavour};
-use super::pipeline::{Op, Pipeline, Step, step, torch_blur};
+use super::pipeline::{AugmentStep, Op, Pipeline, step, torch_blur};
 use super::spatial::{Elastic, Spatial, SpatialFlavour, enlarged_patch};
 use super::target::{MaskOutside, TargetOptions};
 use super::{AugmentError, Draw, Layout};
@@ -100,7 +100,12 @@ impl Augmentation {
     }
 }
 
-fn assemble(options: &PipelineOptions, enlarged: [usize; 3], spatial: Spatial, steps: Vec<Step>) -> Pipeline {
+fn assemble(
+    options: &PipelineOptions,
+    enlarged: [usize; 3],
+    spatial: Spatial,
+    steps: Vec<AugmentStep>,
+) -> Pipeline {
     Pipeline {
         layout: layout(options),
         enlarged,
@@ -115,7 +120,7 @@ fn layout(options: &PipelineOptions) -> Layout {
     Layout { channels: options.channels, shape: options.patch, planar: options.planar }
 }
 
-fn mirror(options: &PipelineOptions) -> Step {
+fn mirror(options: &PipelineOptions) -> AugmentStep {
     step(1.0, Op::Mirror(Mirror { axes: layout(options).axes().collect() }))
 }
 
@@ -129,7 +134,7 @@ fn v2_enlarged(options: &PipelineOptions, geometry: &Geometry, smallest_scale: f
 }
 
 /// Masking, label -1 and the previous stage; `p_label` is the probability per label of spoiling the latter.
-fn finish(options: &PipelineOptions, augment_previous_stage: Option<f64>) -> Vec<Step> {
+fn finish(options: &PipelineOptions, augment_previous_stage: Option<f64>) -> Vec<AugmentStep> {
     let mut steps = Vec::new();
     if options.mask_channels.contains(&true) {
         steps.push(step(1.0, Op::MaskOutside(MaskOutside { channels: options.mask_channels.clone() })));
@@ -513,6 +518,6 @@ mod tests {
             assert_eq!(word.parse::<Augmentation>().expect("known").word(), word);
         }
         let error = "da6".parse::<Augmentation>().expect_err("unknown");
-        assert_eq!(error.to_string(), "there is no augmentation `da6`; valid are default, da5, da4, none");
+        assert_eq!(error.to_string(), "unknown augmentation `da6`; augmentations: default, da5, da4, none");
     }
 }

@@ -7,7 +7,7 @@ const HORIZON: usize = 16;
 /// Rows that are filtered side by side along x.
 const ROWS: usize = 16;
 
-/// Turns voxels into spline coefficients in place; the image goes on mirrored beyond its edges.
+/// Turns voxels into spline coefficients in place; the image continues mirrored beyond its edges.
 ///
 /// # Source
 /// `scipy.ndimage.spline_filter` with `mode='mirror'`.

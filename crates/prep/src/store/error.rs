@@ -25,8 +25,8 @@ pub enum StoreError {
         /// Why.
         source: Box<PrepError>,
     },
-    /// A file that is no stored case, or a damaged one.
-    #[error("{} is no usable prepared case: {reason}", path.display())]
+    /// A file that is not a stored case, or a damaged one.
+    #[error("{} is not a usable prepared case: {reason}", path.display())]
     Format {
         /// The file.
         path: PathBuf,

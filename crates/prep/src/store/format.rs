@@ -16,6 +16,7 @@
 
 use super::StoreError;
 use crate::{CaseProperties, TrainingCase};
+use glioseg_volume::crop::Box3;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::path::Path;
@@ -43,7 +44,7 @@ pub struct StoredProperties {
     /// Voxels of the whole image.
     pub shape_before_cropping: [usize; 3],
     /// The non-zero box, `[low, high)`.
-    pub bbox_used_for_cropping: [[usize; 2]; 3],
+    pub bbox_used_for_cropping: Box3,
     /// Voxels of the box.
     pub shape_after_cropping_and_before_resampling: [usize; 3],
     /// Spacing of the image in mm.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// What became of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CaseOutcome {
     /// It was preprocessed and written.
     Prepared,
     /// It was finished before, from the same files and plans.
@@ -35,7 +35,7 @@ pub struct CaseDone<'a> {
     /// Its name.
     pub case: &'a str,
     /// What became of it.
-    pub result: Result<Outcome, &'a StoreError>,
+    pub result: Result<CaseOutcome, &'a StoreError>,
     /// How long it took.
     pub time: Duration,
 }
@@ -73,7 +73,7 @@ pub fn case_path(folder: &Path, case: &str) -> PathBuf {
 
 /// Preprocesses every case of a dataset into `folder`, several at once as memory allows.
 ///
-/// A case that is there already is kept if plans, labels and files are still those it was made from. A case that fails does not stop the others. `observer` is told of every case that is done.
+/// A case that already exists is kept if plans, labels and files are still those it was made from. A case that fails does not stop the others. `observer` is told of every case that is done.
 ///
 /// # Errors
 /// [`StoreError::DiskFull`] at the first case that finds no space (finished cases stay), errors of making `folder`.
@@ -137,7 +137,7 @@ fn prepare_with(
             match result {
                 None => summary.left += 1,
                 Some(Ok((outcome, stored))) => {
-                    summary.prepared += usize::from(outcome == Outcome::Prepared);
+                    summary.prepared += usize::from(outcome == CaseOutcome::Prepared);
                     summary.cases.push(stored);
                 }
                 Some(Err(error)) => match error.disk_full() {
@@ -169,22 +169,22 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Prepares a case unless it is there already.
+    /// Prepares a case unless it already exists.
     fn case(
         &self,
         case: &RawCase,
         path: &Path,
         overwrite: bool,
-    ) -> Result<(Outcome, StoredCase), StoreError> {
+    ) -> Result<(CaseOutcome, StoredCase), StoreError> {
         let files: Vec<&Path> = case.images.iter().chain([&case.labels]).map(PathBuf::as_path).collect();
-        // A file that cannot be used, whatever the reason, is made anew.
+        // A file that cannot be used, whatever the reason, is made again.
         if !overwrite
             && let Ok(stored) = StoredCase::open(path)
             && stored.header().case == case.name
             && stored.header().plan_hash == self.hash
             && unchanged(&stored.header().sources, &files)
         {
-            return Ok((Outcome::Kept, stored));
+            return Ok((CaseOutcome::Kept, stored));
         }
         let sources = files.iter().map(|file| source(file)).collect::<Result<Vec<_>, _>>()?;
         let (volume, labels) = case.read(&self.dataset.description)?;
@@ -196,7 +196,7 @@ impl Work<'_> {
         let header = Header::of(&case.name, &self.hash, sources, &prepared);
         (self.write)(path, &header, &prepared)?;
         drop(prepared);
-        Ok((Outcome::Prepared, StoredCase::open(path)?))
+        Ok((CaseOutcome::Prepared, StoredCase::open(path)?))
     }
 
     /// Bytes that a case needs at most while it is prepared; 0 if its headers cannot be read.
@@ -459,7 +459,7 @@ mod tests {
         assert_eq!(run(&dataset, &configuration, false).prepared, 0);
         assert_eq!(run(&dataset, &configuration, true).prepared, 3);
 
-        // The same content with another time is no change, other content of the same size is one.
+        // The same content with another time is not a change, other content of the same size is one.
         let image = raw.path().join("imagesTr/c1_0000.nii.gz");
         let bytes = fs::read(&image).expect("an image");
         fs::write(&image, &bytes).expect("written");
@@ -478,7 +478,7 @@ mod tests {
         other.raw.insert("spacing".to_owned(), json!([2.0, 2.0, 2.0]));
         assert_eq!(run(&dataset, &other, false).prepared, 3);
 
-        // A damaged file is made anew, one that is no longer in the dataset goes.
+        // A damaged file is made again, one that is no longer in the dataset goes.
         let path = case_path(out.path(), "c0");
         let half = fs::read(&path).expect("a case");
         fs::write(&path, &half[..half.len() / 2]).expect("written");

@@ -74,7 +74,7 @@ impl StoredCase {
         if found == needed {
             return Ok(());
         }
-        let reason = format!("it has {found} bytes, its header asks for {needed}");
+        let reason = format!("it has {found} bytes, its header promises {needed}");
         Err(StoreError::Format { path: self.path.clone(), reason })
     }
 

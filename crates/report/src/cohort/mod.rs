@@ -1,5 +1,6 @@
 //! A folder of predictions against a folder of references.
 
+pub(crate) mod case_scores;
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use glioseg_volume::LabelMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub use case_scores::{CaseScores, CaseStatus};
 pub(crate) use files::case_of;
 pub use files::find_cases;
 
@@ -21,7 +23,7 @@ use crate::uncertainty::{UncertaintyScores, uncertainty_scores};
 use glioseg_metrics::calibration::CalibrationScores;
 use glioseg_metrics::labels::{LabelScheme, better_coding, recode};
 use glioseg_metrics::pair::Pair;
-use glioseg_metrics::rules::{Rule, RuleScores, ScoreOptions, brats2026};
+use glioseg_metrics::rules::{Rule, ScoreOptions, brats2026};
 use glioseg_metrics::statistics::{Bootstrap, Summary};
 use glioseg_plan::{Convention, Evidence};
 
@@ -74,42 +76,6 @@ impl Default for EvaluateOptions {
             failing_below: 0.7,
         }
     }
-}
-
-/// What became of a case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CaseStatus {
-    /// Scored by every rule.
-    Scored,
-    /// There is no prediction; rules that punish this have their worst scores.
-    Missing,
-    /// A file cannot be scored; the case counts for nothing.
-    Failed,
-}
-
-/// A case and its numbers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CaseScores {
-    /// Its name.
-    pub case: String,
-    /// What became of it.
-    pub status: CaseStatus,
-    /// The reference.
-    pub reference: PathBuf,
-    /// The prediction, where there is one.
-    pub prediction: Option<PathBuf>,
-    /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-    /// What is odd about it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-    /// Numbers, rule by rule.
-    pub scores: Vec<RuleScores>,
 }
 
 /// A metric of a region under a rule.
@@ -169,7 +135,7 @@ pub struct CohortScores {
     /// How well the predictions' own uncertainty tells the Dice, where they were made with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty: Option<UncertaintyScores>,
-    /// How honest the predictions' probabilities are, where they were saved and looked at.
+    /// How well calibrated the predictions' probabilities are, where they were saved and looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationScores>,
 }
@@ -262,7 +228,7 @@ pub fn evaluate_cohort(
         })
         .collect();
     let statistics = statistics(&cases, options.bootstrap);
-    // A file of that name by another program is no reason to refuse a cohort.
+    // A file of that name by another program is not a reason to refuse a cohort.
     let predicted = Record::read(prediction).ok().flatten();
     let theirs =
         recoding.map_or_else(|| scheme.regions.clone(), |(from, _)| LabelScheme::brats(from).regions);

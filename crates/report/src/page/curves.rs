@@ -121,7 +121,7 @@ fn own_log(text: &str) -> Vec<(u64, Epoch)> {
     text.lines().filter_map(line).collect()
 }
 
-/// The epochs of a `training_log_*.txt`; what is no number of an epoch is left out.
+/// The epochs of a `training_log_*.txt`; what is not a number of an epoch is left out.
 fn nnunet_log(text: &str) -> Vec<(u64, Epoch)> {
     let mut epochs: Vec<(u64, Epoch)> = Vec::new();
     for line in text.lines() {
@@ -175,7 +175,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let fold = folder.path().join("fold_0");
         std::fs::create_dir(&fold).expect("a folder");
-        assert!(read_curves(folder.path()).expect("no log is no error").is_empty());
+        assert!(read_curves(folder.path()).expect("no log is not an error").is_empty());
         std::fs::write(fold.join("training_log_2021_1.txt"), v2).expect("writable");
         std::fs::write(fold.join("training_log_2021_2.txt"), v1).expect("writable");
         let found = read_curves(folder.path()).expect("logs");

@@ -195,7 +195,7 @@ struct RunData<'a> {
     settings: Option<&'a Settings>,
     /// How well uncertainty tells the Dice.
     uncertainty: Option<&'a UncertaintyScores>,
-    /// How honest its probabilities are.
+    /// How well calibrated its probabilities are.
     calibration: Option<&'a CalibrationScores>,
     /// Regions in the coding of these predictions.
     regions: &'a [Region],

@@ -9,7 +9,7 @@ const STEPS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 /// Pixels that touch at a corner only have lines of their own.
 ///
 /// # Panics
-/// If the mask is no whole number of rows.
+/// If the mask is not a whole number of rows.
 pub(crate) fn outline(mask: &[bool], width: usize) -> String {
     assert!(width > 0 && mask.len().is_multiple_of(width), "{} pixels in rows of {width}", mask.len());
     let height = mask.len() / width;
@@ -55,7 +55,7 @@ pub(crate) fn outline(mask: &[bool], width: usize) -> String {
                     push(&mut path, heading, run);
                     (heading, run) = (direction, 1);
                 }
-                // Right first, so that pixels joined by a corner stay apart; the line ends where it would go on as it began.
+                // Right first, so that pixels joined by a corner stay apart; the line ends where it would continue as it began.
                 let closes = |d: usize| at == start && d == first;
                 let next = [1, 0, 3].map(|turn| (direction + turn) % 4);
                 match next.into_iter().find(|&d| closes(d) || edges[at] >> d & 1 == 1) {

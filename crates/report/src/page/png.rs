@@ -9,7 +9,7 @@ use flate2::{Compression, Crc};
 /// A picture of 8-bit grey pixels, row after row, as a PNG.
 ///
 /// # Panics
-/// If `pixels` is no whole number of rows.
+/// If `pixels` is not a whole number of rows.
 ///
 /// # Source
 /// PNG specification (third edition), colour type 0; of the line filters the one that makes the smallest file.

@@ -129,7 +129,7 @@ impl Anatomy {
         lateral.min(third).min(fourth)
     }
 
-    /// Distance to the grey nuclei beside the ventricles.
+    /// Distance to the grey nuclei next to the ventricles.
     fn nuclei(p: V3) -> f32 {
         let side = [p[0].abs(), p[1], p[2]];
         let thalamus = ellipsoid(side, [11.0, -10.0, 4.0], [8.5, 14.0, 9.0]);

@@ -16,7 +16,7 @@ struct Weights {
 }
 
 impl Weights {
-    /// Half-pixel centres; coordinates are not clamped: the line goes on beyond its ends with the values there.
+    /// Half-pixel centres; coordinates are not clamped: the line continues beyond its ends with the values there.
     fn new(from: usize, to: usize) -> Weights {
         let zoom = from as f64 / to as f64;
         let mut weights = Weights { start: Vec::with_capacity(to), weight: Vec::with_capacity(to) };
@@ -37,7 +37,7 @@ impl Weights {
 
 /// Turns samples into spline coefficients in place; `line[MARGIN..MARGIN + n]` are the samples, the margins are filled.
 ///
-/// The line is taken to go on for ever with its end values. nnU-Net repeats them 12 times and then reflects, which
+/// The line is taken to continue for ever with its end values. nnU-Net repeats them 12 times and then reflects, which
 /// differs by less than 1e-13 of the range.
 ///
 /// # Source

@@ -17,7 +17,8 @@ use serde_json::json;
 
 use super::{check_runs, noise, rounded};
 use crate::cli::{BenchKernels, KernelAlgorithm, KernelPass};
-use crate::commands::{Outcome, Problem, print};
+use crate::commands::{Outcome, print};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -16,8 +16,9 @@ use glioseg_net::{EngineChoice, NetworkSpec};
 use glioseg_plan::Plans;
 use serde_json::{Value, json};
 
-use super::{Outcome, Problem, peak_memory};
+use super::{Outcome, peak_memory};
 use crate::cli::{Bench, BenchNet};
+use crate::problem::Problem;
 use crate::ui::Ui;
 
 pub(crate) fn run(bench: &Bench, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -68,7 +69,7 @@ impl BenchNet {
     }
 }
 
-/// Number of outputs from the `dataset.json` beside the plans, else three.
+/// Number of outputs from the `dataset.json` next to the plans, else three.
 fn outputs_beside(plans: &Path) -> anyhow::Result<usize> {
     let dataset = glioseg_plan::Dataset::describing(None, plans.parent()).context("the number of outputs")?;
     Ok(dataset.map_or(3, |found| found.dataset.labels.num_outputs()))

@@ -15,13 +15,16 @@ use std::time::Instant;
 
 use glioseg_kernels::{Arena, Cpu, PackedConv, PackedTransposed};
 
+use super::device::Kernels;
+use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
+use super::memory::{MemoryPlan, free_memory};
 use super::shared::{check_targets, head_shape};
-use super::{Engine, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, StepReport, Update, free_memory};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
 use crate::optimiser;
 use crate::parameters::Parameters;
-use crate::program::{BufferId, MapId, ParameterId, Program};
+use crate::program::{BufferId, MapId, Program};
+use crate::shapes::{ParameterId, ParameterShape};
 use lower::Lowered;
 use norm::Deferred;
 
@@ -98,7 +101,7 @@ impl CpuEngine {
         let bytes = |values: usize| (values * size_of::<f32>()) as u64;
         let trained = program.num_parameters();
         let plan = MemoryPlan {
-            parameters: bytes(program.parameters.iter().map(crate::ParameterShape::len).sum()),
+            parameters: bytes(program.parameters.iter().map(ParameterShape::len).sum()),
             gradients: if program.mode.is_training() { bytes(trained) } else { 0 },
             maps: bytes(lowered.placement.len),
             packed: lowered.kept_bytes as u64,
@@ -283,7 +286,7 @@ impl Engine for CpuEngine {
         let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
         let arena = &*self.arena.values();
         let heads = program.heads.iter().map(|head| {
-            let id = lowered.maps[head.0].expect("a head's map is no input");
+            let id = lowered.maps[head.0].expect("a head's map is not the input");
             &arena[lowered.placement.range(id)]
         });
         Ok(Logits { heads: heads.collect() })
@@ -304,7 +307,7 @@ impl Engine for CpuEngine {
         let mut overlaps = vec![];
         for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
             let shape = head_shape(program, head);
-            let id = lowered.maps[head.0].expect("a head's map is no input");
+            let id = lowered.maps[head.0].expect("a head's map is not the input");
             let probabilities = lowered.probabilities.map_or(0..0, |id| lowered.placement.range(id));
             let [logits, probabilities] = views(arena, [lowered.placement.range(id), probabilities]);
             if overlaps.is_empty() {
@@ -357,7 +360,7 @@ impl Engine for CpuEngine {
             let factor = update.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
             let (gradients, written) = (&state.gradients, &state.written);
             let parameters = Arc::make_mut(parameters);
-            optimiser::update(parameters, update, factor as f32, |id| {
+            parameters.update(update.optimiser, (update.lr, factor as f32), |id| {
                 written[id.0].then(|| gradients[id.0].as_slice())
             });
         }

@@ -5,7 +5,6 @@ use glioseg_kernels::{ChannelStats, Moments, NormKind, Prologue, ScaleShift, Sou
 use super::Pass;
 use crate::engine::shared::blend_running;
 use crate::program::{MapId, MapShape, Norm};
-use crate::spec;
 
 /// `leaky_relu(v * scale[n, c] + shift[n, c], slope)`, to be done to every value `v` of a map.
 #[derive(Debug)]
@@ -44,14 +43,6 @@ pub(super) fn source<'a>(data: &'a [f32], channels: usize, deferred: Option<&'a 
     Source { data, channels, prologue: deferred.map(Deferred::prologue) }
 }
 
-pub(super) fn kind(norm: &Norm) -> NormKind {
-    match norm.spec.kind {
-        spec::NormKind::Instance => NormKind::Instance,
-        spec::NormKind::Group(groups) => NormKind::Group(groups),
-        spec::NormKind::Batch => NormKind::Batch,
-    }
-}
-
 impl Pass<'_> {
     /// Whether a normalisation needs the sums of what it reads rather than statistics it has kept.
     pub(super) fn reads_statistics(&self, norm: &Norm) -> bool {
@@ -79,7 +70,7 @@ impl Pass<'_> {
         slope: f32,
     ) -> Deferred {
         let MapShape { channels, .. } = shape;
-        let (batch, kind, training) = (self.program.batch, kind(norm), self.program.mode.is_training());
+        let (batch, kind, training) = (self.program.batch, norm.spec.kind, self.program.mode.is_training());
         let moments = match norm.running {
             Some(running) if !training => {
                 let wide = |id| self.parameters.values(id).iter().map(|&v| f64::from(v)).collect();

@@ -7,7 +7,7 @@ use glioseg_kernels::{
 
 use super::ReferenceEngine;
 use super::attention::attend_backward;
-use super::forward::{affine, conv_shape, kind, moments, transposed_shape};
+use super::forward::{affine, conv_shape, moments, transposed_shape};
 use crate::parameters::Parameters;
 use crate::program::{Attention, Block, Conv, MapId, MapShape, Norm, ParameterId, Program, Step, Up};
 
@@ -81,8 +81,8 @@ impl ReferenceEngine {
         let call = NormCall {
             x: raw,
             voxels: shape.voxels(),
-            kind: kind(norm),
-            moments: &moments(raw, shape, kind(norm)),
+            kind: norm.spec.kind,
+            moments: &moments(raw, shape, norm.spec.kind),
             gamma: &gamma,
             beta: &beta,
             eps: norm.spec.eps,

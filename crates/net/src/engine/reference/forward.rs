@@ -11,16 +11,6 @@ use super::attention::attend;
 use crate::engine::shared::{blend_running, dropout_factors, layer_seed};
 use crate::parameters::Parameters;
 use crate::program::{Block, Conv, Epilogue, MapId, MapShape, Norm, Program, Step};
-use crate::spec;
-
-/// The kernels' word for which values share mean and variance.
-pub(super) fn kind(norm: &Norm) -> NormKind {
-    match norm.spec.kind {
-        spec::NormKind::Instance => NormKind::Instance,
-        spec::NormKind::Group(groups) => NormKind::Group(groups),
-        spec::NormKind::Batch => NormKind::Batch,
-    }
-}
 
 /// Factor and offset per channel.
 pub(super) fn affine(parameters: &Parameters, norm: &Norm, channels: usize) -> [Vec<f32>; 2] {
@@ -204,7 +194,7 @@ impl ReferenceEngine {
         out: MapId,
         raw: &[f32],
     ) -> Vec<f32> {
-        let (shape, kind, training) = (program.map(out), kind(norm), program.mode.is_training());
+        let (shape, kind, training) = (program.map(out), norm.spec.kind, program.mode.is_training());
         let moments = match norm.running {
             Some(running) if !training => {
                 let wide = |id| parameters.values(id).iter().map(|&v| f64::from(v)).collect();

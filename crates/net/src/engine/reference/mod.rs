@@ -12,13 +12,15 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
+use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
+use super::memory::{MemoryPlan, free_memory};
 use super::shared::{check_targets, head_shape};
-use super::{Engine, Evaluation, LayerTime, Logits, MemoryPlan, StepReport, Update, free_memory};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
 use crate::optimiser;
 use crate::parameters::Parameters;
-use crate::program::{MapId, ParameterId, Program};
+use crate::program::{MapId, Program};
+use crate::shapes::{ParameterId, ParameterShape};
 
 /// What is done to every value of a map that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,7 +103,7 @@ impl Engine for ReferenceEngine {
         let maps: usize = program.maps.iter().map(|m| program.batch * m.values()).sum();
         let training = program.mode.is_training();
         MemoryPlan {
-            parameters: bytes(program.parameters.iter().map(crate::ParameterShape::len).sum()),
+            parameters: bytes(program.parameters.iter().map(ParameterShape::len).sum()),
             gradients: if training { bytes(program.num_parameters()) } else { 0 },
             // As written and as read; in training with their gradients.
             maps: bytes(maps) * if training { 3 } else { 2 },
@@ -196,9 +198,8 @@ impl Engine for ReferenceEngine {
         if let (true, Some(parameters)) = (done, &mut self.parameters) {
             let factor = update.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
             let gradients = &self.gradients;
-            optimiser::update(Arc::make_mut(parameters), update, factor as f32, |id| {
-                gradients[id.0].as_deref()
-            });
+            Arc::make_mut(parameters)
+                .update(update.optimiser, (update.lr, factor as f32), |id| gradients[id.0].as_deref());
         }
         Ok(StepReport { loss: sum, norm, done })
     }

@@ -1,0 +1,58 @@
+//! What is told while a dataset is made ready for a training.
+
+use glioseg_prep::store::{CaseOutcome, StoreError};
+use glioseg_workflow::ready::ReadyEvent;
+
+use crate::ui::{Ui, about, duration};
+
+/// Tells what happens; `fingerprint`, `plan`, `prep`, `train` and `crossval` say it in the same words.
+pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
+    move |event| match event {
+        ReadyEvent::FingerprintKept { path } => {
+            ui.say(&format!("{} already exists; --overwrite makes it again", path.display()));
+        }
+        ReadyEvent::Read { case, number, of } => ui.say(&format!("case {number}/{of} {case}")),
+        ReadyEvent::Fingerprinted { cases, time } => {
+            ui.say(&format!("fingerprint of {cases} cases in {}", duration(time)));
+        }
+        ReadyEvent::Planned { planned, path, too_few } => {
+            for note in &planned.notes {
+                ui.say(note);
+            }
+            if let Some(cases) = too_few {
+                ui.warn(&format!("{cases} cases are too few for five folds; train on all with `-f all`"));
+            }
+            ui.say(&format!("{} written", path.display()));
+        }
+        ReadyEvent::Case { done, number, of } => match done.result {
+            Ok(CaseOutcome::Prepared) => {
+                ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
+            }
+            Err(error) => ui.warn(&describe(done.case, error)),
+            Ok(CaseOutcome::Kept) => {}
+        },
+        ReadyEvent::Prepared { summary, of } => {
+            if !summary.removed.is_empty() {
+                let names = summary.removed.join(", ");
+                ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
+            }
+            for warning in &summary.warnings {
+                ui.warn(warning);
+            }
+            if summary.left > 0 {
+                ui.say(&format!(
+                    "{} of {of} done; resume with the same command: finished cases are kept",
+                    summary.cases.len()
+                ));
+            }
+        }
+        ReadyEvent::Doubtful { case, doubts } => ui.warn(&format!("case `{case}`: {}", doubts.join("; "))),
+        _ => {}
+    }
+}
+
+/// Message, place and remedy of a case that failed.
+fn describe(case: &str, error: &StoreError) -> String {
+    let (told, name) = (about(error), format!("case `{case}`"));
+    if error.to_string().contains(&name) { told } else { format!("{name}: {told}") }
+}

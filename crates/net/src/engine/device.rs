@@ -1,0 +1,116 @@
+//! Devices, precisions and kernels by the words of the command line and of records.
+
+use std::fmt;
+use std::str::FromStr;
+
+use glioseg_kernels::Algorithm;
+
+use crate::NetError;
+
+/// Where a network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+}
+
+impl Device {
+    /// What this build can run on.
+    pub const ALL: [Self; 1] = [Self::Cpu];
+
+    /// The word of the command line and of records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = NetError;
+
+    fn from_str(word: &str) -> Result<Self, NetError> {
+        let known = Self::ALL.into_iter().find(|d| d.word() == word);
+        known.ok_or_else(|| NetError::UnknownDevice { device: word.to_owned() })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// How exact a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Single precision throughout.
+    #[default]
+    F32,
+}
+
+impl Precision {
+    /// What this build can compute in.
+    pub const ALL: [Self; 1] = [Self::F32];
+
+    /// The word of the command line and of records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = NetError;
+
+    fn from_str(word: &str) -> Result<Self, NetError> {
+        let known = Self::ALL.into_iter().find(|p| p.word() == word);
+        known.ok_or_else(|| NetError::UnknownPrecision { precision: word.to_owned() })
+    }
+}
+
+/// Which code computes the layers on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kernels {
+    /// The fastest algorithm for each shape.
+    #[default]
+    Auto,
+    /// Every convolution tap by tap.
+    Direct,
+    /// Plain loops, the specification of the others: slow.
+    Reference,
+}
+
+impl Kernels {
+    /// All choices.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Direct, Self::Reference];
+
+    /// The word of the command line and of records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Reference => "reference",
+        }
+    }
+
+    /// The choice called `word`.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.word() == word)
+    }
+
+    pub(super) fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Auto | Self::Reference => Algorithm::Auto,
+            Self::Direct => Algorithm::Direct,
+        }
+    }
+}
