@@ -396,7 +396,7 @@ mod tests {
             "{wrong}"
         );
         let wrong = serde_json::from_str::<Settings>(r#"{"augmentation": "da6"}"#).expect_err("unknown");
-        assert!(wrong.to_string().contains("valid are default, da5, da4, none"), "{wrong}");
+        assert!(wrong.to_string().contains("augmentations: default, da5, da4, none"), "{wrong}");
     }
 
     #[test]
