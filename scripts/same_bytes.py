@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 # Drawn from other files, a record of the clock, or left by a program that was killed.
-SKIPPED_ENDINGS = (".png", ".html", ".txt", ".log", ".partial")
+SKIPPED_ENDINGS = (".png", ".html", ".txt", ".log", ".partial", ".part")
 SKIPPED_STARTS = ("events.out.tfevents",)
 
 # Keys of JSON objects that tell of the run instead of the result.

@@ -277,35 +277,40 @@ impl LogitSum {
         let starts: Vec<_> = self.grid.starts().collect();
         let share = 1.0 / self.mirrors.len() as f32;
         let mut patch = vec![0f32; image.channels * voxels];
-        let mut mean = vec![0f32; self.channels * voxels];
+        let expected = self.channels * voxels;
+        let mirrors = self.mirrors.clone();
+        // A single pass is its own mean, and is read where it lies.
+        let mut mean = vec![0f32; if mirrors.len() > 1 { expected } else { 0 }];
         for start in starts {
             let inside = self.grid.inside(start);
-            for (at, axes) in self.mirrors.iter().enumerate() {
+            for (at, axes) in mirrors.iter().enumerate() {
                 watch.check()?;
                 gather(image, tile, (start, inside), axes, &mut patch);
-                let (mut found, moments) = (0, &mut self.moments);
+                let mut found = 0;
                 network(&patch, &mut |logits| {
                     found = logits.len();
-                    if found != mean.len() {
+                    if found != expected {
                         return;
                     }
-                    if let Some(moments) = moments {
+                    if let Some(moments) = &mut self.moments {
                         let (grid, weights) = (&self.grid, &self.tile_weights);
                         moments.add(logits, PassPlace { grid, start, inside, mirrored: axes, weights });
                     }
-                    // The first combination of axes is none.
-                    if at == 0 {
-                        mean.copy_from_slice(logits);
-                    } else {
-                        add_flipped(&mut mean, logits, tile, axes);
+                    match at {
+                        _ if mirrors.len() == 1 => self.accumulate(logits, share, start, inside),
+                        // The first combination of axes is none.
+                        0 => mean.copy_from_slice(logits),
+                        _ => add_flipped(&mut mean, logits, tile, axes),
                     }
                 })?;
-                if found != mean.len() {
-                    return Err(InferError::LogitsShape { expected: mean.len(), found });
+                if found != expected {
+                    return Err(InferError::LogitsShape { expected, found });
                 }
                 watch.passed();
             }
-            self.accumulate(&mean, share, start, inside);
+            if mirrors.len() > 1 {
+                self.accumulate(&mean, share, start, inside);
+            }
         }
         self.end_fold();
         Ok(())
