@@ -1,6 +1,6 @@
 //! The tensors of a network: names, shapes, and how they are first drawn.
 
-/// A parameter of a program: its place in [`Program::parameters`].
+/// A parameter of a program: its place in [`Program::parameters`](crate::Program).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParameterId(pub usize);
 
