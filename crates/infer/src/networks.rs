@@ -18,6 +18,8 @@ pub struct Networks {
     /// For tiles of every model's size.
     programs: Vec<Program>,
     weights: Weights,
+    /// What the largest program takes.
+    largest: MemoryPlan,
     engine: Mutex<Box<dyn Engine>>,
 }
 
@@ -73,9 +75,7 @@ impl Networks {
             .map(|model| program(&spec(model, interpolate_positions), model))
             .collect::<Result<_, _>>()?;
         let weights = resident.map_or(Weights::OnDisk { interpolate_positions }, Weights::Resident);
-        let networks = Self { hashes, programs, weights, engine: Mutex::new(engine) };
-        networks.reserve()?;
-        Ok(networks)
+        Self::reserve(hashes, programs, weights, engine)
     }
 
     /// A network whose weights the engine has already: `model` with one fold.
@@ -84,23 +84,26 @@ impl Networks {
     /// [`InferError::Net`] if the network cannot take the model's tiles.
     pub fn of_engine(model: &Model, engine: Box<dyn Engine>) -> Result<Self, InferError> {
         let programs = vec![program(&model.network, model)?];
-        Ok(Self { hashes: Vec::new(), programs, weights: Weights::InEngine, engine: Mutex::new(engine) })
+        Self::reserve(Vec::new(), programs, Weights::InEngine, engine)
     }
 
     /// Takes the memory of the largest program, so that what does not fit is refused before the first case.
-    fn reserve(&self) -> Result<(), InferError> {
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(largest) = self.programs.iter().max_by_key(|program| engine.plan(program).total()) {
-            engine.prepare(largest)?;
-        }
-        Ok(())
+    fn reserve(
+        hashes: Vec<Vec<String>>,
+        programs: Vec<Program>,
+        weights: Weights,
+        mut engine: Box<dyn Engine>,
+    ) -> Result<Self, InferError> {
+        let largest = match programs.iter().max_by_key(|program| engine.plan(program).total()) {
+            Some(program) => engine.prepare(program)?,
+            None => MemoryPlan::default(),
+        };
+        Ok(Self { hashes, programs, weights, largest, engine: Mutex::new(engine) })
     }
 
     /// What the largest program takes, with the weights of all folds that are in memory.
     pub(super) fn memory(&self) -> MemoryPlan {
-        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let plans = self.programs.iter().map(|program| engine.plan(program));
-        let mut plan = plans.max_by_key(|plan| plan.total()).unwrap_or_default();
+        let mut plan = self.largest;
         if let Weights::Resident(all) = &self.weights {
             let values = |weights: &Arc<Parameters>| weights.iter().map(|(_, v)| v.len()).sum::<usize>();
             plan.parameters =

@@ -235,10 +235,11 @@ impl Optimiser {
     /// # Errors
     /// [`NetError::Damaged`] if the checkpoint does not hold all of it.
     pub fn restore(&mut self, checkpoint: &Checkpoint, steps: &[u64]) -> Result<(), NetError> {
-        let found = steps.len();
-        self.set_state(steps, |name| checkpoint.read_state(name))?.map_err(|expected| NetError::Damaged {
-            path: checkpoint.path().to_owned(),
-            what: format!("steps of {found} parameters instead of {expected}"),
-        })
+        let (found, expected) = (steps.len(), self.steps().len());
+        if found != expected {
+            let what = format!("steps of {found} parameters instead of {expected}");
+            return Err(NetError::Damaged { path: checkpoint.path().to_owned(), what });
+        }
+        self.set_state(steps, |name| checkpoint.read_state(name))
     }
 }

@@ -148,16 +148,12 @@ impl Optimiser {
         self.parameters.iter().map(|(_, kept)| kept.steps).collect()
     }
 
-    /// Takes the state that `read` gives for its names, after so many steps of every parameter; the number of parameters if there are
-    /// not as many `steps`.
+    /// Takes the state that `read` gives for its names, after so many steps of every parameter.
     pub(crate) fn set_state<E>(
         &mut self,
         steps: &[u64],
         mut read: impl FnMut(&str) -> Result<Vec<f32>, E>,
-    ) -> Result<Result<(), usize>, E> {
-        if steps.len() != self.parameters.len() {
-            return Ok(Err(self.parameters.len()));
-        }
+    ) -> Result<(), E> {
         for ((name, kept), &steps) in self.parameters.iter_mut().zip(steps) {
             *kept = Kept { steps, values: vec![] };
             if steps > 0 {
@@ -166,7 +162,7 @@ impl Optimiser {
                 }
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
