@@ -103,7 +103,7 @@ fn messages_in_the_faq_are_the_programs_own() {
         .map(|entry| entry.expect("an entry").path().join("src"))
         .flat_map(|folder| below(&folder, ".rs"))
         .map(|path| {
-            // Long literals continue in the next line after a backslash.
+            // Long literals continue on the next line after a backslash.
             let text = read(&path);
             let mut lines = text.split("\\\n");
             let first = lines.next().unwrap_or_default().to_owned();

@@ -43,7 +43,7 @@ struct Cohort {
 }
 
 impl Cohort {
-    /// References of `cases`, predictions a voxel next to them.
+    /// References of `cases`, predictions a voxel away from them.
     fn new(cases: &[&str], labels: [u16; 3]) -> Self {
         let cohort = Self { dir: tempfile::tempdir().expect("a folder") };
         for case in cases {

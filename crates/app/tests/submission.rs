@@ -386,7 +386,7 @@ fn the_recipe_on_the_winners_own_models_gives_his_submission() {
     let other = ours.data.iter().zip(&theirs.data).filter(|(a, b)| a != b).count();
     assert!(other * 10_000 <= theirs.data.len(), "{other} voxels differ");
     assert_eq!(record(&out)["models"].as_array().map(Vec::len), Some(2));
-    // What is saved next to other label values is merged in these values too.
+    // What is saved with other label values is merged in these values too.
     let (to, merged_text) = (text(&saved), text(&merged));
     let more = ["--no-mirroring", "--folds", "0", "--save-probabilities", "--labels", "brats"];
     let (code, _, stderr) = run(&[&["predict", "-m", &bl, "-i", &input, "-o", &to][..], &more].concat());

@@ -63,7 +63,7 @@ impl Workplace {
         run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// A training that runs next to the test; it says nothing but to `stderr`.
+    /// A training that runs while the test does; it says nothing but to `stderr`.
     fn start(&self, results: &str, more: &[&str], stderr: Stdio) -> Child {
         let arguments = self.arguments(results, more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! What every error of the project can say next to its message.
+//! What every error of the project can say besides its message.
 //!
 //! A crate of its own, since crates that share nothing else (kernels, readers of Python's files, images) have errors too.
 

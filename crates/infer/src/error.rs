@@ -204,7 +204,7 @@ impl Diagnose for InferError {
                     .into(),
             ),
             Self::Rules(e) => e.hint(),
-            Self::Stopped => Some("run the same command with --continue to continue".into()),
+            Self::Stopped => Some("resume with the same command and --continue".into()),
             Self::NoModels => Some("give at least one model folder".into()),
             Self::NonFiniteLogits { precision: Accumulation::Half, .. } => Some(
                 "very large logits overflow half precision: try --accumulation single; if that fails too, the weights or the \

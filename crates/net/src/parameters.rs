@@ -98,7 +98,7 @@ impl Parameters {
         self.optimiser.as_ref()
     }
 
-    /// Begins a training, or continues with one.
+    /// Starts a training or resumes one.
     ///
     /// # Panics
     /// If the optimiser is for another network.
@@ -112,7 +112,7 @@ impl Parameters {
     /// Changes every trained parameter that has a gradient; the others stay as they are. `factor` multiplies the gradients first.
     ///
     /// # Panics
-    /// If a training with other constants was begun.
+    /// If a training with other constants was started.
     pub(crate) fn update<'a>(
         &mut self,
         options: OptimiserOptions,

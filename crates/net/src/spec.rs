@@ -45,7 +45,7 @@ impl NormSpec {
 pub enum BlockKind {
     /// Convolution, normalisation, activation.
     Plain,
-    /// Two convolutions next to a skip connection, after a stem of one plain block.
+    /// Two convolutions in parallel with a skip connection, after a stem of one plain block.
     Residual,
 }
 

@@ -72,7 +72,7 @@ fn engines_side_by_side_give_what_each_gives_alone() -> Result<(), Failure> {
             for found in found {
                 assert!(
                     found? == *expected.as_ref().map_err(String::clone)?,
-                    "{choice:?} next to the others"
+                    "{choice:?} while the others run"
                 );
             }
         }

@@ -105,7 +105,7 @@ pub enum TrainError {
         /// What it holds.
         what: &'static str,
     },
-    /// A training that should continue was started with something else.
+    /// A training to be resumed was started with other settings.
     #[error("the training in {} was started with {what} {before}, but now {what} is {now}", path.display())]
     OtherTraining {
         /// The checkpoint.

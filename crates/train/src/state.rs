@@ -322,7 +322,7 @@ fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
 
 /// What the training in a fold's folder was started with: one that can continue, or one that is finished. `None` if there is
 /// no usable checkpoint.
-pub fn begun_settings(folder: &Path) -> Option<Settings> {
+pub fn saved_settings(folder: &Path) -> Option<Settings> {
     let paths = [FINAL, LATEST, NEXT, PREVIOUS].map(|n| folder.join(n));
     paths.iter().find_map(|path| begun_with(path)).map(|begun| begun.settings)
 }
@@ -333,7 +333,7 @@ fn begun_with(path: &Path) -> Option<BegunWith> {
     serde_json::from_value(checkpoint.metadata().training.as_ref()?.get("begun_with")?.clone()).ok()
 }
 
-/// Refuses to continue with a training that was started with something else.
+/// Refuses to resume a training that was started with other settings.
 pub(super) fn check_begun(path: &Path, now: &BegunWith) -> Result<(), TrainError> {
     match begun_with(path) {
         Some(before) if before != *now => Err(other_training(path.to_owned(), &before, now)),

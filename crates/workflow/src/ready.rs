@@ -46,7 +46,7 @@ pub enum ReadyEvent<'a> {
         planned: &'a Planned,
         /// Their file.
         path: &'a Path,
-        /// Whether the dataset is too small for a cross-validation, and its number of cases.
+        /// Number of cases, where they are too few for a cross-validation.
         too_few: Option<usize>,
     },
     /// A case was prepared or failed.

@@ -10,7 +10,7 @@ use clap::Args;
 use glioseg_net::EngineChoice;
 use glioseg_plan::RawDataset;
 use glioseg_train::{
-    FoldChoice, Places, Settings, Setup, TrainError, TrainOptions, TrainOutcome, begun_settings,
+    FoldChoice, Places, Settings, Setup, TrainError, TrainOptions, TrainOutcome, saved_settings,
 };
 use glioseg_workflow::crossval::{Candidate, best, chosen_folds, collect, combine, conclude, is_done};
 
@@ -22,7 +22,7 @@ use crate::ui::Ui;
 
 /// Trains the folds that are missing, compares configurations and ensembles of two, and decides the postprocessing.
 ///
-/// Folds that were started are resumed, folds that are finished are kept; so the command can be stopped and given again.
+/// Started folds are resumed and finished folds are kept, so the command can be stopped and run again.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg crossval Dataset001_BraTS -c 3d_fullres,2d\n\n\
     Writes crossval_results_folds_0_1_2_3_4 into every model's folder, postprocessing.json into the best one's (or next to the best\n\
@@ -82,14 +82,14 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
     decide(&dataset, &candidates, &folds, &results, ui)
 }
 
-/// Trains a fold, or continues with it; false if it was stopped.
+/// Trains a fold or resumes it; false if it was stopped.
 fn run_fold(
     setup: &Setup,
     settings: &Settings,
     (probabilities, engine): (bool, EngineChoice),
     ui: &Ui,
 ) -> anyhow::Result<bool> {
-    let begun = begun_settings(&setup.folder).is_some();
+    let begun = saved_settings(&setup.folder).is_some();
     let finished = setup.folder.join("checkpoint_final.safetensors").is_file();
     let options = TrainOptions {
         resume: begun || finished,

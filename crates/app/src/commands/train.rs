@@ -14,7 +14,7 @@ use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{RawDataset, preprocessed_folder, results_folder};
 use glioseg_train::{
     EpochRecord, Estimate, Event, FoldChoice, Places, Settings, Setup, TrainError, TrainOptions,
-    TrainOutcome, Trained, VALIDATION_FOLDER, begun_settings,
+    TrainOutcome, Trained, VALIDATION_FOLDER, saved_settings,
 };
 use glioseg_workflow::ready;
 use serde_json::json;
@@ -259,7 +259,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
 /// The settings of the training that is resumed.
 fn begun_with(given: &Settings, places: &Places, fold: FoldChoice) -> Option<Settings> {
     let model = format!("{}__{}__{}", given.trainer, places.plans, places.configuration);
-    begun_settings(&places.results.join(model).join(format!("fold_{fold}")))
+    saved_settings(&places.results.join(model).join(format!("fold_{fold}")))
 }
 
 /// Plans and prepares what does not exist yet; false if it was stopped.

@@ -10,7 +10,7 @@
 //! entry is missing because another program wrote the file, the same JSON is taken from the file of that name ending
 //! in `.json`, if there is one: `checkpoint_final.json` for `checkpoint_final.safetensors`.
 //!
-//! A training that can continue also keeps what its optimiser needs, under names that begin with `optimizer.`; they are no
+//! A training that can continue also keeps what its optimiser needs, under names that begin with `optimizer.`; they are not
 //! weights, and loading weights passes them over.
 
 mod safetensors;

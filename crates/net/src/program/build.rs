@@ -244,7 +244,7 @@ impl<'a> Builder<'a> {
         out
     }
 
-    /// Two convolutions next to a skip connection.
+    /// Two convolutions in parallel with a skip connection.
     ///
     /// # Source
     /// `BasicBlockD`; the second normalisation starts as 0 (`init_last_bn_before_add_to_0`), so that each block starts as its

@@ -62,7 +62,7 @@ pub struct PrepareSummary {
 pub struct PrepareOptions<'a> {
     /// Prepare cases again that are there already.
     pub overwrite: bool,
-    /// Once it is set, no further case is begun; those in work are finished.
+    /// Once it is set, no further case is started; those in work are finished.
     pub stop: Option<&'a AtomicBool>,
 }
 
