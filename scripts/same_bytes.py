@@ -18,7 +18,7 @@ from pathlib import Path
 
 # Drawn from other files, a record of the clock, or left by a program that was killed.
 SKIPPED_ENDINGS = (".png", ".html", ".txt", ".log", ".partial", ".part")
-SKIPPED_STARTS = ("events.out.tfevents",)
+SKIPPED_STARTS = ("events.out.tfevents", ".tmp")
 
 # Keys of JSON objects that tell of the run instead of the result.
 SKIPPED_KEYS = {
