@@ -13,6 +13,7 @@
 //! A training that can continue also keeps what its optimiser needs, under names that begin with `optimizer.`; they are not
 //! weights, and loading weights passes them over.
 
+mod axes;
 mod safetensors;
 
 use std::collections::HashMap;
@@ -61,7 +62,7 @@ pub struct Metadata {
     /// Fold, a number or `"all"`.
     pub fold: Option<Json>,
     /// Axes that may be mirrored at inference, 0 the first spatial one; empty if none may, `None` if the file does
-    /// not tell.
+    /// not tell, or not in numbers; [`Checkpoint::mirror_axes`] says which.
     pub mirror_axes: Option<Vec<usize>>,
     /// Epochs that were finished.
     pub current_epoch: Option<usize>,
@@ -188,7 +189,7 @@ impl Checkpoint {
         }
         let metadata = match kind {
             CheckpointKind::NnUnetV1 => v1_metadata(&path, value)?,
-            _ => v2_metadata(value),
+            _ => Metadata { mirror_axes: axes::understood(&torch), ..v2_metadata(value) },
         };
         Ok(Self::new(path, kind, metadata, tensors, Container::Torch(torch)))
     }
@@ -350,10 +351,7 @@ fn v2_metadata(value: &Value) -> Metadata {
         trainer_name: text(value.get("trainer_name")),
         configuration: text(init("configuration")),
         fold: init("fold").map(Value::to_json),
-        mirror_axes: value.get("inference_allowed_mirroring_axes").map(|axes| {
-            let axes = axes.as_list().unwrap_or_default();
-            axes.iter().filter_map(Value::as_usize).collect()
-        }),
+        mirror_axes: None,
         current_epoch: value.get("current_epoch").and_then(Value::as_usize),
         best_ema: value.get("_best_ema").and_then(Value::as_f64),
         plans: init("plans").map(Value::to_json),
