@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::NetError;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{COUNTER, Checkpoint};
 use crate::error::Mismatch;
 use crate::optimiser::Optimiser;
 use crate::parameters::Parameters;
@@ -44,7 +44,7 @@ impl Parameters {
         let mut differing = HashSet::new();
         for tensor in checkpoint.tensors() {
             let name = strip_wrappers(tensor.name);
-            if name.ends_with(".num_batches_tracked") {
+            if name.ends_with(COUNTER) {
                 continue;
             }
             let own = own_name(name);

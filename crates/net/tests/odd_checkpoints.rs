@@ -4,6 +4,7 @@ use std::io::{Cursor, Write};
 use std::path::PathBuf;
 
 use glioseg_diagnose::Diagnose as _;
+use glioseg_interop::Value;
 use glioseg_net::{Checkpoint, NetError};
 
 /// Text as a pickle has it.
@@ -147,5 +148,122 @@ fn mirror_axes_that_do_not_exist_are_an_error() {
         assert!(text.contains("checkpoint_final.pth: the axes that may be mirrored"), "{text}");
         assert!(text.contains(expected), "{what}: {text}");
         assert!(error.hint().is_some_and(|hint| hint.contains("(0, 1)")));
+    }
+}
+
+/// A call of `name` (module and name, a line each) with these arguments.
+fn call(name: &str, args: &[u8]) -> Vec<u8> {
+    [&b"c"[..], name.as_bytes(), b"\n(", args, b"tR"].concat()
+}
+
+/// A tensor of two `u16` as torch writes it: a type of the call, and a storage of bytes.
+fn short_integers(key: &str, name: &str) -> Vec<u8> {
+    let storage =
+        [text("storage"), b"ctorch.storage\nUntypedStorage\n".to_vec(), text(key), text("cpu")].concat();
+    let args =
+        [&b"("[..], &storage, b"K\x04tQK\0K\x02\x85K\x01\x85\x89}", format!("ctorch\n{name}\n").as_bytes()]
+            .concat();
+    call("torch._utils\n_rebuild_tensor_v3", &args)
+}
+
+#[test]
+fn objects_beside_the_weights_become_placeholders() {
+    let plain = tensor("FloatStorage", "1", 2, &[2]);
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        (
+            "Namespace",
+            [&b"cargparse\nNamespace\n)\x81}"[..], &text("lr"), b"K\x01sb"].concat(),
+            "argparse.Namespace",
+        ),
+        ("Counter", call("collections\nCounter", b"}"), "collections.Counter"),
+        ("SimpleNamespace", call("types\nSimpleNamespace", b""), "types.SimpleNamespace"),
+        (
+            "complex",
+            call("__builtin__\ncomplex", b"G?\xf0\0\0\0\0\0\0G?\xf0\0\0\0\0\0\0"),
+            "__builtin__.complex",
+        ),
+        ("an enumeration", call("__main__\nMode", b"K\x01"), "__main__.Mode"),
+        ("a class alone", b"ctorch.nn.modules.conv\nConv3d\n".to_vec(), "torch.nn.modules.conv.Conv3d"),
+        ("keywords", [&b"cmylab\nConfig\n)}"[..], b"\x92"].concat(), "mylab.Config"),
+        ("items of a foreign list", b"cmylab\nItems\n)\x81(K\x01K\x02e".to_vec(), "mylab.Items"),
+        ("complex numbers of numpy", array("<c8", 1, &[0; 8]), "numpy.ndarray of type c8"),
+        (
+            "a sparse tensor",
+            call("torch._utils\n_rebuild_sparse_tensor", &[&b"N"[..], &plain].concat()),
+            "torch._utils._rebuild_sparse_tensor",
+        ),
+        (
+            "complex numbers of torch",
+            tensor("ComplexFloatStorage", "2", 1, &[1]),
+            "torch.Tensor of complex or quantised numbers",
+        ),
+        (
+            "numbers of eight bits",
+            short_integers("3", "float8_e4m3fn"),
+            "torch.Tensor of torch.float8_e4m3fn",
+        ),
+    ];
+    for (what, value, expected) in cases {
+        let storages = [("1", floats(&[3.0, 4.0])), ("2", vec![0; 8]), ("3", vec![1, 0, 255, 255])];
+        let used: Vec<(&str, &[u8])> = storages.iter().map(|(k, b)| (*k, &b[..])).collect();
+        let checkpoint = with("extra", &value, &used).expect(what);
+        let found = checkpoint.pickle().and_then(|p| p.get("extra")).expect("extra");
+        assert_eq!(found, &Value::Foreign(expected.into()), "{what}");
+        assert_eq!(found.to_json(), format!("object of {expected}"), "{what}");
+    }
+    assert_eq!(
+        with("extra", &call("__builtin__\nxrange", b"K\x05K\0J\xfe\xff\xff\xff"), &[])
+            .expect("a range")
+            .pickle()
+            .and_then(|p| p.get("extra"))
+            .map(Value::to_json),
+        Some(serde_json::json!([5, 3, 1]))
+    );
+}
+
+#[test]
+fn weights_may_have_attributes_and_any_type_of_numbers() {
+    let state = [&b"}"[..], &text("note"), b"K\x01s"].concat();
+    let plain = tensor("FloatStorage", "0", 2, &[2]);
+    let parameter =
+        call("torch._utils\n_rebuild_parameter_with_state", &[&plain[..], b"\x88}", &state].concat());
+    // The call inside stands there as its function and its arguments.
+    let function = b"ctorch._utils\n_rebuild_tensor_v2\n";
+    let inner = plain.strip_prefix(function).and_then(|rest| rest.strip_suffix(b"R")).expect("a call");
+    let subclass = [&function[..], b"ctorch\nTensor\n", inner, &state].concat();
+    let subclass = call("torch._tensor\n_rebuild_from_type_v2", &subclass);
+    let short = short_integers("0", "uint16");
+    let (float, shorts) = (floats(&[1.5, -2.0]), vec![7, 0, 255, 255]);
+    for (weight, bytes, expected) in
+        [(parameter, &float, [1.5, -2.0]), (subclass, &float, [1.5, -2.0]), (short, &shorts, [7.0, 65535.0])]
+    {
+        let file = file(&dict(&[("network_weights", &dict(&[("w", &weight)]))]), &[("0", bytes)]);
+        assert_eq!(Checkpoint::open(&file.path).expect("a checkpoint").read("w").expect("values"), expected);
+    }
+}
+
+#[test]
+fn an_object_among_the_weights_is_refused_by_name() {
+    for (weight, expected) in [
+        (call("mylab\nWeight", b""), "the weight `w` is no tensor of numbers but mylab.Weight"),
+        (array("<f4", 1, &[0; 4]), "the weight `w` is no tensor of numbers but a numpy array"),
+    ] {
+        let file = file(&dict(&[("network_weights", &dict(&[("w", &weight)]))]), &[]);
+        let error = Checkpoint::open(&file.path).expect_err("no tensor");
+        assert!(error.to_string().contains(expected) && error.hint().is_some(), "{error}");
+    }
+}
+
+#[test]
+fn what_only_runs_code_is_refused_even_beside_the_weights() {
+    for name in [
+        "os\nsystem",
+        "subprocess\nPopen",
+        "__builtin__\neval",
+        "mylab\nConfig.__init__.__globals__",
+        "torch.hub\nload",
+    ] {
+        let text = with("extra", &call(name, b""), &[]).expect_err(name).to_string();
+        assert!(text.contains(&format!("the pickle wants to call {}", name.replace('\n', "."))), "{text}");
     }
 }

@@ -183,7 +183,11 @@ impl Checkpoint {
                 keys.map_or(value.kind().into(), |k| format!("a dict of {}", k.join(", "))),
             ));
         };
-        let tensors = state_dict(weights);
+        let tensors = state_dict(weights).map_err(|(name, value)| NetError::NoTensor {
+            path: path.clone(),
+            name,
+            found: if let Value::Foreign(class) = value { class.to_string() } else { value.kind().into() },
+        })?;
         if tensors.is_empty() {
             return Err(no_weights("its weights are empty".into()));
         }
@@ -379,16 +383,20 @@ fn v1_metadata(path: &Path, value: &Value) -> Result<Metadata, NetError> {
     })
 }
 
-/// Every tensor of a state dict, with its name.
-fn state_dict(weights: &Value) -> Vec<(String, TensorPlace)> {
-    let entries = weights.as_dict().unwrap_or_default();
-    entries
-        .iter()
-        .filter_map(|(k, v)| match (k, v) {
-            (Value::Str(name), Value::Tensor(tensor)) => {
-                Some((name.to_string(), TensorPlace::Torch(tensor.clone())))
-            }
-            _ => None,
+/// Every tensor of a state dict, with its name; the first entry that is no tensor.
+///
+/// Counters of batches do not matter to a network and may be anything.
+fn state_dict(weights: &Value) -> Result<Vec<(String, TensorPlace)>, (String, &Value)> {
+    let entries = weights.as_dict().unwrap_or_default().iter();
+    let named = entries.filter_map(|(key, value)| Some((key.as_str()?, value)));
+    let weights = named.filter(|(name, value)| value.as_tensor().is_some() || !name.ends_with(COUNTER));
+    weights
+        .map(|(name, value)| match value {
+            Value::Tensor(tensor) => Ok((name.to_owned(), TensorPlace::Torch(tensor.clone()))),
+            other => Err((name.to_owned(), other)),
         })
         .collect()
 }
+
+/// How the names of counters of batches end.
+pub(crate) const COUNTER: &str = ".num_batches_tracked";
