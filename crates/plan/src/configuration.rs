@@ -137,9 +137,9 @@ pub struct Resampling {
     pub function: ResamplingFn,
     /// Whether label maps are resampled.
     pub is_seg: bool,
-    /// Spline order, 0, 1 or 3; unused by [`ResamplingFn::Torch`].
+    /// Spline order, 0 to 3; unused by [`ResamplingFn::Torch`].
     pub order: u8,
-    /// Spline order along the axis that is treated separately, 0, 1 or 3; unused by [`ResamplingFn::Torch`].
+    /// Spline order along the axis that is treated separately, 0 to 3; unused by [`ResamplingFn::Torch`].
     pub order_z: u8,
     /// Whether the axis of largest spacing is treated separately; `None`: by [`Resampling::anisotropy_threshold`].
     pub force_separate_z: Option<bool>,
@@ -340,8 +340,8 @@ fn resampling(configuration: &Node<'_>, key: &str) -> Result<Resampling, PlanErr
 
 fn order(node: &Node<'_>) -> Result<u8, PlanError> {
     match node.usize() {
-        Ok(order @ (0 | 1 | 3)) => Ok(order as u8),
-        _ => Err(node.wrong("the spline order 0, 1 or 3")),
+        Ok(order @ 0..=3) => Ok(order as u8),
+        _ => Err(node.wrong("a spline order from 0 to 3")),
     }
 }
 
