@@ -206,6 +206,10 @@ impl Model {
                 previous: previous.clone(),
             });
         }
+        let mut configuration = configuration;
+        if let Some(trainer) = &trainer {
+            configuration.architecture = configuration.architecture.of_trainer(trainer);
+        }
         let network = NetworkSpec::from_plan(
             &configuration.architecture,
             dataset.channel_names.len(),

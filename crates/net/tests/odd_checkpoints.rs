@@ -1,11 +1,16 @@
 //! Checkpoints as people write them: the same facts in other Python types, and objects beside the weights.
 
 use std::io::{Cursor, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use glioseg_diagnose::Diagnose as _;
 use glioseg_interop::Value;
-use glioseg_net::{Checkpoint, NetError};
+use glioseg_net::{
+    Checkpoint, Curve, Dims, EngineChoice, Kernels, Mode, NetError, NetworkSpec, NormKind, NormSpec,
+    Parameters, Program, decoder_like_encoder,
+};
+use glioseg_volume::testing::relative_l2;
 
 /// Text as a pickle has it.
 fn text(text: &str) -> Vec<u8> {
@@ -265,5 +270,58 @@ fn what_only_runs_code_is_refused_even_beside_the_weights() {
     ] {
         let text = with("extra", &call(name, b""), &[]).expect_err(name).to_string();
         assert!(text.contains(&format!("the pickle wants to call {}", name.replace('\n', "."))), "{text}");
+    }
+}
+
+// ---- networks that nnU-Net's own planner never chooses ----
+
+type Change = fn(&mut NetworkSpec);
+
+#[test]
+fn curves_and_residual_decoders_give_pytorchs_answers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/network/curves.pth");
+    let stages = [(2, [1, 3, 3], [1; 3]), (3, [1, 3, 3], [1, 2, 2])];
+    let (plain, residual) = (NetworkSpec::plain, |i, o, s: &[_]| NetworkSpec::residual(i, o, s, &[1, 1]));
+    let cases: [(&str, NetworkSpec, Change); 5] = [
+        ("decoder", residual(1, 2, &stages), |s| {
+            (s.residual_decoder, s.curve) = (true, Some(Curve::Gelu { tanh: true }));
+            s.norm = Some(NormSpec { running: true, ..NormSpec::new(NormKind::Instance) });
+        }),
+        ("stem", residual(1, 2, &stages), |s| {
+            (s.stem_features, s.curve) = (4, Some(Curve::Prelu { parameters: 1, init: 0.25 }));
+        }),
+        ("first", plain(1, 2, &stages), |s| {
+            (s.curve, s.nonlin_first) = (Some(Curve::Elu { alpha: 0.7 }), true);
+            s.norm = Some(NormSpec::new(NormKind::Batch));
+        }),
+        ("channels", plain(1, 2, &[stages[0], (2, stages[1].1, stages[1].2)]), |s| {
+            (s.curve, s.nonlin_first) = (Some(Curve::Prelu { parameters: 2, init: 0.25 }), true);
+            s.norm = Some(NormSpec::new(NormKind::Batch));
+        }),
+        ("bare", plain(1, 2, &stages), |s| (s.curve, s.norm) = (Some(Curve::Silu), None)),
+    ];
+    for (name, mut spec, change) in cases {
+        spec.encoder.iter_mut().for_each(|stage| stage.blocks = 1);
+        spec.decoder = decoder_like_encoder(&spec.encoder, &[1]);
+        spec.dims = Dims::Two;
+        change(&mut spec);
+        let data = Checkpoint::open(&path).expect("the fixture");
+        let pickle = data.pickle().expect("a pickle");
+        let values = |value: Option<&Value>| {
+            let tensor = value.and_then(Value::as_tensor).expect("a tensor");
+            data.read_tensor(tensor).expect("values")
+        };
+        let (x, expected) = (values(pickle.get("x")), values(pickle.get("logits").and_then(|l| l.get(name))));
+        let checkpoint = Checkpoint::open(&path).expect("the fixture").under(&format!("{name}/"));
+        let mut parameters = Parameters::zeros(&spec).expect(name);
+        parameters.load_checkpoint(&checkpoint).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for kernels in Kernels::ALL {
+            let mut engine = EngineChoice { kernels, ..EngineChoice::default() }.start().expect("an engine");
+            engine.load(Arc::new(parameters.clone())).expect("loaded");
+            engine.prepare(&Program::new(&spec, 1, [1, 4, 8], Mode::Predict).expect(name)).expect("prepared");
+            let logits = engine.forward(&x).expect("logits");
+            let distance = relative_l2(logits.heads[0], &expected);
+            assert!(distance < 2e-6, "{name}, {kernels:?}: {distance}");
+        }
     }
 }

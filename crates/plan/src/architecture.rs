@@ -22,14 +22,17 @@ pub enum ArchitectureKind {
     PlainConvUNet,
     /// Residual blocks in the encoder, plain convolutions in the decoder (`ResidualEncoderUNet`).
     ResidualEncoderUNet,
+    /// Residual blocks in encoder and decoder (`ResidualUNet`).
+    ResidualUNet,
     /// Version 1's (`Generic_UNet`), with the changes of the BraTS 2021 winner: see [`GenericUNet`].
     GenericUNet,
 }
 
 impl ArchitectureKind {
-    const ALL: [ArchitectureKind; 3] = [
+    const ALL: [ArchitectureKind; 4] = [
         ArchitectureKind::PlainConvUNet,
         ArchitectureKind::ResidualEncoderUNet,
+        ArchitectureKind::ResidualUNet,
         ArchitectureKind::GenericUNet,
     ];
 
@@ -38,6 +41,7 @@ impl ArchitectureKind {
         match self {
             ArchitectureKind::PlainConvUNet => "PlainConvUNet",
             ArchitectureKind::ResidualEncoderUNet => "ResidualEncoderUNet",
+            ArchitectureKind::ResidualUNet => "ResidualUNet",
             ArchitectureKind::GenericUNet => "Generic_UNet",
         }
     }
@@ -145,6 +149,9 @@ pub struct Norm {
     pub eps: f64,
     /// Whether weight and bias are learnt.
     pub affine: bool,
+    /// Whether statistics of the training are kept and used instead of the input's: torch's `track_running_stats`, which group
+    /// norm does not have.
+    pub running: bool,
 }
 
 /// Dropout of whole channels between convolution and normalisation.
@@ -164,6 +171,27 @@ pub enum Nonlin {
     },
     /// `max(x, 0)`.
     Relu,
+    /// `x` times the normal distribution's share below `x`.
+    Gelu {
+        /// That share by a hyperbolic tangent (`approximate`).
+        tanh: bool,
+    },
+    /// `x`, or `alpha * (exp(x) - 1)` where `x` is negative.
+    Elu {
+        /// The factor for negative values.
+        alpha: f64,
+    },
+    /// `x` times the logistic function of `x`.
+    Silu,
+    /// `x`, or `x` times a learnt factor where `x` is negative.
+    PRelu {
+        /// Learnt factors: 1, or one per channel.
+        parameters: usize,
+        /// What they are before training.
+        init: f64,
+    },
+    /// None at all.
+    Identity,
 }
 
 /// A U-Net as `architecture` of a configuration describes it.
@@ -186,9 +214,11 @@ pub struct Architecture {
     pub kernel_sizes: Vec<Vec<usize>>,
     /// Stride at the entry of every stage.
     pub strides: Vec<Vec<usize>>,
+    /// Channels of the stem of residual networks; those of the first stage where it is absent.
+    pub stem_channels: Option<usize>,
     /// Convolutions (plain) or residual blocks (residual) of every encoder stage.
     pub blocks_per_stage: Vec<usize>,
-    /// Convolutions of every decoder stage, deepest first: one entry fewer than stages.
+    /// Convolutions, or residual blocks of [`ArchitectureKind::ResidualUNet`], of every decoder stage, deepest first: one entry fewer than stages.
     pub n_conv_per_stage_decoder: Vec<usize>,
     /// Whether convolutions have a bias.
     pub conv_bias: bool,
@@ -205,6 +235,18 @@ pub struct Architecture {
 }
 
 impl Architecture {
+    /// The network that a trainer of nnU-Net makes of this one: `nnUNetTrainerBN` takes batch norm.
+    ///
+    /// # Source
+    /// nnU-Net v2, `nnUNetTrainerBN.build_network_architecture`.
+    #[must_use]
+    pub fn of_trainer(mut self, trainer: &str) -> Self {
+        if trainer == "nnUNetTrainerBN" {
+            self.norm = Norm { kind: NormKind::Batch, eps: 1e-5, affine: true, running: true };
+        }
+        self
+    }
+
     /// Number of stages, the bottleneck included.
     pub fn num_stages(&self) -> usize {
         self.features_per_stage.len()
@@ -239,16 +281,9 @@ impl Architecture {
             ArchitectureKind::GenericUNet => generic_features(&args, stages, dim)?,
             _ => per_stage(&args.get("features_per_stage")?, stages, |n| n.count(MAX_FEATURES))?,
         };
-        if let Some(stem) = args.opt("stem_channels")?
-            && stem.count(MAX_FEATURES)? != features_per_stage[0]
-        {
-            return Err(
-                stem.wrong(format!("{}, the channels of the first stage, or null", features_per_stage[0]))
-            );
-        }
         let blocks_key = match kind {
             ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => "n_conv_per_stage",
-            ArchitectureKind::ResidualEncoderUNet => "n_blocks_per_stage",
+            ArchitectureKind::ResidualEncoderUNet | ArchitectureKind::ResidualUNet => "n_blocks_per_stage",
         };
         Ok(Architecture {
             kind,
@@ -260,6 +295,7 @@ impl Architecture {
                 n.count(MAX_CONVS)
             })?,
             features_per_stage,
+            stem_channels: args.opt("stem_channels")?.map(|n| n.count(MAX_FEATURES)).transpose()?,
             generic: match kind {
                 ArchitectureKind::GenericUNet => Some(generic(&args, patch_size, stages)?),
                 _ => None,
@@ -292,8 +328,9 @@ impl Architecture {
             n_conv_per_stage_decoder: per_stage(&node.get("n_conv_per_stage_decoder")?, stages - 1, |n| {
                 n.count(MAX_CONVS)
             })?,
+            stem_channels: None,
             conv_bias: true,
-            norm: Norm { kind: NormKind::Instance, eps: 1e-5, affine: true },
+            norm: Norm { kind: NormKind::Instance, eps: 1e-5, affine: true, running: false },
             dropout: None,
             nonlin: Nonlin::LeakyRelu { slope: 0.01 },
             nonlin_first: false,

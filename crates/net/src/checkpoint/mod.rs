@@ -237,6 +237,11 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, place)| TensorInfo { name, shape: place.shape() })
     }
 
+    /// Whether there is a weight of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
     /// The values of a weight in C order, as f32.
     ///
     /// # Errors

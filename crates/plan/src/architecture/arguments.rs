@@ -35,7 +35,7 @@ const GENERIC: &[&str] =
 pub(super) fn check(args: &Node<'_>, kind: ArchitectureKind) -> Result<(), PlanError> {
     let own: &[&[&str]] = match kind {
         ArchitectureKind::PlainConvUNet => &[PLAIN],
-        ArchitectureKind::ResidualEncoderUNet => &[RESIDUAL],
+        ArchitectureKind::ResidualEncoderUNet | ArchitectureKind::ResidualUNet => &[RESIDUAL],
         ArchitectureKind::GenericUNet => &[PLAIN, GENERIC],
     };
     let known: Vec<&str> = [&[COMMON], own].concat().concat();

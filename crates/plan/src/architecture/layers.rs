@@ -52,7 +52,7 @@ fn number(kwargs: Option<&Node<'_>>, key: &str) -> Result<Option<f64>, PlanError
 pub(super) fn norm(args: &Node<'_>, dim: usize) -> Result<Norm, PlanError> {
     const KWARGS: &str = "norm_op_kwargs";
     let Some(op) = args.opt("norm_op")? else {
-        return Ok(Norm { kind: NormKind::None, eps: 1e-5, affine: false });
+        return Ok(Norm { kind: NormKind::None, eps: 1e-5, affine: false, running: false });
     };
     let batch = ["BatchNorm2d", "BatchNorm3d"][dim - 2];
     let instance = ["InstanceNorm2d", "InstanceNorm3d"][dim - 2];
@@ -70,16 +70,18 @@ pub(super) fn norm(args: &Node<'_>, dim: usize) -> Result<Norm, PlanError> {
     };
     let kwargs = arguments(args, KWARGS, known, class)?;
     let eps = number(kwargs.as_ref(), "eps")?.unwrap_or(1e-5);
-    // The defaults for `affine` are torch's.
-    let affine = |default| kwargs.as_ref().map_or(Ok(default), |node| flag(node, "affine", default));
-    Ok(if class == instance {
-        Norm { kind: NormKind::Instance, eps, affine: affine(false)? }
+    let switch = |key, default| kwargs.as_ref().map_or(Ok(default), |node| flag(node, key, default));
+    // The defaults are torch's.
+    let affine = switch("affine", class != instance)?;
+    let running = switch("track_running_stats", class == batch)?;
+    let kind = if class == instance {
+        NormKind::Instance
     } else if class == batch {
-        Norm { kind: NormKind::Batch, eps, affine: affine(true)? }
+        NormKind::Batch
     } else {
-        let groups = args.get(KWARGS)?.get("num_groups")?.count(MAX_FEATURES)?;
-        Norm { kind: NormKind::Group { groups }, eps, affine: affine(true)? }
-    })
+        NormKind::Group { groups: args.get(KWARGS)?.get("num_groups")?.count(MAX_FEATURES)? }
+    };
+    Ok(Norm { kind, eps, affine, running })
 }
 
 pub(super) fn dropout(args: &Node<'_>) -> Result<Option<Dropout>, PlanError> {
@@ -94,17 +96,37 @@ pub(super) fn dropout(args: &Node<'_>) -> Result<Option<Dropout>, PlanError> {
     }
 }
 
+/// # Source
+/// `torch.nn.modules.activation`, with its defaults.
 pub(super) fn nonlin(args: &Node<'_>) -> Result<Nonlin, PlanError> {
-    const KWARGS: &str = "nonlin_kwargs";
-    let op = args.get("nonlin")?;
-    Ok(match named(&op, modules!("activation"), &["LeakyReLU", "ReLU"])? {
-        class @ "LeakyReLU" => {
-            let kwargs = arguments(args, KWARGS, &["negative_slope", "inplace"], class)?;
-            Nonlin::LeakyRelu { slope: number(kwargs.as_ref(), "negative_slope")?.unwrap_or(0.01) }
-        }
-        class => {
-            arguments(args, KWARGS, &["inplace"], class)?;
-            Nonlin::Relu
-        }
+    let Some(op) = args.opt("nonlin")? else { return Ok(Nonlin::Identity) };
+    let class = named(&op, modules!("activation"), &["LeakyReLU", "ReLU", "GELU", "ELU", "SiLU", "PReLU"])?;
+    let known: &[&str] = match class {
+        "LeakyReLU" => &["negative_slope", "inplace"],
+        "GELU" => &["approximate"],
+        "ELU" => &["alpha", "inplace"],
+        "PReLU" => &["num_parameters", "init"],
+        _ => &["inplace"],
+    };
+    let kwargs = arguments(args, "nonlin_kwargs", known, class)?;
+    let value = |key: &str, default: f64| number(kwargs.as_ref(), key).map(|found| found.unwrap_or(default));
+    let given = |key: &str| kwargs.as_ref().map_or(Ok(None), |node| node.opt(key));
+    Ok(match class {
+        "LeakyReLU" => Nonlin::LeakyRelu { slope: value("negative_slope", 0.01)? },
+        "ReLU" => Nonlin::Relu,
+        "GELU" => match given("approximate")? {
+            None => Nonlin::Gelu { tanh: false },
+            Some(node) => match node.str()? {
+                "none" => Nonlin::Gelu { tanh: false },
+                "tanh" => Nonlin::Gelu { tanh: true },
+                _ => return Err(node.unknown(&["none", "tanh"])),
+            },
+        },
+        "ELU" => Nonlin::Elu { alpha: value("alpha", 1.0)? },
+        "SiLU" => Nonlin::Silu,
+        _ => Nonlin::PRelu {
+            parameters: given("num_parameters")?.map_or(Ok(1), |n| n.count(MAX_FEATURES))?,
+            init: value("init", 0.25)?,
+        },
     })
 }
