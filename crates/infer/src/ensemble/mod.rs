@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use glioseg_formats::{FormatError, atomic, npz};
-use glioseg_plan::{Dataset, OutputLabels, meaning};
+use glioseg_plan::{Dataset, OutputLabels, differing_labels};
 use glioseg_volume::{LabelMap, crop};
 use half::f16;
 use rayon::prelude::*;
@@ -153,8 +153,7 @@ fn dataset_of(folders: &[PathBuf], case: &str, given: Option<&Path>) -> Result<D
     if given.is_none() {
         for other in folders {
             let (Some(one), Some(other)) = (&found, Dataset::describing(None, [other])?) else { continue };
-            let (first, second) = (meaning(&one.dataset.labels), meaning(&other.dataset.labels));
-            if first != second {
+            if let Some((first, second)) = differing_labels(&one.dataset, &other.dataset) {
                 let (first_path, second_path) = (one.path.clone(), other.path);
                 return Err(EnsembleError::OutputsDiffer { first, second, first_path, second_path });
             }
