@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_infer::Part;
-use glioseg_infer::model::Folds;
+use glioseg_infer::model::{CheckpointChoice, Folds};
 
 use crate::arguments::{Compute, Labels};
 use crate::commands::compare::Compare;
@@ -108,9 +108,10 @@ pub(crate) struct Predict {
     /// Folds: `all`, or numbers such as 0,1,2 [default: every cross-validation fold found]
     #[arg(short, long, value_name = "FOLDS")]
     pub(crate) folds: Option<Folds>,
-    /// Which checkpoint of a fold
-    #[arg(long, value_enum, default_value = "final")]
-    pub(crate) checkpoint: Checkpoint,
+    /// Which checkpoint of a fold: `final` (the end of training), `best` (the best validation score), or a file's name such as
+    /// checkpoint_latest
+    #[arg(long, value_name = "NAME", default_value = "final")]
+    pub(crate) checkpoint: CheckpointChoice,
     #[command(flatten)]
     pub(crate) compute: Compute,
     /// Distance of neighbouring tiles, as a fraction of the patch
@@ -163,14 +164,6 @@ fn fraction(text: &str) -> Result<f64, String> {
         Ok(v) if v > 0.0 && v <= 1.0 => Ok(v),
         _ => Err("a fraction of the patch: more than 0, at most 1".into()),
     }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Checkpoint {
-    /// The one at the end of training
-    Final,
-    /// The one with the best validation score
-    Best,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
