@@ -191,7 +191,7 @@ impl<'a> Job<'a> {
     fn new(set: &ModelSet, batch: &'a Batch<'a>) -> Result<Self, InferError> {
         let dataset = &set.first().dataset;
         let found = find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?;
-        let folder = Folder::make(batch.out, batch.inputs)?;
+        let folder = Folder::make(batch.out, batch.inputs, dataset.written_ending())?;
         let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
             found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();
         all.extend(found.bad.into_iter().map(|(id, e)| (id, Err(e.into()))));

@@ -52,6 +52,11 @@ impl Dataset {
         Ok(Some(Described { dataset: Dataset::read(&path)?, path }))
     }
 
+    /// How label maps that are written for it end: `.nii` where its own files do, else `.nii.gz`.
+    pub fn written_ending(&self) -> &'static str {
+        if self.file_ending.eq_ignore_ascii_case(".nii") { ".nii" } else { ".nii.gz" }
+    }
+
     /// Reads `dataset.json`.
     ///
     /// # Errors

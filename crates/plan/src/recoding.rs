@@ -130,7 +130,7 @@ impl Recoding {
             map.insert("regions_class_order".into(), json!(paints));
         }
         map.insert("numTraining".into(), json!(dataset.num_training.unwrap_or(0)));
-        map.insert("file_ending".into(), json!(".nii.gz"));
+        map.insert("file_ending".into(), json!(dataset.written_ending()));
         Value::Object(map)
     }
 }

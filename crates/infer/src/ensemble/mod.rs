@@ -192,7 +192,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn case(&self, case: &str) -> Result<Option<Vec<(u16, usize)>>, EnsembleError> {
-        let labels = label_path(self.out, case);
+        let ending = self.dataset.written_ending();
+        let labels = label_path(self.out, case, ending);
         let probabilities = self.options.save_probabilities.then(|| self.out.join(format!("{case}.npz")));
         let there = |p: &PathBuf| p.is_file();
         if self.options.skip_finished && there(&labels) && probabilities.as_ref().is_none_or(there) {
@@ -207,7 +208,7 @@ impl Work<'_> {
             .apply(&mut map)
             .map_err(|label| EnsembleError::format(&files[0], format!("label {label} has no new value")))?;
         // Labels last: a case counts as finished when its label map is there.
-        write_labels(self.out, case, &map)?;
+        write_labels(self.out, case, ending, &map)?;
         Ok(Some(map.counts().into_iter().filter(|&(value, _)| value != 0).collect()))
     }
 }
@@ -232,7 +233,7 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     }
     let properties = match version {
         Version::V1 => files.iter().map(|f| Properties::beside(f)).collect::<Result<Vec<_>, _>>()?,
-        Version::V2 if files[0].with_extension("nii.gz").is_file() => Vec::new(),
+        Version::V2 if place::label_map_beside(&files[0]).is_some() => Vec::new(),
         Version::V2 => vec![Properties::beside(&files[0])?],
     };
     let decision = match version {
