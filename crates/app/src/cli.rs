@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_infer::Part;
 use glioseg_infer::model::{CheckpointChoice, Folds};
 
-use crate::arguments::{Compute, Labels};
+use glioseg_plan::OutputLabels;
+
+use crate::arguments::Compute;
 use crate::commands::compare::Compare;
 use crate::commands::crossval::Crossval;
 use crate::commands::dataset::DatasetCommand;
@@ -132,9 +134,10 @@ pub(crate) struct Predict {
     /// Steps on the label map: a postprocessing.json, or `none` [default: that of the model folder, if it has one]
     #[arg(long, value_name = "FILE|none", help_heading = "Output")]
     pub(crate) postprocessing: Option<String>,
-    /// Which values are written [default: dataset, or those of the recipe]
-    #[arg(long, value_enum, help_heading = "Output")]
-    pub(crate) labels: Option<Labels>,
+    /// Which values are written: dataset (those of dataset.json), brats2018 to brats2022 or brats (1-2-4), brats2023 or
+    /// brats2024 (1-2-3, and 4 a resection cavity), nnunet [default: dataset, or those of the recipe]
+    #[arg(long, value_name = "CODING", help_heading = "Output")]
+    pub(crate) labels: Option<OutputLabels>,
     /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
     /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]

@@ -16,7 +16,7 @@ use crate::{Convention, Dataset, Labels, PlanError, TumourParts};
 
 /// Which values written label maps have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "String")]
 pub enum OutputLabels {
     /// Those of the dataset.
     #[default]
@@ -25,6 +25,43 @@ pub enum OutputLabels {
     Brats,
     /// Those of BraTS since 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity.
     Brats2023,
+    /// nnU-Net's own BraTS coding: 1 oedema, 2 necrotic core, 3 enhancing tumour.
+    NnUnet,
+}
+
+/// `dataset`, or a coding as [`Convention`] reads it.
+impl std::str::FromStr for OutputLabels {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        if text.trim().eq_ignore_ascii_case("dataset") {
+            return Ok(Self::Dataset);
+        }
+        match text.parse::<Convention>() {
+            Ok(Convention::Brats124) => Ok(Self::Brats),
+            Ok(Convention::Brats123 | Convention::Brats1234) => Ok(Self::Brats2023),
+            Ok(Convention::NnUnet) => Ok(Self::NnUnet),
+            Err(PlanError::UnknownConvention { name, mut known }) => {
+                known.insert(0, "dataset".to_owned());
+                Err(PlanError::UnknownConvention { name, known })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl TryFrom<String> for OutputLabels {
+    type Error = PlanError;
+
+    fn try_from(text: String) -> Result<Self, PlanError> {
+        text.parse()
+    }
+}
+
+impl From<OutputLabels> for String {
+    fn from(labels: OutputLabels) -> Self {
+        labels.name().to_owned()
+    }
 }
 
 impl OutputLabels {
@@ -34,6 +71,7 @@ impl OutputLabels {
             Self::Dataset => "dataset",
             Self::Brats => "brats",
             Self::Brats2023 => "brats2023",
+            Self::NnUnet => "nnunet",
         }
     }
 
@@ -58,6 +96,7 @@ impl OutputLabels {
             (Self::Brats, _) => Convention::Brats124,
             (Self::Brats2023, None) => Convention::Brats123,
             (Self::Brats2023, Some(_)) => Convention::Brats1234,
+            (Self::NnUnet, _) => Convention::NnUnet,
         };
         let mut table = parts.recoding(&to.parts())?;
         table.sort_unstable();
@@ -214,6 +253,27 @@ mod tests {
     fn dataset(labels: &str) -> Dataset {
         let text = format!(r#"{{"channel_names": {{"0": "T1"}}, "file_ending": ".nii.gz", {labels}}}"#);
         Dataset::parse(text.as_bytes(), Path::new("dataset.json")).expect("a dataset")
+    }
+
+    #[test]
+    fn codings_to_write_have_the_names_of_codings_to_read() {
+        use OutputLabels::{Brats, Brats2023, Dataset, NnUnet};
+        for (text, expected) in [
+            ("dataset", Dataset),
+            ("brats", Brats),
+            ("brats2021", Brats),
+            ("1-2-4", Brats),
+            ("2023", Brats2023),
+            ("1-2-3", Brats2023),
+            ("brats2024", Brats2023),
+            ("nnunet", NnUnet),
+        ] {
+            assert_eq!(text.parse::<OutputLabels>().expect(text), expected, "{text}");
+            let json = serde_json::to_string(&expected).expect("text");
+            assert_eq!(serde_json::from_str::<OutputLabels>(&json).expect("the same"), expected);
+        }
+        let error = "brats2031".parse::<OutputLabels>().expect_err("no such year").to_string();
+        assert!(error.contains("dataset, 1-2-4") && error.contains("brats2018 to brats2022"), "{error}");
     }
 
     #[test]

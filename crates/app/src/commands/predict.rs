@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
     let engine = options.compute.engine().map_err(InferError::from)?;
     let recipe = options.recipe.as_deref().map(Recipe::find).transpose().map_err(InferError::from)?;
     let labels = match (options.labels, &recipe) {
-        (Some(labels), _) => labels.into(),
+        (Some(labels), _) => labels,
         (None, Some(recipe)) => recipe.labels,
         (None, None) => OutputLabels::default(),
     };
