@@ -17,7 +17,7 @@ pub(crate) fn fold_folders(path: &Path) -> Vec<(String, PathBuf)> {
     folds
 }
 
-/// Folders that are called almost like a fold (`fold_0 (copy)`, `fold_2_v1`), sorted by name: what lies there is no fold of the model.
+/// Folders that are called almost like a fold (`fold_0 (copy)`, `fold_2_v1`), sorted by name: what they hold is not a fold of the model.
 pub(crate) fn stray_folders(path: &Path) -> Vec<String> {
     let stray = |name: &str| {
         name.strip_prefix("fold").is_some_and(|rest| !rest.strip_prefix('_').is_some_and(is_fold))

@@ -1,7 +1,7 @@
 //! Activations that are curves, or whose kink has a learnt or steep slope: what the kernels' leaky ReLU, a maximum of two
 //! lines, cannot be.
 //!
-//! They are computed one value at a time and go over a map in a pass of their own. There is no derivative: such networks predict, and training
+//! They are computed one value at a time and go over a map in a pass of their own. They have no derivative here: such networks predict, and training
 //! them is refused.
 
 /// An activation other than a leaky ReLU of slope at most 1.

@@ -133,8 +133,7 @@ impl SavedPlace {
             );
             return Err(EnsembleError::format(npz, reason));
         }
-        let beside = label_map_beside(npz);
-        let geometry = match beside {
+        let geometry = match label_map_beside(npz) {
             Some(path) => {
                 let geometry = nifti::read_info(&path)?.geometry;
                 if geometry.shape != whole {
@@ -155,6 +154,7 @@ impl SavedPlace {
         }
     }
 }
+
 /// The label map of the same case, next to an npz.
 pub(super) fn label_map_beside(npz: &Path) -> Option<PathBuf> {
     ["nii.gz", "nii"].into_iter().map(|ending| npz.with_extension(ending)).find(|p| p.is_file())
