@@ -218,8 +218,7 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
 }
 
 /// Values of this thread's scratch.
-#[cfg(test)]
-pub(crate) fn scratch_of_thread() -> usize {
+pub fn scratch_of_thread() -> usize {
     SCRATCH.with_borrow(|scratch| scratch.len())
 }
 

@@ -30,6 +30,8 @@ mod pool;
 mod scratch;
 mod source;
 mod stats;
+#[doc(hidden)]
+pub mod testing;
 mod transposed;
 mod upsampled;
 
