@@ -11,7 +11,7 @@ mod samples;
 use crate::groups::{case_groups, case_size, memory_budget};
 use crate::json::{Node, parse_json, read_json};
 use crate::plans::foreground_intensities;
-use crate::{ForegroundIntensities, PlanError, RawCase, RawDataset};
+use crate::{ForegroundIntensities, PlanError, RawCase, RawDataset, ReadCase};
 use glioseg_formats::atomic;
 use glioseg_interop::{KeyOrder, RandomState, python_json};
 use glioseg_volume::crop;
@@ -49,6 +49,8 @@ struct CaseFacts {
     /// One per channel.
     intensities: Vec<Histogram>,
     samples: CaseSamples,
+    /// What is odd about its files.
+    oddities: Vec<String>,
 }
 
 impl Fingerprint {
@@ -63,7 +65,10 @@ impl Fingerprint {
     ///
     /// # Source
     /// nnU-Net v2, `DatasetFingerprintExtractor`.
-    pub fn extract(dataset: &RawDataset, progress: &(dyn Fn(&str) + Sync)) -> Result<Fingerprint, PlanError> {
+    pub fn extract(
+        dataset: &RawDataset,
+        progress: &(dyn Fn(&str, &[String]) + Sync),
+    ) -> Result<Fingerprint, PlanError> {
         let per_case = SAMPLES / dataset.cases.len().max(1);
         let bytes: Vec<u64> = dataset
             .cases
@@ -81,7 +86,7 @@ impl Fingerprint {
                 .par_iter()
                 .map(|case| {
                     let facts = analyze(case, dataset, per_case)?;
-                    progress(&case.name);
+                    progress(&case.name, &facts.oddities);
                     Ok(facts)
                 })
                 .collect();
@@ -220,9 +225,14 @@ fn triple<'a>(node: &Node<'a>) -> Result<[Node<'a>; 3], PlanError> {
 
 /// Reads a case, crops it, and draws intensities from its foreground.
 fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<CaseFacts, PlanError> {
-    let (volume, labels) = case.read(&dataset.description)?;
-    let shape = volume.shape();
-    let mut mask = crop::nonzero_mask(&volume.data, shape);
+    let reader = dataset.description.image_reader();
+    let ReadCase { image: volume, labels, oddities } = case.read(&dataset.description, reader)?;
+    let (turn, spacing_mm) = reader.turn(&volume.geometry);
+    let shape = turn.along(volume.shape());
+    let voxels = volume.geometry.voxels();
+    let labels = turn.apply(labels.data, volume.shape());
+    let image = turn.apply(volume.data, volume.geometry.shape);
+    let mut mask = crop::nonzero_mask(&image, shape);
     crop::fill_holes(&mut mask, shape);
     let bbox = crop::bounding_box(&mask, shape).unwrap_or_else(|| shape.map(|size| [0, size]));
     drop(mask);
@@ -231,7 +241,7 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
     for z in z0..z1 {
         for y in y0..y1 {
             let row = (z * shape[1] + y) * shape[2];
-            foreground.extend((row + x0..row + x1).filter(|&i| labels.data[i] > 0));
+            foreground.extend((row + x0..row + x1).filter(|&i| labels[i] > 0));
         }
     }
     drop(labels);
@@ -241,7 +251,7 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
     };
     let mut random = RandomState::new(SEED);
     let (mut intensities, mut samples) = (Vec::new(), CaseSamples::default());
-    for channel in volume.data.chunks_exact(volume.geometry.voxels()) {
+    for channel in image.chunks_exact(voxels) {
         let values: Vec<f32> = foreground.iter().map(|&i| channel[i]).collect();
         let Some(last) = count.checked_sub(1) else {
             intensities.push(Histogram::default());
@@ -263,11 +273,12 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
     }
     let shape_after_crop = crop::box_shape(bbox);
     Ok(CaseFacts {
-        spacing_mm: volume.geometry.spacing,
+        spacing_mm,
         shape_after_crop,
-        relative_size: shape_after_crop.iter().product::<usize>() as f64 / volume.geometry.voxels() as f64,
+        relative_size: shape_after_crop.iter().product::<usize>() as f64 / voxels as f64,
         intensities,
         samples,
+        oddities,
     })
 }
 

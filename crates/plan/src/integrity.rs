@@ -3,11 +3,12 @@
 //! What nnU-Net's `--verify_dataset_integrity` checks, and more: it stops at the first kind of problem, here all files
 //! are looked at whatever is wrong with others. One image file per thread is held at a time.
 
+use crate::raw::odd_images;
 use crate::splits::some_of;
 use crate::{RawCase, RawDataset};
 use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::FormatError;
-use glioseg_formats::nifti::{ImageInfo, read_info, read_labels, read_volume};
+use glioseg_formats::nifti::{ImageInfo, read_info, read_labels_noting, read_stack};
 use glioseg_volume::{Geometry, GridComparison};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -164,6 +165,13 @@ impl CaseCheck {
         self.problems.push(Problem { severity, case, path: Some(path.to_owned()), message, hint: None });
     }
 
+    /// Adds a sentence that begins with the file's name.
+    fn odd(&mut self, path: &Path, sentence: &str) {
+        let file = path.display().to_string();
+        let message = sentence.strip_prefix(&file).unwrap_or(sentence).trim_start_matches(": ");
+        self.add(Severity::Warning, path, message.to_owned());
+    }
+
     fn unreadable(&mut self, path: &Path, error: &FormatError) {
         self.problems.push(Problem {
             severity: Severity::Error,
@@ -251,12 +259,12 @@ fn check_case(case: &RawCase, dataset: &RawDataset) -> CaseCheck {
 
 /// Looks at the voxels of an image file, channel by channel.
 fn check_voxels(check: &mut CaseCheck, path: &Path, info: &ImageInfo) {
-    let volume = match read_volume(path) {
-        Ok(volume) => volume,
+    let (mut volume, infos) = match read_stack(&[path]) {
+        Ok(read) => read,
         Err(error) => return check.unreadable(path, &error),
     };
-    if let Err(found) = volume.check_finite() {
-        return check.unreadable(path, &FormatError::NotFinite { path: path.to_owned(), found });
+    for odd in odd_images(&[path], &infos, &mut volume) {
+        check.odd(path, &odd);
     }
     for channel in 0..info.channels {
         let values = volume.channel(channel);
@@ -282,10 +290,12 @@ fn check_labels(
         }
         Err(error) => return check.unreadable(path, &error),
     }
-    let map = match read_labels(path) {
+    let mut oddities = Vec::new();
+    let map = match read_labels_noting(path, &mut oddities) {
         Ok(map) => map,
         Err(error) => return check.unreadable(path, &error),
     };
+    oddities.iter().for_each(|odd| check.odd(path, odd));
     check.labels_read = true;
     let mut counts = vec![0u64; 1 << 16];
     map.data.iter().for_each(|&label| counts[usize::from(label)] += 1);

@@ -6,9 +6,8 @@
 //! the files is read case by case.
 
 use crate::json::Node;
-use crate::{Dataset, PlanError};
-use glioseg_formats::FormatError;
-use glioseg_formats::nifti::{read_labels, read_stack};
+use crate::{Dataset, ImageReader, PlanError};
+use glioseg_formats::nifti::{ImageInfo, read_labels_noting, read_stack_along};
 use glioseg_volume::{LabelMap, Volume};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +24,17 @@ pub struct RawCase {
     pub images: Vec<PathBuf>,
     /// The label map.
     pub labels: PathBuf,
+}
+
+/// A training case as read.
+#[derive(Debug, Clone)]
+pub struct ReadCase {
+    /// All channels.
+    pub image: Volume,
+    /// Labels on the same grid.
+    pub labels: LabelMap,
+    /// What is odd about the files but no obstacle, a sentence each. NaN and infinite voxels count as 0.
+    pub oddities: Vec<String>,
 }
 
 /// A dataset to train on, with the files of every case.
@@ -145,36 +155,26 @@ impl RawDataset {
         new.entry("numTraining").or_insert_with(|| Value::from(self.cases.len()));
         Value::Object(new)
     }
-
-    /// nnU-Net's reader class for these images.
-    ///
-    /// # Source
-    /// nnU-Net v2, `determine_reader_writer_from_dataset_json`.
-    pub fn image_reader_writer(&self) -> &str {
-        const READERS: [&str; 5] =
-            ["NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient"];
-        match &self.description.overwrite_image_reader_writer {
-            Some(reader) if READERS.contains(&reader.as_str()) => reader,
-            _ if self.description.file_ending.eq_ignore_ascii_case(".nii") => "NibabelIO",
-            _ => "SimpleITKIO",
-        }
-    }
 }
 
 impl RawCase {
     /// Reads image and label map, and checks that they fit each other and the dataset.
     ///
+    /// Both stay in the order of the first image's file. With a `reader` that turns images, files whose axes lead elsewhere
+    /// are turned to those of the first.
+    ///
     /// # Errors
-    /// [`PlanError::Volume`] if a file cannot be read or holds voxels that are not finite; [`PlanError::Case`] if the
-    /// number of channels is not the dataset's, or the shapes differ.
-    pub fn read(&self, description: &Dataset) -> Result<(Volume, LabelMap), PlanError> {
+    /// [`PlanError::Volume`] if a file cannot be read; [`PlanError::Case`] if the number of channels is not the dataset's, or
+    /// the shapes differ.
+    pub fn read(&self, description: &Dataset, reader: ImageReader) -> Result<ReadCase, PlanError> {
         let failed = |path: &Path, reason: String| {
             Err(PlanError::Case { case: self.name.clone(), path: path.to_owned(), reason })
         };
         let Some(first) = self.images.first() else {
             return failed(&self.labels, "has no image".to_owned());
         };
-        let (volume, _) = read_stack(&self.images)?;
+        let rule = reader.turns();
+        let (mut volume, infos) = read_stack_along(&self.images, rule)?;
         let channels = description.channel_names.len();
         if volume.channels != channels {
             let reason = format!(
@@ -184,8 +184,11 @@ impl RawCase {
             );
             return failed(first, reason);
         }
-        volume.check_finite().map_err(|found| FormatError::NotFinite { path: first.to_owned(), found })?;
-        let labels = read_labels(&self.labels)?;
+        let mut oddities = odd_images(&self.images, &infos, &mut volume);
+        let mut labels = read_labels_noting(&self.labels, &mut oddities)?;
+        if let Some(rule) = rule {
+            labels = labels.along(&volume.geometry, rule);
+        }
         if labels.shape() != volume.shape() {
             let reason = format!(
                 "the label map {} has shape {:?}, but the image {:?} (z, y, x)",
@@ -195,8 +198,27 @@ impl RawCase {
             );
             return failed(&self.labels, reason);
         }
-        Ok((volume, labels))
+        Ok(ReadCase { image: volume, labels, oddities })
     }
+}
+
+/// What is odd about the files of a case, but no obstacle, a sentence each. Voxels that are NaN or infinite become 0.
+///
+/// `infos` belong to `files`, whose channels `image` holds in order.
+pub fn odd_images<P: AsRef<Path>>(files: &[P], infos: &[ImageInfo], image: &mut Volume) -> Vec<String> {
+    let mut oddities = Vec::new();
+    let mut of_channel = Vec::new();
+    for (file, info) in files.iter().map(|f| f.as_ref().display()).zip(infos) {
+        oddities.extend(info.oddities.iter().map(|odd| format!("{file}: {odd}")));
+        of_channel.extend((0..info.channels).map(|channel| (file.to_string(), channel, info.channels)));
+    }
+    let total = image.geometry.voxels();
+    for (channel, count) in image.clear_not_finite() {
+        let (file, channel, channels) = &of_channel[channel];
+        let which = if *channels > 1 { format!(" of channel {channel}") } else { String::new() };
+        oddities.push(format!("{file}: NaN and infinite voxels{which} count as 0: {count} of {total}"));
+    }
+    oddities
 }
 
 /// Where fingerprint, plans and preprocessed data of a raw dataset go, unless the user says otherwise.

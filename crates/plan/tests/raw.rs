@@ -63,7 +63,7 @@ fn cases_and_channels_are_listed_in_order_and_strays_are_named() {
         relative(folder.path(), &dataset.strays),
         ["imagesTr/c_01.nii.gz", "imagesTr/readme.txt", "labelsTr/d.nii.gz"]
     );
-    assert_eq!((dataset.image_reader_writer(), dataset.description_v2()), ("SimpleITKIO", v2()));
+    assert_eq!((dataset.description.image_reader().name(), dataset.description_v2()), ("SimpleITKIO", v2()));
 }
 
 #[test]
@@ -163,4 +163,64 @@ fn folds_of_a_user_are_read_and_checked() {
         attempt(json!([{"train": ["a"]}])).expect_err("no val"),
         @"DIR/splits_final.json: `[0].val` is missing; found train"
     );
+}
+
+#[test]
+fn the_reader_is_that_of_the_dataset_and_an_unknown_one_is_refused() {
+    let reader = |name: Value, ending: &str| {
+        let mut description = v2();
+        description["overwrite_image_reader_writer"] = name;
+        description["file_ending"] = json!(ending);
+        Dataset::from_value(description, Path::new("dataset.json")).map(|d| d.image_reader().name())
+    };
+    assert_eq!(reader(json!("NibabelIOWithReorient"), ".nii.gz").expect("known"), "NibabelIOWithReorient");
+    assert_eq!(reader(Value::Null, ".nii.gz").expect("none"), "SimpleITKIO");
+    assert_eq!(reader(json!("None"), ".nii.gz").expect("none"), "SimpleITKIO");
+    assert_eq!(reader(Value::Null, ".nii").expect("none"), "NibabelIO");
+    let error = reader(json!("MyReader"), ".nii.gz").expect_err("nobody knows what it does");
+    let message = error.to_string();
+    for part in ["dataset.json", "overwrite_image_reader_writer", "MyReader"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn files_of_a_case_that_are_stored_differently_meet_with_a_turning_reader() {
+    use glioseg_formats::nifti::{write_labels, write_volume};
+    use glioseg_plan::{ImageReader, RawCase};
+    use glioseg_volume::{Affine, Geometry, LabelMap, Turn, Volume};
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let shape = [3, 4, 5];
+    let grid = Geometry::from_affine(
+        shape,
+        Affine::from_rows([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0]]),
+    )
+    .expect("regular");
+    let values: Vec<u16> = (0..60).map(|i| i % 2).collect();
+    let floats: Vec<f32> = (0..60).map(|i| i as f32).collect();
+    let turn = Turn { axes: [2, 1, 0], flip: [false, true, true] };
+    let turned =
+        Geometry::from_affine(turn.along(shape), grid.affine().turned(&turn, shape)).expect("regular");
+    let path = |name: &str| folder.path().join(name);
+    let write = |name: &str, data: Vec<f32>, grid: &Geometry| {
+        write_volume(&path(name), &Volume::new(1, data, grid.clone()).expect("whole")).expect("written");
+        path(name)
+    };
+    let images = vec![
+        write("c_0000.nii.gz", floats.clone(), &grid),
+        write("c_0001.nii.gz", turn.apply(floats.clone(), shape), &turned),
+    ];
+    let map = LabelMap::new(turn.apply(values.clone(), shape), turned).expect("whole");
+    write_labels(&path("c.nii.gz"), &map).expect("written");
+    let case = RawCase { name: "c".into(), images, labels: path("c.nii.gz") };
+    let description = Dataset::from_value(v2(), Path::new("dataset.json")).expect("valid");
+    for reader in [ImageReader::NibabelWithReorient, ImageReader::SimpleItkWithReorient] {
+        let read = case.read(&description, reader).expect("readable");
+        assert_eq!(read.image.data, [floats.clone(), floats.clone()].concat());
+        assert_eq!(read.labels.data, values);
+        assert_eq!(read.oddities, Vec::<String>::new());
+    }
+    let error = case.read(&description, ImageReader::SimpleItk).expect_err("another grid");
+    assert!(error.to_string().contains("c_0001.nii.gz"), "{error}");
 }
