@@ -32,6 +32,8 @@ pub enum ReadyEvent<'a> {
         number: usize,
         /// How many there are.
         of: usize,
+        /// What is odd about its files, a sentence each.
+        oddities: &'a [String],
     },
     /// The fingerprint is complete.
     Fingerprinted {
@@ -105,6 +107,12 @@ pub enum ReadyError {
         /// How many cases.
         count: usize,
     },
+    /// Cases with odd files, in a strict preparation.
+    #[error("{count} cases have odd files, such as voxels that are NaN")]
+    Odd {
+        /// How many cases.
+        count: usize,
+    },
     /// Cases that could not be prepared.
     #[error("{} cases could not be prepared: {}", cases.len(), cases.join(", "))]
     Cases {
@@ -132,7 +140,7 @@ impl Diagnose for ReadyError {
                 dataset.display()
             ),
             Self::Folder { .. } => "choose another one with --preprocessed".into(),
-            Self::Channels { .. } => {
+            Self::Channels { .. } | Self::Odd { .. } => {
                 "fix the files listed above, or train without --strict if they are right".into()
             }
             Self::Cases { .. } => {
@@ -173,9 +181,9 @@ pub fn fingerprint(
         return Ok((facts, path));
     }
     let (start, of, done) = (Instant::now(), dataset.cases.len(), AtomicUsize::new(0));
-    let progress = |case: &str| {
+    let progress = |case: &str, oddities: &[String]| {
         let number = done.fetch_add(1, Ordering::Relaxed) + 1;
-        observer(ReadyEvent::Read { case, number, of });
+        observer(ReadyEvent::Read { case, number, of, oddities });
     };
     let facts = Fingerprint::extract(dataset, &progress)?;
     facts.write(&path)?;
@@ -268,6 +276,12 @@ pub fn make_ready(
     let summary = cases(dataset, (&plans, &configuration), &prepared, false, stop, observer)?;
     if summary.left > 0 {
         return Ok(false);
+    }
+    if strict {
+        let count = summary.cases.iter().filter(|case| !case.oddities().is_empty()).count();
+        if count > 0 {
+            return Err(ReadyError::Odd { count });
+        }
     }
     if summary.prepared > 0 || strict {
         let count = doubtful_channels(dataset, &summary, observer);

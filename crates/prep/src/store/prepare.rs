@@ -7,7 +7,7 @@ use crate::{TrainingCase, preprocess_training_case};
 use glioseg_formats::nifti::read_info;
 use glioseg_formats::{FormatError, atomic};
 use glioseg_plan::{
-    Configuration, Normalization, Plans, RawCase, RawDataset, case_groups, case_size, memory_budget,
+    Configuration, Normalization, Plans, RawCase, RawDataset, ReadCase, case_groups, case_size, memory_budget,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -138,6 +138,7 @@ fn prepare_with(
                 None => summary.left += 1,
                 Some(Ok((outcome, stored))) => {
                     summary.prepared += usize::from(outcome == CaseOutcome::Prepared);
+                    summary.warnings.extend_from_slice(stored.oddities());
                     summary.cases.push(stored);
                 }
                 Some(Err(error)) => match error.disk_full() {
@@ -154,7 +155,7 @@ fn prepare_with(
         }
     }
     if summary.left == 0 {
-        summary.warnings = warnings(&summary.cases, dataset, configuration);
+        summary.warnings.extend(warnings(&summary.cases, dataset, configuration));
     }
     Ok(summary)
 }
@@ -187,13 +188,14 @@ impl Work<'_> {
             return Ok((CaseOutcome::Kept, stored));
         }
         let sources = files.iter().map(|file| source(file)).collect::<Result<Vec<_>, _>>()?;
-        let (volume, labels) = case.read(&self.dataset.description)?;
+        let read = case.read(&self.dataset.description, self.plans.image_reader())?;
+        let ReadCase { image: volume, labels, oddities } = read;
         let dataset_labels = &self.dataset.description.labels;
         let prepared =
             preprocess_training_case(volume, &labels.data, dataset_labels, self.plans, self.configuration)
                 .map_err(|source| StoreError::Prep { case: case.name.clone(), source: Box::new(source) })?;
         drop(labels);
-        let header = Header::of(&case.name, &self.hash, sources, &prepared);
+        let header = Header { oddities, ..Header::of(&case.name, &self.hash, sources, &prepared) };
         (self.write)(path, &header, &prepared)?;
         drop(prepared);
         Ok((CaseOutcome::Prepared, StoredCase::open(path)?))
@@ -204,10 +206,10 @@ impl Work<'_> {
         let (voxels, channels) = case_size(case);
         let Some(info) = case.images.first().and_then(|path| read_info(path).ok()) else { return 0 };
         let forward = self.plans.transpose_forward();
+        let (_, spacing) = self.plans.image_reader().turn(&info.geometry);
         let target = &self.configuration.spacing;
         let skipped = 3 - target.len();
-        let growth: f64 =
-            target.iter().enumerate().map(|(a, t)| info.geometry.spacing[forward[a + skipped]] / t).product();
+        let growth: f64 = target.iter().enumerate().map(|(a, t)| spacing[forward[a + skipped]] / t).product();
         // Image, labels as read and signed, mask; then the resampled image, one channel of it in f64, and labels.
         let before = voxels * (channels * 4 + 5);
         let after = voxels as f64 * growth * (channels as f64 * 4.0 + 18.0);
@@ -237,7 +239,7 @@ fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration)
         .filter(|_| ct)
         .map(|f| [f.mean, f.std, f.percentile_00_5, f.percentile_99_5])
         .collect();
-    let all = json!({
+    let mut all = json!({
         "format": VERSION,
         "transpose_forward": plans.transpose_forward(),
         "configuration": chosen,
@@ -246,6 +248,9 @@ fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration)
         "ignore": labels.ignore_label(),
         "regions": regions,
     });
+    if plans.image_reader().turns().is_some() {
+        all["image_reader"] = plans.image_reader().name().into();
+    }
     hexadecimal(&Sha256::digest(all.to_string()))
 }
 
@@ -396,7 +401,7 @@ mod tests {
             write_labels(&folder.join(format!("labelsTr/c{case}.nii.gz")), &labels).expect("written");
         }
         let dataset = RawDataset::open(folder).expect("a dataset");
-        let fingerprint = Fingerprint::extract(&dataset, &|_| {}).expect("a fingerprint");
+        let fingerprint = Fingerprint::extract(&dataset, &|_, _| {}).expect("a fingerprint");
         let planned = plan(&dataset, &fingerprint, &PlanOptions::default()).expect("plans");
         let plans = Plans::from_value(planned.json, Path::new("plans.json")).expect("plans");
         let configuration = plans.configuration("3d_fullres").expect("a configuration");
