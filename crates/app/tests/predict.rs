@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use glioseg_formats::nifti;
+use glioseg_volume::{Geometry, Turn, TurnRule, Volume};
 use support::{glioseg, model, numbered, predict, record, run, write_case};
 
 fn bytes(path: &Path) -> Vec<u8> {
@@ -193,4 +194,53 @@ fn info_tells_what_a_model_an_image_and_a_checkpoint_are() {
         let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(value["path"], path.as_str());
     }
+}
+
+#[test]
+fn a_model_that_reads_in_ras_gives_every_stored_order_the_same_segmentation() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let turned_model = dir.path().join("model");
+    support::copy_folder(&model(), &turned_model);
+    support::edit_json(&turned_model.join("plans.json"), |plans| {
+        plans["image_reader_writer"] = "NibabelIOWithReorient".into();
+    });
+    let volume = support::small_phantom(7);
+    let grid = &volume.geometry;
+    // The first case is stored in RAS; of the second every channel is stored in another order.
+    let to_ras = grid.turn_to_ras(TurnRule::Nibabel);
+    let orders = [[2, 0, 1], [0, 1, 2], [1, 2, 0], [0, 2, 1]];
+    let turns = orders.map(|axes| to_ras.then(&Turn { axes, flip: [true, false, true] }));
+    let input = dir.path().join("in");
+    std::fs::create_dir(&input).expect("a folder");
+    for (case, turns) in [("upright", [to_ras; 4]), ("turned", turns)] {
+        for (c, path) in numbered(&input, case).iter().enumerate() {
+            let place = Geometry::from_affine(
+                turns[c].along(grid.shape),
+                grid.affine().turned(&turns[c], grid.shape),
+            )
+            .expect("regular");
+            let data = turns[c].apply(volume.channel(c).to_vec(), grid.shape);
+            nifti::write_volume(path, &Volume::new(1, data, place).expect("whole")).expect("written");
+        }
+    }
+    let out = dir.path().join("out");
+    let arguments = ["predict", "-m", "MODEL", "-i", "IN", "-o", "OUT", "--no-mirroring"].map(|a| match a {
+        "MODEL" => turned_model.display().to_string(),
+        "IN" => input.display().to_string(),
+        "OUT" => out.display().to_string(),
+        other => other.to_owned(),
+    });
+    let (code, _, stderr) = run(&arguments.each_ref().map(String::as_str));
+    assert_eq!(code, 0, "{stderr}");
+    let labels = |case: &str| nifti::read_labels(&out.join(format!("{case}.nii.gz"))).expect("labels");
+    let (upright, turned) = (labels("upright"), labels("turned"));
+    assert!(upright.data.iter().any(|&l| l > 0), "a tumour is found");
+    let image = nifti::read_info(&input.join("turned_0000.nii.gz")).expect("an image").geometry;
+    assert_eq!(turned.geometry, image);
+    let back = turned.geometry.turn_to_ras(TurnRule::Nibabel);
+    assert_eq!(back.apply(turned.data, image.shape), upright.data);
+    // The readers that turn nothing refuse channels of different grids.
+    let (code, _, stderr) = predict(&input, &dir.path().join("plain"), &[]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("channels of one case have different grids"), "{stderr}");
 }

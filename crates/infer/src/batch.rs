@@ -325,7 +325,8 @@ fn read_cases(
         if watch.is_stopped() {
             return;
         }
-        let prepared = CaseImages::read(case.clone()).and_then(|images| set.prepare(images));
+        let prepared =
+            CaseImages::read(case.clone(), set.image_reader()).and_then(|images| set.prepare(images));
         if queue.send(prepared.map_err(|error| Failure::new(case, error))).is_err() {
             return;
         }

@@ -141,6 +141,14 @@ pub enum InferError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Images that are not in the space of the training, in a strict prediction.
+    #[error("{}: {reason}", path.display())]
+    Unprepared {
+        /// The first file, or the case.
+        path: PathBuf,
+        /// What shows it.
+        reason: String,
+    },
     /// Channels that do not look like their names, where that is not allowed.
     #[error("{}", doubts.join("; "))]
     DoubtfulChannels {
@@ -199,6 +207,11 @@ impl Diagnose for InferError {
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
+            Self::Unprepared { .. } => Some(
+                "prepare the scans as the training's images were: registered, on one grid, skull-stripped (for BraTS the SRI24 \
+                 atlas with voxels of 1 mm); if they are right after all, leave out --strict"
+                    .into(),
+            ),
             Self::DoubtfulChannels { .. } => Some(
                 "look at the images: rename the files if they are exchanged; if they are right after all, leave out --strict"
                     .into(),

@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
         }
         let doubtful = ready::doubtful_channels(&dataset, &summary, &told);
         if options.strict {
-            failed += doubtful;
+            failed += doubtful + summary.cases.iter().filter(|case| !case.oddities().is_empty()).count();
         }
         let kept = summary.cases.len() - summary.prepared;
         print(&format!(

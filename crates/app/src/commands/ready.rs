@@ -11,7 +11,10 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
         ReadyEvent::FingerprintKept { path } => {
             ui.say(&format!("{} already exists; --overwrite makes it again", path.display()));
         }
-        ReadyEvent::Read { case, number, of } => ui.say(&format!("case {number}/{of} {case}")),
+        ReadyEvent::Read { case, number, of, oddities } => {
+            ui.say(&format!("case {number}/{of} {case}"));
+            oddities.iter().for_each(|odd| ui.warn(odd));
+        }
         ReadyEvent::Fingerprinted { cases, time } => {
             ui.say(&format!("fingerprint of {cases} cases in {}", duration(time)));
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glioseg_diagnose::Diagnose as _;
-use glioseg_formats::nifti::read_labels;
+use glioseg_formats::nifti::{read_labels, read_labels_noting};
 use glioseg_plan::record::Record;
 use glioseg_volume::LabelMap;
 use rayon::prelude::*;
@@ -436,8 +436,13 @@ fn load(
     recoding: Option<(Convention, Convention)>,
     trust: bool,
 ) -> Result<(Pair, Vec<String>), ReportError> {
-    let (a, b) = rayon::join(|| read_labels(reference), || read_labels(prediction));
+    let (mut warnings, mut more) = (Vec::new(), Vec::new());
+    let (a, b) = rayon::join(
+        || read_labels_noting(reference, &mut warnings),
+        || read_labels_noting(prediction, &mut more),
+    );
     let (a, mut b): (LabelMap, LabelMap) = (a?, b?);
+    warnings.append(&mut more);
     let grids = a.geometry.same_grid(&b.geometry);
     if !grids.same_lattice() {
         return Err(ReportError::Grid {
@@ -447,7 +452,6 @@ fn load(
             prediction_grid: Box::new(b.geometry),
         });
     }
-    let mut warnings = Vec::new();
     if !grids.same_position() {
         let what = match (grids.origin, grids.direction) {
             (false, true) => "origin",
