@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use glioseg_formats::nifti;
-use glioseg_volume::{Geometry, Turn, TurnRule, Volume};
+use glioseg_volume::{Affine, Geometry, Turn, TurnRule, Volume};
 use support::{glioseg, model, numbered, predict, record, run, write_case};
 
 fn bytes(path: &Path) -> Vec<u8> {
@@ -243,4 +243,43 @@ fn a_model_that_reads_in_ras_gives_every_stored_order_the_same_segmentation() {
     let (code, _, stderr) = predict(&input, &dir.path().join("plain"), &[]);
     assert_eq!(code, 1);
     assert!(stderr.contains("channels of one case have different grids"), "{stderr}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_case_that_does_not_fit_the_memory_fails_alone_with_both_numbers() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::create_dir(&input).expect("a folder");
+    // Its name comes first, so that the batch has to go on after it.
+    let huge = support::small_phantom(1);
+    let affine = huge.geometry.affine().rows().map(|[a, b, c, t]| [10.0 * a, 10.0 * b, 10.0 * c, t]);
+    let grid = Geometry::from_affine(huge.geometry.shape, Affine::from_rows(affine)).expect("regular");
+    for (c, path) in numbered(&input, "a_huge").iter().enumerate() {
+        let channel = Volume::new(1, huge.channel(c).to_vec(), grid.clone()).expect("whole");
+        nifti::write_volume(path, &channel).expect("written");
+    }
+    write_case(&numbered(&input, "b_good"), 3);
+    let command = format!(
+        "ulimit -v 900000; exec {} predict -m {} -i {} -o {} --no-mirroring --threads 2",
+        env!("CARGO_BIN_EXE_glioseg"),
+        model().display(),
+        input.display(),
+        out.display()
+    );
+    let output = std::process::Command::new("sh").args(["-c", &command]).output().expect("a shell");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(out.join("b_good.nii.gz").is_file(), "the batch goes on: {stderr}");
+    assert!(!out.join("a_huge.nii.gz").exists());
+    let record = record(&out);
+    let failed = &record["cases"][0];
+    assert_eq!(
+        (failed["case"].as_str(), failed["status"].as_str()),
+        (Some("a_huge"), Some("failed")),
+        "{failed}"
+    );
+    let error = failed["error"].as_str().expect("an error");
+    assert!(error.contains("GiB of memory, but 0.") && error.contains("GiB are free"), "{error}");
+    assert!(stderr.contains("its voxel size in the header"), "{stderr}");
 }

@@ -141,6 +141,19 @@ pub enum InferError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// There is less free memory than the case needs.
+    #[error(
+        "on the plan's grid of {shape:?} voxels (z, y, x) the case needs {:.2} GiB more memory, but {:.2} GiB are free",
+        gib(*needed), gib(*free)
+    )]
+    CaseMemory {
+        /// Voxels on the plan's grid.
+        shape: [usize; 3],
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// Images that are not in the space of the training, in a strict prediction.
     #[error("{}: {reason}", path.display())]
     Unprepared {
@@ -198,6 +211,10 @@ fn fold_list(found: &[String]) -> String {
     }
 }
 
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}
+
 impl Diagnose for InferError {
     fn hint(&self) -> Option<String> {
         match self {
@@ -207,6 +224,9 @@ impl Diagnose for InferError {
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
+            Self::CaseMemory { .. } => Some(
+                "close other programs or crop the image; if its voxel size in the header is wrong, correct that".into(),
+            ),
             Self::Unprepared { .. } => Some(
                 "prepare the scans as the training's images were: registered, on one grid, skull-stripped (for BraTS the SRI24 \
                  atlas with voxels of 1 mm); if they are right after all, leave out --strict"

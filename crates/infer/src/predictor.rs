@@ -7,7 +7,7 @@ use std::time::Instant;
 use glioseg_formats::FormatError;
 use glioseg_net::{EngineChoice, MemoryPlan};
 use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind};
-use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, meaning};
+use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, free_memory, meaning};
 use glioseg_prep::guard::check_volume;
 use glioseg_prep::guard::space::{TrainingSpace, check_space};
 use glioseg_prep::{PreparedCase, preprocess_case};
@@ -20,6 +20,7 @@ use super::flags::{ImageFacts, TrainingRange, flags};
 use super::networks::Networks;
 use super::probabilities::V1Properties;
 use super::uncertainty::{CaseMoments, Moments};
+use super::window::sum_bytes;
 use super::{
     Accumulation, CaseImages, Grid, InferError, Inferred, LogitSum, Origin, PostprocessingChoice, Prediction,
     Prepared, Watch, WindowOptions,
@@ -414,6 +415,22 @@ impl ModelSet {
         Ok(prepared)
     }
 
+    /// Refuses a case whose answer does not fit the free memory.
+    fn check_memory(&self, model: &Model, case: &PreparedCase, grid: &Geometry) -> Result<(), InferError> {
+        let Some(free) = free_memory() else { return Ok(()) };
+        let outputs = model.dataset.labels.num_outputs();
+        let precision = self.options.accumulation.under(model.configuration.rules);
+        let kept = self.options.save_probabilities || self.models.len() > 1;
+        let inside: usize = case.properties.shape_after_cropping.iter().product();
+        // Labels inside the box and on the whole grid; probabilities of the sum and of the next model.
+        let back = 2 * (inside + grid.voxels()) + if kept { 8 * outputs * inside } else { 0 };
+        let needed = sum_bytes(outputs, case.shape, precision, model.folds.len()) + back as u64;
+        if needed > free {
+            return Err(InferError::CaseMemory { shape: case.shape, needed, free });
+        }
+        Ok(())
+    }
+
     /// Adds windows and the ways back to a case that is prepared for every model.
     fn inputs(&self, facts: CaseFacts, prepared: Vec<Arc<PreparedCase>>) -> Result<Prepared, InferError> {
         let mut passes = 0;
@@ -427,6 +444,7 @@ impl ModelSet {
             };
             let grid = Grid::new(case.shape, window.tile, window.step)?;
             passes += (grid.len() * model.folds.len()) << window.mirror_axes.len();
+            self.check_memory(model, &case, &facts.geometry)?;
             let trail = case.properties.trail(&model.configuration);
             inputs.push(Input { case, trail, window });
         }

@@ -34,7 +34,7 @@ mod spec;
 pub use checkpoint::Checkpoint;
 pub use engine::{
     Device, Engine, EngineChoice, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, Precision, StepReport,
-    Update, free_memory,
+    Update,
 };
 pub use error::NetError;
 pub use init::mix;

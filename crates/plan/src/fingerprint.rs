@@ -8,8 +8,9 @@
 mod histogram;
 mod samples;
 
-use crate::groups::{case_groups, case_size, memory_budget};
+use crate::groups::{case_groups, case_size};
 use crate::json::{Node, parse_json, read_json};
+use crate::memory::memory_budget;
 use crate::plans::foreground_intensities;
 use crate::{ForegroundIntensities, PlanError, RawCase, RawDataset, ReadCase};
 use glioseg_formats::atomic;

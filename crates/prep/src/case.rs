@@ -4,7 +4,7 @@ use crate::normalize::{normalize, normalize_v1};
 use crate::torch_labels::resample_torch_labels;
 use crate::trail::{Trail, Undo};
 use crate::{PrepError, resample_options};
-use glioseg_plan::{Configuration, Normalization, Plans, Rules};
+use glioseg_plan::{Configuration, Normalization, Plans, Rules, free_memory};
 use glioseg_volume::crop::{self, Box3};
 use glioseg_volume::resample::{
     Flavour, LabelRule, ResampleOptions, resample, resample_labels, resampled_shape,
@@ -192,6 +192,9 @@ pub(crate) fn prepare(
         Some(_) => checked_shape(&properties)?,
     };
 
+    if new_shape != shape_after_cropping {
+        check_memory(channels, new_shape, free_memory())?;
+    }
     let mut mask = (labels.is_some() || (0..channels).any(|c| masked(configuration, c)))
         .then(|| crop::crop(mask, shape_before_cropping, bbox));
     let labels = labels.map(|labels| {
@@ -242,7 +245,7 @@ impl Cropped {
             normalize(values, configuration.normalization[c], mask, plans.foreground_intensities(), c)?;
         }
         self.mask = None;
-        let data = resample_channels(self.data, self.shape, options, new_shape);
+        let data = resample_channels(self.data, self.shape, options, new_shape)?;
         let labels = match self.labels {
             None => Vec::new(),
             Some(labels) => resample_to_plan(labels, properties, configuration, new_shape)?,
@@ -258,7 +261,7 @@ impl Cropped {
         plans: &Plans,
         configuration: &Configuration,
     ) -> Result<(Vec<f32>, Vec<i16>), PrepError> {
-        let mut data = resample_channels(self.data, self.shape, options, new_shape);
+        let mut data = resample_channels(self.data, self.shape, options, new_shape)?;
         let given = self.labels.is_some();
         let labels = self.labels.or_else(|| Some(self.mask?.iter().map(|&m| i16::from(m) - 1).collect()));
         let labels = match labels {
@@ -279,14 +282,33 @@ fn resample_channels(
     shape: [usize; 3],
     options: Option<ResampleOptions>,
     new_shape: [usize; 3],
-) -> Vec<f32> {
-    let Some(options) = options.filter(|_| new_shape != shape) else { return data };
+) -> Result<Vec<f32>, PrepError> {
+    let Some(options) = options.filter(|_| new_shape != shape) else { return Ok(data) };
     let voxels: usize = shape.iter().product();
-    let mut resampled = Vec::with_capacity(data.len() / voxels * new_shape.iter().product::<usize>());
+    let channels = data.len() / voxels;
+    let mut resampled: Vec<f32> = Vec::new();
+    if resampled.try_reserve_exact(channels * new_shape.iter().product::<usize>()).is_err() {
+        let (needed, free) = (case_bytes(channels, new_shape), free_memory().unwrap_or(0));
+        return Err(PrepError::Memory { new_shape, needed, free });
+    }
     for values in data.chunks_exact(voxels) {
         resampled.extend_from_slice(&resample(values, shape, new_shape, &options));
     }
-    resampled
+    Ok(resampled)
+}
+
+/// Bytes that resampling takes at most: all channels, and of one what two passes along axes hold.
+fn case_bytes(channels: usize, new_shape: [usize; 3]) -> u64 {
+    (channels as u64 + 2) * 4 * new_shape.iter().map(|&n| n as u64).product::<u64>()
+}
+
+/// Refuses a case that does not fit the free memory, before anything large is allocated.
+fn check_memory(channels: usize, new_shape: [usize; 3], free: Option<u64>) -> Result<(), PrepError> {
+    let needed = case_bytes(channels, new_shape);
+    match free {
+        Some(free) if needed > free => Err(PrepError::Memory { new_shape, needed, free }),
+        _ => Ok(()),
+    }
 }
 
 /// Background outside the mask becomes −1; labelled voxels outside join the mask.

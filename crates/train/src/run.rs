@@ -10,7 +10,8 @@ use glioseg_formats::atomic;
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::loss::{LossOptions, Overlap};
 use glioseg_net::optimiser::{Optimiser, poly_lr};
-use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update, free_memory};
+use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update};
+use glioseg_plan::free_memory;
 use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 
 use super::online::{dices, targets};

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use glioseg_kernels::{Arena, Cpu, PackedConv, PackedTransposed};
+use glioseg_plan::free_memory;
 
 use super::device::Kernels;
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
-use super::memory::{MemoryPlan, free_memory};
+use super::memory::MemoryPlan;
 use super::shared::{check_targets, head_shape};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
