@@ -1,9 +1,9 @@
 //! Which files make a case, and which file is which channel.
 //!
-//! Three ways of naming are understood, alone or mixed: nnU-Net's numbers (`CASE_0000.nii.gz`), and the names of BraTS 2017 to 2022
-//! (`CASE_t1ce.nii.gz`) and of BraTS 2023 and later (`CASE-t1c.nii.gz`), loose or one folder per case. A name is compared with the
-//! model's channel names, never with a position; a number is nnU-Net's own index of the channel. Nothing is read
-//! here but the header of a file that may hold several channels.
+//! Four ways of naming are understood, alone or mixed: nnU-Net's numbers (`CASE_0000.nii.gz`), the names of BraTS 2017 to 2022
+//! (`CASE_t1ce.nii.gz`) and of BraTS 2023 and later (`CASE-t1c.nii.gz`), and those of BIDS (`sub-1_ses-2_ce-gad_T1w.nii.gz`), loose or in
+//! folders of any depth. A name is compared with the model's channel names, never with a position; a number is nnU-Net's own index
+//! of the channel. Nothing is read here but the header of a file that may hold several channels.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,15 +91,23 @@ pub enum CaseError {
         /// The path.
         path: PathBuf,
     },
+    /// A file of a case that is listed, but not there, or under a name that is not text.
+    #[error("case `{case}`: {} {reason}", path.display())]
+    BadFile {
+        /// The case.
+        case: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No file of the input is a channel of a case.
-    #[error("no cases found ({seen} image files seen{example})")]
+    #[error("no cases found in {}: {seen}", path.display())]
     NoCases {
         /// The input.
         path: PathBuf,
-        /// How many image files there are.
-        seen: usize,
-        /// One of them, as text for the message.
-        example: String,
+        /// What was seen instead, and why it makes no case.
+        seen: String,
         /// The model's channels.
         channels: Vec<String>,
     },
@@ -123,11 +131,13 @@ impl Diagnose for CaseError {
                 "is this the right model for these data? `glioseg info MODEL` prints its channels".into()
             }
             Self::Unreadable { .. } => "check the path and its permissions".into(),
+            Self::BadFile { .. } => "copy the file again, or take the entry out of the folder".into(),
             Self::NoCases { channels, .. } => {
                 let numbered: Vec<String> =
                     (0..channels.len()).map(|i| format!("CASE_{i:04}.nii.gz")).collect();
                 format!(
-                    "expected {} or BraTS names such as CASE_t1ce.nii.gz or CASE-t1c.nii.gz for the channels {}",
+                    "expected {} or BraTS names such as CASE_t1ce.nii.gz or CASE-t1c.nii.gz for the channels {}; files of other \
+                     names are given with --channel NAME=FILE",
                     numbered.join(" "),
                     channels.join(", ")
                 )
@@ -143,7 +153,9 @@ impl Diagnose for CaseError {
             Self::MissingChannel { path, .. }
             | Self::UnknownNumber { path, .. }
             | Self::Unreadable { path, .. }
-            | Self::NoCases { path, .. } => Some(path),
+            | Self::BadFile { path, .. } => Some(path),
+            // The message names it.
+            Self::NoCases { .. } => None,
             Self::TwoFiles { second, .. } => Some(second),
             Self::FileEnding { .. } => None,
         }
@@ -158,16 +170,39 @@ enum ImageName {
     Other,
 }
 
-/// The stem of an image file's name, or `None` for another kind of file.
+/// The stem of an image file's name, or `None` for another kind of file; of a pair the header stands for both.
 fn image_stem(name: &str) -> Option<&str> {
     let lower = name.to_ascii_lowercase();
     if name.starts_with('.') {
         return None;
     }
-    [".nii.gz", ".nii"].into_iter().find(|e| lower.ends_with(e)).map(|e| &name[..name.len() - e.len()])
+    let ending = [".nii.gz", ".nii", ".hdr", ".hdr.gz"].into_iter().find(|e| lower.ends_with(e))?;
+    Some(&name[..name.len() - ending.len()])
+}
+
+/// Subject, session and channel of a name in the manner of BIDS, `sub-1_ses-2_acq-3D_ce-gad_T1w`.
+///
+/// What was acquired how does not make another case: two images of one contrast in a session are two files for one channel.
+fn parse_bids(stem: &str, channels: &[String]) -> Option<ImageName> {
+    let mut parts: Vec<&str> = stem.split('_').collect();
+    let suffix = parts.pop()?;
+    let entities: Vec<(&str, &str)> = parts.iter().map(|p| p.split_once('-')).collect::<Option<_>>()?;
+    if entities.first().is_none_or(|(key, _)| *key != "sub") {
+        return None;
+    }
+    let enhanced = entities.iter().any(|(key, _)| *key == "ce") && canonical_channel(suffix) == "t1n";
+    let canonical = if enhanced { "t1c".to_owned() } else { canonical_channel(suffix) };
+    let index = channels.iter().position(|c| canonical_channel(c) == canonical)?;
+    let of_case = entities.iter().filter(|(key, _)| ["sub", "ses"].contains(key));
+    let case = of_case.map(|(key, value)| format!("{key}-{value}")).collect::<Vec<_>>().join("_");
+    let suffix = if enhanced { format!("ce-*_{suffix}") } else { suffix.to_owned() };
+    Some(ImageName::Channel { case, index, suffix })
 }
 
 fn parse_stem(stem: &str, channels: &[String]) -> ImageName {
+    if let Some(name) = parse_bids(stem, channels) {
+        return name;
+    }
     // The longest ending that is a channel's name wins, so that a model's own name with `_` or `-` in it works too.
     for (at, _) in stem.match_indices(['_', '-']) {
         let (case, suffix) = (&stem[..at], &stem[at + 1..]);
@@ -203,33 +238,102 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, CaseError> {
     Ok(entries)
 }
 
-/// Every image file of the inputs: files themselves, files of folders, and files of the folders in them.
-fn image_files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, CaseError> {
-    let is_image = |p: &Path| {
-        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| image_stem(n).is_some()) && p.is_file()
-    };
-    let mut files = Vec::new();
-    for input in inputs {
-        if input.is_dir() {
-            for entry in list(input)? {
-                if entry.is_dir() {
-                    files.extend(list(&entry)?.into_iter().filter(|p| is_image(p)));
-                } else if is_image(&entry) {
-                    files.push(entry);
+/// What a walk through the inputs finds.
+#[derive(Debug, Default)]
+struct Walk {
+    /// Image files.
+    files: Vec<PathBuf>,
+    /// Entries named like images that are none that can be read, and why.
+    bad: Vec<(PathBuf, String)>,
+    /// Other files.
+    others: Vec<PathBuf>,
+}
+
+/// Folders within folders that are looked into; links can lead round in circles.
+const DEEPEST: usize = 12;
+
+impl Walk {
+    /// Files themselves, and files of folders and of the folders in them.
+    fn of(inputs: &[PathBuf]) -> Result<Self, CaseError> {
+        let mut walk = Self::default();
+        for input in inputs {
+            if input.is_dir() {
+                walk.folder(input, 0)?;
+            } else if input.exists() {
+                walk.files.push(input.clone());
+            } else {
+                let reason = "no such file or folder".into();
+                return Err(CaseError::Unreadable { reason, path: input.clone() });
+            }
+        }
+        walk.files.sort();
+        walk.files.dedup();
+        Ok(walk)
+    }
+
+    fn folder(&mut self, folder: &Path, depth: usize) -> Result<(), CaseError> {
+        for entry in list(folder)? {
+            let lossy = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_image = image_stem(&lossy).is_some();
+            if lossy.starts_with('.') {
+                continue;
+            }
+            if entry.file_name().and_then(|n| n.to_str()).is_none() && is_image {
+                self.bad.push((entry, "has a name that is not UTF-8: rename it".to_owned()));
+            } else if entry.is_dir() {
+                if is_image {
+                    self.bad.push((entry, "is a folder, not an image".to_owned()));
+                } else if depth < DEEPEST {
+                    self.folder(&entry, depth + 1)?;
+                }
+            } else if !is_image {
+                self.others.push(entry);
+            } else {
+                match std::fs::metadata(&entry) {
+                    Ok(_) => self.files.push(entry),
+                    Err(error) if entry.is_symlink() => {
+                        self.bad.push((entry, format!("is a link to a file that cannot be opened: {error}")));
+                    }
+                    Err(error) => self.bad.push((entry, format!("cannot be opened: {error}"))),
                 }
             }
-        } else if input.exists() {
-            files.push(input.clone());
-        } else {
-            return Err(CaseError::Unreadable {
-                reason: "no such file or folder".into(),
-                path: input.clone(),
-            });
         }
+        Ok(())
     }
-    files.sort();
-    files.dedup();
-    Ok(files)
+
+    /// What was seen where no case was found, and why it makes none.
+    fn seen(&self) -> String {
+        let some = |files: &[PathBuf]| {
+            let name = |f: &PathBuf| f.file_name().unwrap_or_default().display().to_string();
+            let shown: Vec<String> = files.iter().take(3).map(name).collect();
+            let more = if files.len() > 3 { format!(" and {} more", files.len() - 3) } else { String::new() };
+            shown.join(", ") + &more
+        };
+        let mut parts = Vec::new();
+        if !self.files.is_empty() {
+            parts.push(format!("the names of {} do not tell case and channel", some(&self.files)));
+        }
+        if !self.others.is_empty() {
+            parts.push(format!("{} {}", some(&self.others), kind_of(&self.others[0])));
+        }
+        if parts.is_empty() { "there are no files in it".to_owned() } else { parts.join("; ") }
+    }
+}
+
+/// Why a file is no image, by its name.
+fn kind_of(file: &Path) -> &'static str {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let head = std::fs::File::open(file).ok().and_then(|mut file| {
+        let mut head = [0; 132];
+        std::io::Read::read_exact(&mut file, &mut head).ok().map(|()| head)
+    });
+    if name.ends_with(".dcm") || head.is_some_and(|head| &head[128..] == b"DICM") {
+        "is DICOM: convert the series with dcm2niix"
+    } else if [".nrrd", ".nhdr", ".mha", ".mhd", ".mgz"].iter().any(|ending| name.ends_with(ending)) {
+        "is an image of a format that is not read: convert it to .nii.gz"
+    } else {
+        "is not named like an image (.nii.gz, .nii, .hdr)"
+    }
 }
 
 /// Sorts the files of `inputs` into cases for a model with `channels`.
@@ -243,14 +347,19 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     if ![".nii.gz", ".nii"].contains(&file_ending.to_ascii_lowercase().as_str()) {
         return Err(CaseError::FileEnding { ending: file_ending.into() });
     }
-    let files = image_files(inputs)?;
+    let walk = Walk::of(inputs)?;
+    let files = &walk.files;
     let mut found = Found::default();
     let mut slots: BTreeMap<String, Vec<Option<PathBuf>>> = BTreeMap::new();
     let mut bad: BTreeMap<String, CaseError> = BTreeMap::new();
     let mut suffixes: Vec<Vec<String>> = vec![Vec::new(); channels.len()];
-    for file in &files {
+    for file in files {
         let stem = file.file_name().and_then(|n| n.to_str()).and_then(image_stem).unwrap_or_default();
         match parse_stem(stem, channels) {
+            // All channels in one file, as the Decathlon has them.
+            ImageName::Other if channels.len() > 1 && channels_of(file) == Some(channels.len()) => {
+                found.cases.push(CaseFiles { id: stem.to_owned(), files: vec![file.clone()] });
+            }
             ImageName::Other => found.ignored.push(file.clone()),
             ImageName::UnknownNumber { case, number } => {
                 let error = CaseError::UnknownNumber {
@@ -292,16 +401,24 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
             }
         }
     }
+    // A file that is listed but cannot be read spoils its case; without a channel's name it is a case of its own.
+    for (path, reason) in &walk.bad {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let stem = image_stem(&name).unwrap_or_default();
+        let case = match parse_stem(stem, channels) {
+            ImageName::Channel { case, .. } | ImageName::UnknownNumber { case, .. } => case,
+            ImageName::Other => stem.to_owned(),
+        };
+        found.cases.retain(|found| found.id != case);
+        let error = CaseError::BadFile { case: case.clone(), path: path.clone(), reason: reason.clone() };
+        bad.insert(case, error);
+    }
+    found.cases.sort_by(|a, b| a.id.cmp(&b.id));
     found.bad = bad.into_iter().collect();
     if found.cases.is_empty() && found.bad.is_empty() {
-        let example =
-            files.first().and_then(|f| f.file_name()).map(|n| format!(", for example {}", n.display()));
-        return Err(CaseError::NoCases {
-            path: inputs.first().cloned().unwrap_or_default(),
-            seen: files.len(),
-            example: example.unwrap_or_default(),
-            channels: channels.to_vec(),
-        });
+        let path = inputs.first().cloned().unwrap_or_default();
+        let seen = walk.seen();
+        return Err(CaseError::NoCases { path, seen, channels: channels.to_vec() });
     }
     found.matches = channels
         .iter()
@@ -311,6 +428,10 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     Ok(found)
 }
 
+fn channels_of(file: &Path) -> Option<usize> {
+    nifti::read_info(file).ok().map(|info| info.channels)
+}
+
 fn complete(id: &str, slots: &[Option<PathBuf>], channels: &[String]) -> Result<Vec<PathBuf>, CaseError> {
     let files: Vec<PathBuf> = slots.iter().flatten().cloned().collect();
     if files.len() == channels.len() {
@@ -318,7 +439,7 @@ fn complete(id: &str, slots: &[Option<PathBuf>], channels: &[String]) -> Result<
     }
     // One four-dimensional file may hold every channel.
     if let ([file], Some(_)) = (files.as_slice(), &slots[0])
-        && nifti::read_info(file).is_ok_and(|info| info.channels == channels.len())
+        && channels_of(file) == Some(channels.len())
     {
         return Ok(files);
     }
