@@ -35,6 +35,11 @@ impl Ui {
         self.bar.suspend(|| eprintln!("warning: {line}"));
     }
 
+    /// What went wrong with one case, while the others are worked on.
+    pub(crate) fn fail(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("error: {line}"));
+    }
+
     /// An error with the file it is about and what to do, in three lines.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         self.bar.suspend(|| eprintln!("{}", describe(error)));

@@ -226,7 +226,7 @@ fn an_input_without_cases_says_which_names_are_expected() {
     nifti::write_volume(&input.join("scan.nii.gz"), &volume).expect("written");
     let (code, stderr) = start(&model(), &input, &out, &[]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("no cases found (1 image files seen, for example scan.nii.gz)"), "{stderr}");
+    assert!(stderr.contains("the names of scan.nii.gz do not tell case and channel"), "{stderr}");
     assert!(stderr.contains("CASE_0000.nii.gz") && stderr.contains("CASE-t1c.nii.gz"), "{stderr}");
 }
 

@@ -136,7 +136,7 @@ pub enum PlanError {
         cases: usize,
     },
     /// Fewer cases than folds.
-    #[error("{cases} cases cannot be split into {folds} folds")]
+    #[error("{} cannot be split into {folds} folds", glioseg_diagnose::count(*cases, "case"))]
     TooFewCases {
         /// Number of cases.
         cases: usize,

@@ -118,7 +118,11 @@ fn check_description(dataset: &RawDataset, seen: &BTreeMap<u16, u64>, cases: &[C
         add(Severity::Error, &file, message);
     }
     if count < 5 {
-        let message = format!("{count} cases are too few for five folds; train on all of them with `-f all`");
+        let message = format!(
+            "{} {} too few for five folds; train on all of them with `-f all`",
+            glioseg_diagnose::count(count, "case"),
+            if count == 1 { "is" } else { "are" }
+        );
         add(Severity::Warning, &dataset.folder, message);
     }
     if cases.iter().any(|c| c.labels_read) {

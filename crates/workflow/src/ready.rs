@@ -102,19 +102,19 @@ pub enum ReadyError {
         source: std::io::Error,
     },
     /// Channels that do not look like their names, in a strict preparation.
-    #[error("the channels of {count} cases do not look like their names")]
+    #[error("the channels of {} do not look like their names", glioseg_diagnose::count(*count, "case"))]
     Channels {
         /// How many cases.
         count: usize,
     },
     /// Cases with odd files, in a strict preparation.
-    #[error("{count} cases have odd files, such as voxels that are NaN")]
+    #[error("odd files, such as with voxels that are NaN, in {}", glioseg_diagnose::count(*count, "case"))]
     Odd {
         /// How many cases.
         count: usize,
     },
     /// Cases that could not be prepared.
-    #[error("{} cases could not be prepared: {}", cases.len(), cases.join(", "))]
+    #[error("{} could not be prepared: {}", glioseg_diagnose::count(cases.len(), "case"), cases.join(", "))]
     Cases {
         /// Their names.
         cases: Vec<String>,

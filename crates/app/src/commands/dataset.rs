@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use glioseg_diagnose::count;
 use glioseg_plan::brats::{Linking, survey, write_dataset};
 use glioseg_plan::{
     Convention, IntegrityReport, Problem as Finding, RawDataset, Severity, check_dataset, preprocessed_folder,
@@ -106,7 +107,9 @@ fn check(options: &DatasetCheck, ui: &Ui) -> anyhow::Result<Outcome> {
         print(&counts(&report).to_string())?;
     } else {
         let voxels: Vec<String> = report.label_voxels.iter().map(|(l, n)| format!("{l}: {n}")).collect();
-        print(&format!("{} cases, {errors} errors, {warnings} warnings", report.cases))?;
+        let [cases, errors, warnings] = [(report.cases, "case"), (errors, "error"), (warnings, "warning")]
+            .map(|(n, noun)| count(n, noun));
+        print(&format!("{cases}, {errors}, {warnings}"))?;
         print(&format!("voxels per label | {}", voxels.join(" | ")))?;
     }
     Ok(if report.is_ok() { Outcome::Done } else { Outcome::SomeFailed })
@@ -124,9 +127,9 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     let cohort = survey(source, options.coding)?;
     let labels: Vec<String> = cohort.label_values.iter().map(ToString::to_string).collect();
     ui.say(&format!(
-        "{} | {} cases, {} with label maps | labels {}: {}{}",
+        "{} | {}, {} with label maps | labels {}: {}{}",
         cohort.edition,
-        cohort.cases.len(),
+        count(cohort.cases.len(), "case"),
         cohort.labelled(),
         labels.join(", "),
         cohort.coding.describe(),
@@ -140,7 +143,7 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     }
     let written = write_dataset(&cohort, out, options.files.linking(), &|case| ui.say(case))?;
     for (case, reason) in &written.failed {
-        ui.warn(&format!("case `{case}`: {reason}"));
+        ui.fail(&format!("case `{case}`: {reason}"));
     }
     let how = match written.linking {
         Linking::Reference => "references",
@@ -149,8 +152,8 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     };
     if written.linking == Linking::Reference && written.test > 0 {
         ui.say(&format!(
-            "{} cases without label map stay in {}, where `glioseg predict` finds them",
-            written.test,
+            "{} without label map stay in {}, where `glioseg predict` finds them",
+            count(written.test, "case"),
             source.display()
         ));
     }

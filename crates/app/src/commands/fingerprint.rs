@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_workflow::ready::fingerprint;
 
 use super::dataset::{by, open, output_folder};
@@ -40,8 +41,8 @@ pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
     let spacing = [0, 1, 2].map(|a| median(facts.spacings_mm.iter().map(|s| s[a]).collect()));
     let shape = [0, 1, 2].map(|a| median(facts.shapes_after_crop.iter().map(|s| s[a] as f64).collect()));
     print(&format!(
-        "{} cases | median spacing {} mm | median shape after cropping {} | {:.0} % of the voxels",
-        facts.shapes_after_crop.len(),
+        "{} | median spacing {} mm | median shape after cropping {} | {:.0} % of the voxels",
+        count(facts.shapes_after_crop.len(), "case"),
         by(&spacing),
         by(&shape),
         100.0 * facts.median_relative_size_after_cropping

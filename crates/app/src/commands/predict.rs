@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use glioseg_diagnose::count;
 use glioseg_infer::model::{CheckpointChoice, Model};
 use glioseg_infer::recipe::Recipe;
 use glioseg_infer::{
@@ -109,13 +110,14 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                         ignored[0].display()
                     ));
                 }
-                let threads = rayon::current_num_threads();
                 ui.say(&format!(
-                    "{cases} cases{} | device {} | {} | kernels {} | {threads} threads | step {step} | mirroring {mirroring}",
+                    "{}{} | device {} | {} | kernels {} | {} | step {step} | mirroring {mirroring}",
+                    count(cases, "case"),
                     if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
                     engine.device,
                     engine.precision,
                     engine.kernels.word(),
+                    count(rayon::current_num_threads(), "thread"),
                 ));
                 ui.say(&format!("memory of the networks {memory}"));
                 seen.of = cases;
@@ -166,7 +168,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         ui.say(&format!("{done} of {} done; resume with --continue", done + summary.failed + summary.left));
     }
     if !seen.failed.is_empty() {
-        ui.warn(&format!("no segmentation for: {}", seen.failed.join(", ")));
+        ui.fail(&format!("no segmentation for: {}", seen.failed.join(", ")));
     }
     Ok(summary)
 }
@@ -199,7 +201,7 @@ fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
         if let Some(hint) = &record.hint {
             text += &format!("\n  hint: {hint}");
         }
-        ui.warn(&text);
+        ui.fail(&text);
         return;
     }
     let elapsed = seen.start.elapsed();

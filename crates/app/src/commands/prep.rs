@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_plan::Plans;
 use glioseg_workflow::ready::{self, ReadyError};
 
@@ -60,8 +61,10 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
         let (start, of) = (Instant::now(), dataset.cases.len());
         let threads = rayon::current_num_threads();
         ui.say(&format!(
-            "{} | {of} cases | {threads} threads | into {}",
+            "{} | {} | {} | into {}",
             configuration.name,
+            count(of, "case"),
+            count(threads, "thread"),
             cases.display()
         ));
         let summary = ready::cases(

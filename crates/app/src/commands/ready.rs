@@ -1,5 +1,6 @@
 //! What is told while a dataset is made ready for a training.
 
+use glioseg_diagnose::count;
 use glioseg_prep::store::{CaseOutcome, StoreError};
 use glioseg_workflow::ready::ReadyEvent;
 
@@ -16,14 +17,16 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             oddities.iter().for_each(|odd| ui.warn(odd));
         }
         ReadyEvent::Fingerprinted { cases, time } => {
-            ui.say(&format!("fingerprint of {cases} cases in {}", duration(time)));
+            ui.say(&format!("fingerprint of {} in {}", count(cases, "case"), duration(time)));
         }
         ReadyEvent::Planned { planned, path, too_few } => {
             for note in &planned.notes {
                 ui.say(note);
             }
             if let Some(cases) = too_few {
-                ui.warn(&format!("{cases} cases are too few for five folds; train on all with `-f all`"));
+                let too_few = "too few for five folds; train on all with `-f all`";
+                let is = if cases == 1 { "is" } else { "are" };
+                ui.warn(&format!("{} {is} {too_few}", count(cases, "case")));
             }
             ui.say(&format!("{} written", path.display()));
         }
@@ -31,7 +34,7 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             Ok(CaseOutcome::Prepared) => {
                 ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
             }
-            Err(error) => ui.warn(&describe(done.case, error)),
+            Err(error) => ui.fail(&describe(done.case, error)),
             Ok(CaseOutcome::Kept) => {}
         },
         ReadyEvent::Prepared { summary, of } => {
