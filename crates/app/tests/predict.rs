@@ -283,3 +283,115 @@ fn a_case_that_does_not_fit_the_memory_fails_alone_with_both_numbers() {
     assert!(error.contains("GiB of memory, but 0.") && error.contains("GiB are free"), "{error}");
     assert!(stderr.contains("its voxel size in the header"), "{stderr}");
 }
+
+#[test]
+fn files_of_any_name_are_given_channel_by_channel() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let scans = dir.path().join("scans");
+    for case in ["P1", "P2"] {
+        std::fs::create_dir_all(scans.join(case)).expect("a folder");
+        write_case(&["T1", "T1_gad", "T2", "DARK"].map(|c| scans.join(case).join(format!("{c}.nii.gz"))), 3);
+    }
+    let text = |path: &Path| path.display().to_string();
+    let by_pattern = dir.path().join("by-pattern");
+    let (code, stdout, stderr) = run(&[
+        "predict",
+        "-m",
+        &text(&model()),
+        "-i",
+        &text(&scans),
+        "-o",
+        &text(&by_pattern),
+        "--no-mirroring",
+        "--channel",
+        "flair=*/DARK.nii.gz",
+        "--channel",
+        "t1=*/T1.nii.gz",
+        "--channel",
+        "t2=*/T2.nii.gz",
+        "--channel",
+        "t1gd=*/T1_gad.nii.gz",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(stdout.lines().count(), 2);
+    assert!(stderr.contains("channel flair  <- */DARK.nii.gz"), "{stderr}");
+    let one = dir.path().join("one");
+    let channels = [("t1", "T1"), ("t1ce", "T1_gad"), ("t2", "T2"), ("flair", "DARK")]
+        .map(|(name, file)| format!("{name}={}", text(&scans.join("P2").join(format!("{file}.nii.gz")))));
+    let (model, out) = (text(&model()), text(&one));
+    let mut arguments = vec!["predict", "-m", &model, "-o", &out, "--no-mirroring"];
+    for channel in &channels {
+        arguments.extend(["--channel", channel]);
+    }
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(bytes(&one.join("P2.nii.gz")), bytes(&by_pattern.join("P2.nii.gz")), "the folder's name");
+    let (code, _, stderr) = run(&arguments[..arguments.len() - 2]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("files are given for t1, t1ce, t2") && stderr.contains("once for each channel"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_dataset_is_made_of_files_of_any_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let scans = dir.path().join("scans");
+    let grid = Geometry::isotropic([4, 5, 6]);
+    for (case, largest) in [("P1", 2), ("P2", 1)] {
+        std::fs::create_dir_all(scans.join(case)).expect("a folder");
+        let volume = Volume::new(1, (0..120).map(|i| i as f32).collect(), grid.clone()).expect("whole");
+        nifti::write_volume(&scans.join(case).join("FLAIR.nii.gz"), &volume).expect("written");
+        let labels = (0..120).map(|i| (i % (largest + 1)) as u16).collect();
+        let map = glioseg_volume::LabelMap::new(labels, grid.clone()).expect("whole");
+        nifti::write_labels(&scans.join(case).join("GT_W.nii.gz"), &map).expect("written");
+    }
+    std::fs::create_dir(scans.join("P3")).expect("a folder");
+    std::fs::copy(scans.join("P1/FLAIR.nii.gz"), scans.join("P3/FLAIR.nii.gz")).expect("copied");
+    let text = |path: &Path| path.display().to_string();
+    for files in ["auto", "copy"] {
+        let out = dir.path().join(files);
+        let (code, stdout, stderr) = run(&[
+            "dataset",
+            "make",
+            &text(&scans),
+            &text(&out),
+            "--channel",
+            "flair=*/FLAIR.nii.gz",
+            "--label",
+            "*/GT_W.nii.gz",
+            "--label-name",
+            "1=edema",
+            "--files",
+            files,
+        ]);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stdout.contains("2 cases | voxels per label 0: 100, 1: 100, 2: 40"), "{stdout}");
+        assert!(stderr.contains("error: case `P3` is left out: it has no label"), "{stderr}");
+        let description: serde_json::Value =
+            serde_json::from_slice(&bytes(&out.join("dataset.json"))).expect("JSON");
+        assert_eq!(description["labels"], serde_json::json!({"background": 0, "edema": 1, "label 2": 2}));
+        assert_eq!(out.join("imagesTr/P1_0000.nii.gz").exists(), files == "copy");
+        let (code, stdout, stderr) = run(&["dataset", "check", &text(&out)]);
+        assert_eq!((code, stdout.lines().next().is_some()), (0, true), "{stdout}{stderr}");
+    }
+    // Values that do not follow each other are refused, and nothing is left that looks like a dataset.
+    let mut map = nifti::read_labels(&scans.join("P1/GT_W.nii.gz")).expect("labels");
+    map.data.iter_mut().filter(|l| **l == 2).for_each(|l| *l = 4);
+    nifti::write_labels(&scans.join("P1/GT_W.nii.gz"), &map).expect("written");
+    let out = dir.path().join("refused");
+    let (code, _, stderr) = run(&[
+        "dataset",
+        "make",
+        &text(&scans),
+        &text(&out),
+        "--channel",
+        "flair=*/FLAIR.nii.gz",
+        "--label",
+        "*/GT_W.nii.gz",
+    ]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("P1/GT_W.nii.gz") && stderr.contains("has label 4"), "{stderr}");
+    assert!(!out.join("dataset.json").exists());
+}

@@ -10,12 +10,13 @@ use std::thread;
 
 use glioseg_diagnose::Diagnose as _;
 use glioseg_net::MemoryPlan;
+use glioseg_plan::matching::NamedPattern;
 use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 
 use super::folder::Folder;
 use super::predictor::ModelSet;
 use super::{CaseImages, InferError, Inferred, PredictOptions, Predictor, Prepared, Watch};
-use crate::cases::{CaseFiles, ChannelMatch, find_cases};
+use crate::cases::{CaseFiles, ChannelMatch, find_cases, match_cases};
 use crate::model::Model;
 
 /// The K-th of N equal shares of the cases.
@@ -44,6 +45,8 @@ impl std::str::FromStr for Part {
 pub struct Batch<'a> {
     /// Folders of images, folders of one folder per case, or image files.
     pub inputs: &'a [PathBuf],
+    /// Cases whose files are given channel by channel, instead of being found in `inputs` by their names.
+    pub channels: Option<&'a [NamedPattern]>,
     /// Folder for `CASE.nii.gz`, `predict.json` and `dataset.json`.
     pub out: &'a Path,
     /// Only this share of the cases.
@@ -57,7 +60,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// All cases of `inputs`.
     pub fn new(inputs: &'a [PathBuf], out: &'a Path) -> Self {
-        Self { inputs, out, part: None, skip_finished: false, stop: None }
+        Self { inputs, channels: None, out, part: None, skip_finished: false, stop: None }
     }
 
     fn watch(&self) -> Watch<'a> {
@@ -190,7 +193,13 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(set: &ModelSet, batch: &'a Batch<'a>) -> Result<Self, InferError> {
         let dataset = &set.first().dataset;
-        let found = find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?;
+        let found = match batch.channels {
+            None => find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?,
+            Some(patterns) => {
+                let root = batch.inputs.first().map_or(Path::new(""), PathBuf::as_path);
+                match_cases(root, patterns, &dataset.channel_names)?
+            }
+        };
         let folder = Folder::make(batch.out, batch.inputs)?;
         let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
             found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();

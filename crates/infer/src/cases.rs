@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use glioseg_diagnose::Diagnose;
 use glioseg_formats::nifti;
 pub use glioseg_plan::canonical_channel;
+use glioseg_plan::matching::{MatchError, NamedPattern, match_files};
 use thiserror::Error;
 
 /// A case with one file per channel, or one file with all channels.
@@ -45,7 +46,7 @@ pub struct Found {
 }
 
 /// Why files do not make a case, or an input no cases.
-#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[derive(Debug, Error)]
 pub enum CaseError {
     /// A channel of the model has no file.
     #[error("case `{case}` has no file for channel {missing}; found: {found}")]
@@ -111,6 +112,9 @@ pub enum CaseError {
         /// The model's channels.
         channels: Vec<String>,
     },
+    /// Files that are given channel by channel do not make cases.
+    #[error(transparent)]
+    Match(#[from] MatchError),
     /// The model's files have an ending that is not NIfTI.
     #[error("the model was trained on `{ending}` files, which glioseg does not read")]
     FileEnding {
@@ -131,6 +135,7 @@ impl Diagnose for CaseError {
                 "is this the right model for these data? `glioseg info MODEL` prints its channels".into()
             }
             Self::Unreadable { .. } => "check the path and its permissions".into(),
+            Self::Match(error) => return error.hint(),
             Self::BadFile { .. } => "copy the file again, or take the entry out of the folder".into(),
             Self::NoCases { channels, .. } => {
                 let numbered: Vec<String> =
@@ -156,6 +161,7 @@ impl Diagnose for CaseError {
             | Self::BadFile { path, .. } => Some(path),
             // The message names it.
             Self::NoCases { .. } => None,
+            Self::Match(error) => error.path(),
             Self::TwoFiles { second, .. } => Some(second),
             Self::FileEnding { .. } => None,
         }
@@ -428,6 +434,39 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     Ok(found)
 }
 
+/// The cases of files that are given channel by channel, below `root`.
+///
+/// # Errors
+/// [`CaseError::Match`] if the patterns are not those of the model's channels, or find nothing.
+pub fn match_cases(root: &Path, patterns: &[NamedPattern], channels: &[String]) -> Result<Found, CaseError> {
+    let canonical = |names: &[String]| names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>();
+    let (wanted, given): (Vec<String>, Vec<String>) =
+        (channels.to_vec(), patterns.iter().map(|p| p.name.clone()).collect());
+    let (ours, theirs) = (canonical(&wanted), canonical(&given));
+    let order: Option<Vec<usize>> = ours.iter().map(|c| theirs.iter().position(|t| t == c)).collect();
+    let Some(order) = order.filter(|order| order.len() == patterns.len()) else {
+        return Err(MatchError::Channels { wanted, given }.into());
+    };
+    let patterns: Vec<NamedPattern> = order.into_iter().map(|i| patterns[i].clone()).collect();
+    let matched = match_files(root, &patterns)?;
+    let bad = matched.incomplete.into_iter().map(|(case, missing)| {
+        let found: Vec<String> = channels.iter().filter(|c| !missing.contains(c)).cloned().collect();
+        let missing = missing.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ");
+        let found = found.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ");
+        (case.clone(), CaseError::MissingChannel { case, missing, found, path: root.to_owned() })
+    });
+    Ok(Found {
+        cases: matched.cases.into_iter().map(|c| CaseFiles { id: c.name, files: c.files }).collect(),
+        bad: bad.collect(),
+        matches: channels
+            .iter()
+            .zip(patterns)
+            .map(|(channel, p)| ChannelMatch { channel: channel.clone(), suffixes: vec![p.pattern] })
+            .collect(),
+        ignored: Vec::new(),
+    })
+}
+
 fn channels_of(file: &Path) -> Option<usize> {
     nifti::read_info(file).ok().map(|info| info.channels)
 }
@@ -519,6 +558,97 @@ mod tests {
         assert_eq!(found.ignored.len(), 2);
         assert_eq!(found.matches[1].channel, "T1ce");
         assert_eq!(found.matches[1].suffixes, ["t1c", "t1ce", "T1Gd"]);
+    }
+
+    #[test]
+    fn names_of_bids_are_one_case_per_session_and_folders_may_be_deep() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = "data/sub-01/ses-2/anat/sub-01_ses-2";
+        touch(
+            dir.path(),
+            &["acq-3D_T1w", "acq-3D_ce-gad_T1w", "T2w", "acq-2D_FLAIR"]
+                .map(|c| format!("{folder}_{c}.nii.gz"))
+                .each_ref()
+                .map(String::as_str),
+        );
+        let found = find_cases(&[dir.path().into()], &brats(), ".nii.gz").expect("cases");
+        assert_eq!(found.cases.len(), 1, "{found:?}");
+        assert_eq!(found.cases[0].id, "sub-01_ses-2");
+        assert_eq!(
+            names(&found.cases[0]),
+            ["acq-3D_T1w", "acq-3D_ce-gad_T1w", "T2w", "acq-2D_FLAIR"]
+                .map(|c| format!("sub-01_ses-2_{c}.nii.gz"))
+        );
+        // Two images of one contrast: which is meant cannot be guessed.
+        touch(dir.path(), &[&format!("{folder}_acq-2D_T1w.nii.gz")]);
+        let found = find_cases(&[dir.path().into()], &brats(), ".nii.gz").expect("a bad case");
+        assert!(
+            matches!(&found.bad[..], [(id, CaseError::TwoFiles { .. })] if id == "sub-01_ses-2"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn one_file_with_all_channels_is_a_case_and_others_are_ignored() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let grid = glioseg_volume::Geometry::isotropic([2; 3]);
+        for (name, channels) in [("BRATS_001.nii.gz", 4), ("BRATS_001_seg.nii.gz", 1)] {
+            let volume =
+                glioseg_volume::Volume::new(channels, vec![1.0; 8 * channels], grid.clone()).expect("whole");
+            nifti::write_volume(&dir.path().join(name), &volume).expect("written");
+        }
+        let found = find_cases(&[dir.path().into()], &brats(), ".nii.gz").expect("cases");
+        assert_eq!((found.cases.len(), found.cases[0].id.as_str()), (1, "BRATS_001"));
+        assert_eq!(found.ignored, [dir.path().join("BRATS_001_seg.nii.gz")]);
+    }
+
+    #[test]
+    fn a_pair_of_files_counts_by_its_header() {
+        let dir = tempfile::tempdir().expect("a folder");
+        touch(dir.path(), &["a_0000.hdr", "a_0000.img", "a_0001.hdr", "a_0001.img"]);
+        let channels = ["CT", "t1ce"].map(String::from).to_vec();
+        let found = find_cases(&[dir.path().into()], &channels, ".nii.gz").expect("cases");
+        assert_eq!(names(&found.cases[0]), ["a_0000.hdr", "a_0001.hdr"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_that_cannot_be_opened_or_named_fail_their_case() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().expect("a folder");
+        let ct = ["CT".to_owned()];
+        touch(dir.path(), &["good_0000.nii.gz", "folder_0000.nii.gz/x.txt"]);
+        std::os::unix::fs::symlink("/nowhere/b.nii.gz", dir.path().join("linked_0000.nii.gz"))
+            .expect("a link");
+        std::fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9_0000.nii.gz")), b"")
+            .expect("written");
+        let found = find_cases(&[dir.path().into()], &ct, ".nii.gz").expect("a case");
+        assert_eq!(found.cases.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["good"]);
+        let said: Vec<String> = found.bad.iter().map(|(_, error)| error.to_string()).collect();
+        assert_eq!(found.bad.len(), 3, "{said:?}");
+        for (part, of) in [("not UTF-8", 0), ("is a folder", 1), ("link to a file that cannot be opened", 2)]
+        {
+            assert!(said[of].contains(part), "{said:?}");
+        }
+        // A channel that cannot be opened does not leave the others as a smaller case.
+        let two = ["CT", "PET"].map(String::from);
+        touch(dir.path(), &["linked_0001.nii.gz"]);
+        let found = find_cases(&[dir.path().into()], &two, ".nii.gz").expect("bad cases");
+        let linked = found.bad.iter().find(|(id, _)| id == "linked").expect("listed");
+        assert!(matches!(linked.1, CaseError::BadFile { .. }), "{linked:?}");
+    }
+
+    #[test]
+    fn where_no_case_is_found_it_is_said_what_was_seen() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let said = || find_cases(&[dir.path().into()], &brats(), ".nii.gz").expect_err("no case").to_string();
+        assert!(said().contains("there are no files in it"), "{}", said());
+        let mut dicom = vec![0u8; 132];
+        dicom[128..].copy_from_slice(b"DICM");
+        std::fs::write(dir.path().join("IM0001"), &dicom).expect("written");
+        assert!(said().contains("IM0001 is DICOM: convert the series with dcm2niix"), "{}", said());
+        touch(dir.path(), &["scan.nii.gz"]);
+        assert!(said().contains("the names of scan.nii.gz do not tell case and channel"), "{}", said());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 
 use super::online::{dices, targets};
 use super::setup::Setup;
-use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun};
+use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun, stopped_trainings};
 use super::tensorboard::{self, Events};
 use super::{Estimate, TrainError, chart, pretrained, validation};
 
@@ -178,6 +178,16 @@ pub fn train(
     {
         return Err(TrainError::Exists { path: setup.folder.clone(), what });
     }
+    if options.resume && store.finished().is_none() && store.newest().is_none() {
+        let (model, fold) = (setup.model_folder.parent(), setup.folder.file_name());
+        let stopped =
+            model.zip(fold).map(|(results, fold)| stopped_trainings(results, &fold.to_string_lossy()));
+        return Err(TrainError::NothingToResume {
+            path: setup.folder.clone(),
+            stopped: stopped.unwrap_or_default(),
+            holds: store.occupied(),
+        });
+    }
     let finished = store.finished();
     // Before anything is written over.
     if let Some(path) = finished.clone().or_else(|| store.newest()).as_ref() {
@@ -264,11 +274,6 @@ impl<'a> Training<'a> {
             (parameters, progress) = (restored.parameters, restored.progress);
             resumed = Some((progress.epoch, progress.iteration, restored.path));
         } else {
-            if options.resume {
-                observer(Event::Warning(
-                    "there is no checkpoint to resume from: the training starts again".into(),
-                ));
-            }
             if let Some(path) = &options.weights {
                 let taken = pretrained::load(&mut parameters, path, options.interpolate_positions)?;
                 observer(Event::Note(format!(

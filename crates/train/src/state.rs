@@ -168,14 +168,30 @@ impl Store {
     }
 
     /// What the folder holds, if that stands in the way of a new training.
-    pub(super) fn occupied(&self) -> Option<&'static str> {
+    pub(super) fn occupied(&self) -> Option<String> {
         if self.path(FINAL).exists() {
-            return Some("a finished training");
+            return Some("a finished training".to_owned());
         }
-        [LATEST, PREVIOUS, NEXT, BEST]
-            .iter()
-            .any(|n| self.path(n).exists())
-            .then_some("an unfinished training")
+        if [LATEST, PREVIOUS, NEXT, BEST].iter().any(|n| self.path(n).exists()) {
+            return Some("an unfinished training".to_owned());
+        }
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().display().to_string();
+        self.foreign().first().map(|path| format!("a training of nnU-Net ({})", name(path)))
+    }
+
+    /// Checkpoints of nnU-Net itself, sorted by name.
+    fn foreign(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut found: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let version_1 = name.starts_with("model_") && name.ends_with(".model");
+                version_1 || (name.starts_with("checkpoint_") && name.ends_with(".pth"))
+            })
+            .collect();
+        found.sort();
+        found
     }
 
     /// The finished network's file, if it is there.
@@ -201,8 +217,11 @@ impl Store {
         Ok(())
     }
 
-    /// Removes all checkpoints.
+    /// Removes all checkpoints, also nnU-Net's: two trainings in one folder could not be told apart.
     pub(super) fn clear(&self) -> Result<(), TrainError> {
+        for path in self.foreign() {
+            std::fs::remove_file(&path).map_err(|e| TrainError::io(&path, "remove", e))?;
+        }
         self.remove(&[LATEST, PREVIOUS, NEXT, BEST, FINAL])
     }
 
@@ -318,6 +337,17 @@ fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
     let progress =
         serde_json::from_value(training).map_err(|e| damaged(format!("state of the training: {e}")))?;
     Ok((progress, checkpoint))
+}
+
+/// Folders of this fold in a results folder that hold a training to resume.
+pub(super) fn stopped_trainings(results: &Path, fold: &str) -> Vec<PathBuf> {
+    let models = std::fs::read_dir(results).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = models
+        .map(|model| model.path().join(fold))
+        .filter(|folder| [LATEST, NEXT, PREVIOUS].iter().any(|name| folder.join(name).exists()))
+        .collect();
+    folders.sort();
+    folders
 }
 
 /// What the training in a fold's folder was started with: one that can continue, or one that is finished. `None` if there is

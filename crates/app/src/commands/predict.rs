@@ -100,7 +100,8 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                     }
                 }
                 for m in matches {
-                    let files: Vec<String> = m.suffixes.iter().map(|s| format!("*{s}")).collect();
+                    let star = if options.channel.is_empty() { "*" } else { "" };
+                    let files: Vec<String> = m.suffixes.iter().map(|s| format!("{star}{s}")).collect();
                     ui.say(&format!("channel {:<6} <- {}", m.channel, files.join(", ")));
                 }
                 if !ignored.is_empty() {
@@ -143,6 +144,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         }
     };
     let batch = Batch {
+        channels: (!options.channel.is_empty()).then_some(options.channel.as_slice()),
         part: options.part,
         skip_finished: options.continue_,
         stop: Some(&stop),

@@ -275,6 +275,7 @@ impl Engine for CpuEngine {
             present.packed.iter_mut().for_each(|p| *p = Packed::default());
         }
         self.parameters = Some(parameters);
+        glioseg_kernels::trim_freed_memory();
         Ok(())
     }
 
