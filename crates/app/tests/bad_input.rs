@@ -222,8 +222,9 @@ fn an_input_without_cases_says_which_names_are_expected() {
     let dir = tempfile::tempdir().expect("a folder");
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
     fs::create_dir(&input).expect("a folder");
-    let volume = small_phantom(1);
-    nifti::write_volume(&input.join("scan.nii.gz"), &volume).expect("written");
+    let phantom = small_phantom(1);
+    let channel = Volume::new(1, phantom.channel(0).to_vec(), phantom.geometry.clone()).expect("whole");
+    nifti::write_volume(&input.join("scan.nii.gz"), &channel).expect("written");
     let (code, stderr) = start(&model(), &input, &out, &[]);
     assert_eq!(code, 2);
     assert!(stderr.contains("the names of scan.nii.gz do not tell case and channel"), "{stderr}");

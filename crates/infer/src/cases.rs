@@ -326,7 +326,7 @@ impl Walk {
     }
 }
 
-/// Why a file is no image, by its name.
+/// Why a file cannot be an image, by its name.
 fn kind_of(file: &Path) -> &'static str {
     let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let head = std::fs::File::open(file).ok().and_then(|mut file| {

@@ -16,7 +16,7 @@ use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 
 use super::online::{dices, targets};
 use super::setup::Setup;
-use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun, stopped_trainings};
+use super::state::{BegunWith, EpochRecord, LOG, Progress, Store, check_begun, stopped_trainings};
 use super::tensorboard::{self, Events};
 use super::{Estimate, TrainError, chart, pretrained, validation};
 
@@ -169,10 +169,7 @@ pub fn train(
     let store = Store::new(setup);
     if options.overwrite {
         store.clear()?;
-        let old = setup.folder.join(validation::FOLDER);
-        if old.exists() {
-            std::fs::remove_dir_all(&old).map_err(|e| TrainError::io(&old, "remove", e))?;
-        }
+        validation::clear(setup)?;
     } else if !options.resume
         && let Some(what) = store.occupied()
     {
@@ -188,7 +185,8 @@ pub fn train(
             holds: store.occupied(),
         });
     }
-    let finished = store.finished();
+    let more = options.resume && (store.newest().is_some() || store.wants_more(setup.settings.epochs));
+    let finished = store.finished().filter(|_| !more);
     // Before anything is written over.
     if let Some(path) = finished.clone().or_else(|| store.newest()).as_ref() {
         check_begun(path, &BegunWith::new(setup, options.weights.as_deref()))?;
@@ -216,6 +214,8 @@ pub fn train(
         }
         let weights = training.engine.parameters()?;
         let path = training.store.save_final(&weights, &training.progress)?;
+        // Whatever lies there is of other weights.
+        validation::clear(setup)?;
         (training.engine, path, training.progress.history)
     };
     engine.release();
@@ -263,7 +263,7 @@ impl<'a> Training<'a> {
         let optimiser = Optimiser::new(setup.settings.optimiser, parameters.shapes());
         parameters.set_optimiser(Some(optimiser));
         let mut resumed = None;
-        if options.resume && store.newest().is_some() {
+        if options.resume {
             let restored = store.restore(parameters, &begun_with)?;
             for damaged in restored.damaged {
                 observer(Event::Warning(format!(
@@ -575,7 +575,7 @@ impl Journal {
 
     /// Adds the last epoch: a line of JSON each, the curves, the picture.
     fn add(&mut self, history: &[EpochRecord], observer: &mut dyn FnMut(Event<'_>)) {
-        let lines = atomic::write(&self.folder.join("training_log.jsonl"), |file| {
+        let lines = atomic::write(&self.folder.join(LOG), |file| {
             for record in history {
                 serde_json::to_writer(&mut *file, record)?;
                 file.write_all(b"\n")?;

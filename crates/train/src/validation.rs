@@ -23,6 +23,15 @@ use glioseg_infer::{
 /// Name of the folder in a fold's folder.
 pub const FOLDER: &str = "validation";
 
+/// Removes the folder of an earlier validation.
+pub(super) fn clear(setup: &Setup) -> Result<(), TrainError> {
+    let folder = setup.folder.join(FOLDER);
+    match std::fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io(&folder, "remove", e)),
+        _ => Ok(()),
+    }
+}
+
 /// Segments the validation cases with the trained network and scores them; those whose results are there are only scored.
 ///
 /// `None` if `stop` was set before all were done.

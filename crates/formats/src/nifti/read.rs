@@ -46,7 +46,7 @@ pub struct ImageInfo {
     pub sform_code: i32,
     /// The header's free text.
     pub description: String,
-    /// What is wrong with the file, but no obstacle: a sentence each, without the file's name.
+    /// What is wrong with a file that is read all the same: a sentence each, without the file's name.
     pub oddities: Vec<String>,
 }
 
@@ -59,9 +59,9 @@ struct Source {
     at_most: u64,
     /// Bytes that came out.
     unpacked: u64,
-    /// Whether a missing check sum is no obstacle.
+    /// Whether a file without its check sum is read.
     lenient: bool,
-    /// What was wrong, but no obstacle.
+    /// What is wrong, although the file is read.
     oddities: Vec<String>,
 }
 
