@@ -176,9 +176,8 @@ impl Model {
             None => plans.configuration_names().first().cloned().unwrap_or_default(),
         };
         let configuration = plans.configuration(&name)?;
-        let slices = usize::from(configuration.patch_size.len() == 2);
-        let mirror_axes =
-            first.metadata().mirror_axes.iter().flatten().map(|a| a + slices).filter(|&a| a < 3).collect();
+        let dim = configuration.dim();
+        let mirror_axes = first.mirror_axes(dim)?.into_iter().map(|axis| axis + 3 - dim).collect();
         let trainer = first.metadata().trainer_name.clone();
         Self::new(path, folds, dataset, plans, configuration, trainer, mirror_axes)
     }
@@ -206,6 +205,10 @@ impl Model {
                 configuration: configuration.name,
                 previous: previous.clone(),
             });
+        }
+        let mut configuration = configuration;
+        if let Some(trainer) = &trainer {
+            configuration.architecture = configuration.architecture.of_trainer(trainer);
         }
         let network = NetworkSpec::from_plan(
             &configuration.architecture,

@@ -35,6 +35,8 @@ pub enum Value {
     Array(Arc<NdArray>),
     /// A torch tensor: where its values are.
     Tensor(Arc<TensorRef>),
+    /// An object of another program, of which nothing was made but its class's name.
+    Foreign(Arc<str>),
 }
 
 impl Value {
@@ -111,6 +113,7 @@ impl Value {
             Value::Dict(_) => "a dict",
             Value::Array(_) => "a numpy array",
             Value::Tensor(_) => "a tensor",
+            Value::Foreign(_) => "an object of another program",
         }
     }
 
@@ -145,6 +148,7 @@ impl Value {
             }
             Value::Array(array) => array.to_json(),
             Value::Tensor(tensor) => Json::String(format!("tensor of shape {:?}", tensor.shape)),
+            Value::Foreign(name) => Json::String(format!("object of {name}")),
         }
     }
 }
@@ -284,15 +288,21 @@ pub enum TensorType {
     I8,
     U8,
     Bool,
+    U64,
+    U32,
+    U16,
+    /// Elements of that many bytes which are no numbers here: complex or quantised.
+    Opaque(usize),
 }
 
 impl TensorType {
     /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
-            TensorType::F64 | TensorType::I64 => 8,
-            TensorType::F32 | TensorType::I32 => 4,
-            TensorType::F16 | TensorType::BF16 | TensorType::I16 => 2,
+            TensorType::F64 | TensorType::I64 | TensorType::U64 => 8,
+            TensorType::F32 | TensorType::I32 | TensorType::U32 => 4,
+            TensorType::F16 | TensorType::BF16 | TensorType::I16 | TensorType::U16 => 2,
+            TensorType::Opaque(bytes) => bytes,
             TensorType::I8 | TensorType::U8 | TensorType::Bool => 1,
         }
     }
@@ -305,8 +315,11 @@ impl TensorType {
     /// The next `count` elements of a reader, little-endian, as f32; converted in pieces.
     ///
     /// # Errors
-    /// Those of the reader, also where it ends early.
+    /// Those of the reader, also where it ends early; elements that are no numbers.
     pub fn read(self, reader: &mut impl Read, count: usize) -> io::Result<Vec<f32>> {
+        if let TensorType::Opaque(_) = self {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "complex or quantised values"));
+        }
         let mut values = Vec::with_capacity(count);
         let mut buffer = vec![0u8; 1 << 16];
         let per_piece = buffer.len() / self.size();
@@ -335,6 +348,10 @@ impl TensorType {
             TensorType::I8 => each(bytes, out, |e| f32::from(i8::from_le_bytes(e))),
             TensorType::U8 => each(bytes, out, |[e]| f32::from(e)),
             TensorType::Bool => each(bytes, out, |[e]| f32::from(u8::from(e != 0))),
+            TensorType::U64 => each(bytes, out, |e| u64::from_le_bytes(e) as f32),
+            TensorType::U32 => each(bytes, out, |e| u32::from_le_bytes(e) as f32),
+            TensorType::U16 => each(bytes, out, |e| f32::from(u16::from_le_bytes(e))),
+            TensorType::Opaque(_) => {}
         }
     }
 }

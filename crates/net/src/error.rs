@@ -123,6 +123,29 @@ pub enum NetError {
         /// What it holds instead.
         found: String,
     },
+    /// Something among the weights is no tensor of numbers.
+    #[error("{}: the weight `{name}` is no tensor of numbers but {found}", path.display())]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// The weight's name.
+        name: String,
+        /// What it is instead.
+        found: String,
+    },
+    /// The axes that may be mirrored are not axes of the network.
+    #[error(
+        "{}: the axes that may be mirrored (`inference_allowed_mirroring_axes`) are {found}; the network has the axes {}",
+        path.display(), (0..*dim).map(|a| a.to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    MirrorAxes {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        found: String,
+        /// How many axes the network has.
+        dim: usize,
+    },
     /// The tensors of a file are not those of the network.
     #[error("{}: {first}{}", path.display(), and_more(*others))]
     Mismatch {
@@ -235,6 +258,14 @@ impl Diagnose for NetError {
             NetError::Interop(error) => return error.hint(),
             NetError::NoWeights { .. } => {
                 "nnU-Net keeps the weights in `network_weights` (version 2) or `state_dict` (version 1)".into()
+            }
+            NetError::NoTensor { .. } => {
+                "nnU-Net keeps nothing but the network's `state_dict` there; save the checkpoint again with plain tensors".into()
+            }
+            NetError::MirrorAxes { .. } => {
+                "write the axes that the training mirrored into the checkpoint, each once, as a tuple such as (0, 1), or None for \
+                 no mirroring"
+                    .into()
             }
             NetError::Mismatch { first, .. } if matches!(**first, Mismatch::Positions { .. }) => {
                 "train with the patch that they are for (--patch), or interpolate them with --interpolate-positions"

@@ -20,6 +20,7 @@
 //! What nnU-Net's files hold next to tensors comes back as plain data; reading one never runs code from it.
 
 pub mod checkpoint;
+mod curve;
 pub mod engine;
 mod error;
 mod init;
@@ -32,6 +33,7 @@ mod shapes;
 mod spec;
 
 pub use checkpoint::Checkpoint;
+pub use curve::Curve;
 pub use engine::{
     Device, Engine, EngineChoice, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, Precision, StepReport,
     Update,

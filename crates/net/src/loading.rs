@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::NetError;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{COUNTER, Checkpoint};
 use crate::error::Mismatch;
 use crate::optimiser::Optimiser;
 use crate::parameters::Parameters;
@@ -44,10 +44,10 @@ impl Parameters {
         let mut differing = HashSet::new();
         for tensor in checkpoint.tensors() {
             let name = strip_wrappers(tensor.name);
-            if name.ends_with(".num_batches_tracked") {
+            if name.ends_with(COUNTER) {
                 continue;
             }
-            let own = own_name(name);
+            let own = own_name(name, |leaf| checkpoint.has(&tensor.name.replace(".weight", leaf)));
             let Some(&i) = index.get(&own) else {
                 differences
                     .push(Mismatch::Surplus { name: tensor.name.to_owned(), found: tensor.shape.to_vec() });
@@ -211,8 +211,9 @@ fn strip_wrappers(mut name: &str) -> &str {
     name
 }
 
-/// The tensor's own name, where this one is nnU-Net's second name for it.
-fn own_name(name: &str) -> String {
+/// The tensor's own name, where this one is nnU-Net's second name for it; `has` tells whether the file has the same module's
+/// tensor with this end in place of `.weight`.
+fn own_name(name: &str, has: impl Fn(&str) -> bool) -> String {
     let name = name
         .strip_prefix("decoder.encoder.")
         .map_or_else(|| name.to_owned(), |rest| format!("encoder.{rest}"));
@@ -222,8 +223,10 @@ fn own_name(name: &str) -> String {
     }
     let Some((prefix, rest)) = name.split_once(".all_modules.") else { return name };
     match rest.split_once('.') {
-        // 0 is the convolution; the norm is the only other module with tensors, behind dropout or activation.
+        // 0 is the convolution. The norm and a PReLU are the other modules with tensors, in either order; a norm that has
+        // factors has offsets too.
         Some(("0", leaf)) => format!("{prefix}.conv.{leaf}"),
+        Some((_, "weight")) if !has(".bias") => format!("{prefix}.nonlin.weight"),
         Some((index, leaf)) if index.parse::<u8>().is_ok_and(|i| i <= 3) => format!("{prefix}.norm.{leaf}"),
         _ => name,
     }

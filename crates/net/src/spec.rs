@@ -6,9 +6,10 @@
 //! 2D network has depth-1 kernels and strides, and its weights lose that axis on disk.
 
 pub use glioseg_kernels::NormKind;
-use glioseg_plan::{Architecture, ArchitectureKind, AttentionPlace, Nonlin};
+use glioseg_plan::{Architecture, ArchitectureKind, AttentionPlace, Nonlin, Norm};
 
 use crate::NetError;
+use crate::curve::Curve;
 
 /// The most features of all heads together.
 const MAX_HIDDEN: usize = 1 << 20;
@@ -31,12 +32,14 @@ pub struct NormSpec {
     pub eps: f64,
     /// Whether there is a factor and an offset per channel.
     pub affine: bool,
+    /// Whether statistics of the training are kept, and used outside training instead of the input's.
+    pub running: bool,
 }
 
 impl NormSpec {
-    /// nnU-Net's usual setting: affine, eps 1e-5.
+    /// nnU-Net's usual setting: affine, eps 1e-5, running statistics for a batch norm alone.
     pub fn new(kind: NormKind) -> Self {
-        Self { kind, eps: 1e-5, affine: true }
+        Self { kind, eps: 1e-5, affine: true, running: kind == NormKind::Batch }
     }
 }
 
@@ -120,8 +123,10 @@ pub struct NetworkSpec {
     pub in_channels: usize,
     /// Channels of every head: labels, or regions.
     pub num_outputs: usize,
-    /// Plain or residual encoder (the decoder is always plain).
+    /// Plain or residual encoder.
     pub block: BlockKind,
+    /// Whether the decoder has residual blocks too; with [`BlockKind::Residual`] only.
+    pub residual_decoder: bool,
     /// Channels of the stem; used with [`BlockKind::Residual`] only.
     pub stem_features: usize,
     /// Encoder stages, full resolution first.
@@ -136,8 +141,10 @@ pub struct NetworkSpec {
     pub head_bias: bool,
     /// Normalisation after every convolution of a block.
     pub norm: Option<NormSpec>,
-    /// Slope of the leaky ReLU for negative values; 0 is the plain ReLU.
+    /// Slope of the leaky ReLU for negative values; 0 is the plain ReLU, 1 none at all.
     pub slope: f32,
+    /// Another activation, in place of the leaky ReLU.
+    pub curve: Option<Curve>,
     /// Activation before instead of after the normalisation.
     pub nonlin_first: bool,
     /// Names and order of the tensors.
@@ -166,6 +173,7 @@ impl NetworkSpec {
             in_channels,
             num_outputs,
             block: BlockKind::Plain,
+            residual_decoder: false,
             stem_features: encoder.first().map_or(0, |s| s.features),
             encoder,
             decoder,
@@ -174,6 +182,7 @@ impl NetworkSpec {
             head_bias: true,
             norm: Some(NormSpec::new(NormKind::Instance)),
             slope: 0.01,
+            curve: None,
             nonlin_first: false,
             naming: Naming::V2,
         }
@@ -267,16 +276,19 @@ impl NetworkSpec {
                 place_attention(attention, &mut encoder, &mut decoder).map_err(contradiction)?;
             }
         }
-        let norm = |kind| Some(NormSpec { kind, eps: plan.norm.eps, affine: plan.norm.affine });
+        let Norm { eps, affine, running, .. } = plan.norm;
+        let norm = |kind| Some(NormSpec { kind, eps, affine, running });
+        let (slope, curve) = activation(plan.nonlin);
         let spec = Self {
             dims,
             in_channels,
             num_outputs,
             block: match plan.kind {
                 ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => BlockKind::Plain,
-                ArchitectureKind::ResidualEncoderUNet => BlockKind::Residual,
+                ArchitectureKind::ResidualEncoderUNet | ArchitectureKind::ResidualUNet => BlockKind::Residual,
             },
-            stem_features: plan.features_per_stage.first().copied().unwrap_or(0),
+            residual_decoder: plan.kind == ArchitectureKind::ResidualUNet,
+            stem_features: plan.stem_channels.or(plan.features_per_stage.first().copied()).unwrap_or(0),
             decoder,
             encoder,
             conv_bias: plan.conv_bias,
@@ -289,10 +301,8 @@ impl NetworkSpec {
                 glioseg_plan::NormKind::Group { groups } => norm(NormKind::Group(groups)),
                 glioseg_plan::NormKind::None => None,
             },
-            slope: match plan.nonlin {
-                Nonlin::LeakyRelu { slope } => slope as f32,
-                Nonlin::Relu => 0.0,
-            },
+            slope,
+            curve,
             nonlin_first: plan.nonlin_first,
             naming: if generic.is_some() { Naming::V1 } else { Naming::V2 },
         };
@@ -393,6 +403,12 @@ impl NetworkSpec {
         if self.nonlin_first && self.block == BlockKind::Residual {
             return fail("a residual encoder with the activation before the normalisation".into());
         }
+        if self.residual_decoder && self.block != BlockKind::Residual {
+            return fail("a residual decoder behind a plain encoder".into());
+        }
+        if self.curve.is_some() && self.naming == Naming::V1 {
+            return fail("version 1 has no other activation than the leaky ReLU".into());
+        }
         if !self.slope.is_finite() || self.slope > 1.0 {
             return fail(format!("activation slope {}, must be at most 1", self.slope));
         }
@@ -419,11 +435,20 @@ impl NetworkSpec {
             if width == 0 {
                 return fail(format!("{whose} has 0 features"));
             }
+            if let Some(Curve::Prelu { parameters, .. }) = self.curve
+                && parameters != 1
+                && parameters != width
+            {
+                return fail(format!("{whose} has {width} features, but a PReLU of {parameters} parameters"));
+            }
             if let Some(NormSpec { kind: NormKind::Group(groups), .. }) = self.norm
                 && (groups == 0 || width % groups != 0)
             {
                 return fail(format!("{whose} has {width} features, which {groups} groups do not divide"));
             }
+        }
+        if let Some(NormSpec { kind: NormKind::Group(_), running: true, .. }) = self.norm {
+            return fail("running statistics of a group norm".into());
         }
         if let Some(norm) = self.norm
             && !(norm.eps.is_finite() && norm.eps >= 0.0)
@@ -474,6 +499,21 @@ impl NetworkSpec {
         }
         Ok(())
     }
+}
+
+/// The slope of the leaky ReLU, or the curve in its place.
+fn activation(nonlin: Nonlin) -> (f32, Option<Curve>) {
+    let curve = match nonlin {
+        Nonlin::LeakyRelu { slope } if slope > 1.0 => Curve::Steep { slope: slope as f32 },
+        Nonlin::LeakyRelu { slope } => return (slope as f32, None),
+        Nonlin::Relu => return (0.0, None),
+        Nonlin::Identity => return (1.0, None),
+        Nonlin::Gelu { tanh } => Curve::Gelu { tanh },
+        Nonlin::Elu { alpha } => Curve::Elu { alpha: alpha as f32 },
+        Nonlin::Silu => Curve::Silu,
+        Nonlin::PRelu { parameters, init } => Curve::Prelu { parameters, init: init as f32 },
+    };
+    (1.0, Some(curve))
 }
 
 /// Decoder steps as nnU-Net v2 derives them: widths and kernels of the stage that is produced.
@@ -579,10 +619,11 @@ mod tests {
             features_per_stage: vec![8, 16, 16],
             kernel_sizes: vec![vec![3, 3], vec![1, 3], vec![3, 3]],
             strides: vec![vec![1, 1], vec![1, 2], vec![2, 2]],
+            stem_channels: None,
             blocks_per_stage: vec![1, 3, 4],
             n_conv_per_stage_decoder: vec![1, 2],
             conv_bias: false,
-            norm: glioseg_plan::Norm { kind: glioseg_plan::NormKind::Batch, eps: 1e-3, affine: true },
+            norm: Norm { kind: glioseg_plan::NormKind::Batch, eps: 1e-3, affine: true, running: true },
             dropout: Some(glioseg_plan::Dropout { p: 0.5 }),
             nonlin: Nonlin::Relu,
             nonlin_first: false,
@@ -609,7 +650,7 @@ mod tests {
         assert_eq!(spec.decoder[0], step);
         assert_eq!(spec.decoder[1].convs, [8, 8]);
         assert_eq!((spec.conv_bias, spec.up_bias, spec.head_bias, spec.slope), (false, false, true, 0.0));
-        assert_eq!(spec.norm, Some(NormSpec { kind: NormKind::Batch, eps: 1e-3, affine: true }));
+        assert_eq!(spec.norm, Some(NormSpec { eps: 1e-3, ..NormSpec::new(NormKind::Batch) }));
     }
 
     #[test]

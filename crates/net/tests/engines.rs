@@ -84,6 +84,22 @@ fn residual_networks_give_on_our_kernels_what_they_give_in_plain_loops() -> Resu
     assert_kernels_agree(common::residual_cases())
 }
 
+/// Such networks only predict.
+#[test]
+fn curved_activations_give_on_our_kernels_what_they_give_in_plain_loops() -> Result<(), Failure> {
+    for case in common::curved_cases() {
+        let logits = case.predict(&mut *engine(Kernels::Reference)?)?;
+        for kernels in [Kernels::Auto, Kernels::Direct] {
+            let distance = relative_l2(&case.predict(&mut *engine(kernels)?)?, &logits);
+            assert!(distance < 1e-5, "{}, {kernels:?}: logits differ by {distance}", case.name);
+        }
+        let heads = vec![true; case.spec.decoder.len()];
+        let error = case.program(Mode::Train { heads }).expect_err(case.name).to_string();
+        assert!(error.contains("can predict, but not be trained"), "{}: {error}", case.name);
+    }
+    Ok(())
+}
+
 #[test]
 fn attention_gives_on_our_kernels_what_it_gives_in_plain_loops() -> Result<(), Failure> {
     assert_kernels_agree(common::attention_cases())
@@ -262,7 +278,7 @@ fn targets_and_weights_must_be_as_many_as_heads() -> Result<(), Failure> {
 #[test]
 fn a_step_that_is_refused_changes_nothing() -> Result<(), Failure> {
     let mut spec = NetworkSpec::plain(2, 2, &[(4, [3; 3], [1; 3]), (8, [3; 3], [2; 3])]);
-    spec.norm = Some(NormSpec { kind: NormKind::Batch, ..spec.norm.expect("a plain network has one") });
+    spec.norm = Some(NormSpec::new(NormKind::Batch));
     let case = Case { name: "batch norm", spec, batch: 2, size: [8; 3] };
     let mut targets = case.targets();
     let loss = LossOptions::v2(true, false);

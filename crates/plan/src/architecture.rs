@@ -1,8 +1,11 @@
 //! The network that a configuration describes.
 
+mod arguments;
+mod layers;
+
 use crate::PlanError;
 use crate::json::Node;
-use serde_json::Value;
+use layers::{check_conv, dropout, flag, nonlin, norm};
 
 /// Limits that no plan comes near; they keep a hostile file from asking for absurd networks.
 const MAX_STAGES: usize = 32;
@@ -19,14 +22,17 @@ pub enum ArchitectureKind {
     PlainConvUNet,
     /// Residual blocks in the encoder, plain convolutions in the decoder (`ResidualEncoderUNet`).
     ResidualEncoderUNet,
+    /// Residual blocks in encoder and decoder (`ResidualUNet`).
+    ResidualUNet,
     /// Version 1's (`Generic_UNet`), with the changes of the BraTS 2021 winner: see [`GenericUNet`].
     GenericUNet,
 }
 
 impl ArchitectureKind {
-    const ALL: [ArchitectureKind; 3] = [
+    const ALL: [ArchitectureKind; 4] = [
         ArchitectureKind::PlainConvUNet,
         ArchitectureKind::ResidualEncoderUNet,
+        ArchitectureKind::ResidualUNet,
         ArchitectureKind::GenericUNet,
     ];
 
@@ -35,6 +41,7 @@ impl ArchitectureKind {
         match self {
             ArchitectureKind::PlainConvUNet => "PlainConvUNet",
             ArchitectureKind::ResidualEncoderUNet => "ResidualEncoderUNet",
+            ArchitectureKind::ResidualUNet => "ResidualUNet",
             ArchitectureKind::GenericUNet => "Generic_UNet",
         }
     }
@@ -142,6 +149,9 @@ pub struct Norm {
     pub eps: f64,
     /// Whether weight and bias are learnt.
     pub affine: bool,
+    /// Whether statistics of the training are kept and used instead of the input's: torch's `track_running_stats`, which group
+    /// norm does not have.
+    pub running: bool,
 }
 
 /// Dropout of whole channels between convolution and normalisation.
@@ -161,6 +171,27 @@ pub enum Nonlin {
     },
     /// `max(x, 0)`.
     Relu,
+    /// `x` times the normal distribution's share below `x`.
+    Gelu {
+        /// That share by a hyperbolic tangent (`approximate`).
+        tanh: bool,
+    },
+    /// `x`, or `alpha * (exp(x) - 1)` where `x` is negative.
+    Elu {
+        /// The factor for negative values.
+        alpha: f64,
+    },
+    /// `x` times the logistic function of `x`.
+    Silu,
+    /// `x`, or `x` times a learnt factor where `x` is negative.
+    PRelu {
+        /// Learnt factors: 1, or one per channel.
+        parameters: usize,
+        /// What they are before training.
+        init: f64,
+    },
+    /// None at all.
+    Identity,
 }
 
 /// A U-Net as `architecture` of a configuration describes it.
@@ -183,9 +214,11 @@ pub struct Architecture {
     pub kernel_sizes: Vec<Vec<usize>>,
     /// Stride at the entry of every stage.
     pub strides: Vec<Vec<usize>>,
+    /// Channels of the stem of residual networks; those of the first stage where it is absent.
+    pub stem_channels: Option<usize>,
     /// Convolutions (plain) or residual blocks (residual) of every encoder stage.
     pub blocks_per_stage: Vec<usize>,
-    /// Convolutions of every decoder stage, deepest first: one entry fewer than stages.
+    /// Convolutions, or residual blocks of [`ArchitectureKind::ResidualUNet`], of every decoder stage, deepest first: one entry fewer than stages.
     pub n_conv_per_stage_decoder: Vec<usize>,
     /// Whether convolutions have a bias.
     pub conv_bias: bool,
@@ -202,6 +235,18 @@ pub struct Architecture {
 }
 
 impl Architecture {
+    /// The network that a trainer of nnU-Net makes of this one: `nnUNetTrainerBN` takes batch norm.
+    ///
+    /// # Source
+    /// nnU-Net v2, `nnUNetTrainerBN.build_network_architecture`.
+    #[must_use]
+    pub fn of_trainer(mut self, trainer: &str) -> Self {
+        if trainer == "nnUNetTrainerBN" {
+            self.norm = Norm { kind: NormKind::Batch, eps: 1e-5, affine: true, running: true };
+        }
+        self
+    }
+
     /// Number of stages, the bottleneck included.
     pub fn num_stages(&self) -> usize {
         self.features_per_stage.len()
@@ -226,51 +271,19 @@ impl Architecture {
         let dim = patch_size.len();
         let kind = network_class(&node.get("network_class_name")?)?;
         let args = node.get("arch_kwargs")?;
-        if let Some(conv) = args.opt("conv_op")? {
-            let ops = ["torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"];
-            let found = match last_part(conv.str()?) {
-                "Conv2d" => 2,
-                "Conv3d" => 3,
-                _ => return Err(conv.unknown(&ops)),
-            };
-            if found != dim {
-                return Err(conv.wrong(format!("{}, since the patch has {dim} axes", ops[dim - 2])));
-            }
-        }
-        if let Some(block) = args.opt("block")?
-            && last_part(block.str()?) != "BasicBlockD"
-        {
-            return Err(
-                block.unknown(&["dynamic_network_architectures.building_blocks.residual.BasicBlockD"])
-            );
-        }
-        for (key, usual) in [
-            ("bottleneck_channels", "absent or null"),
-            ("squeeze_excitation", "absent or false"),
-            ("stochastic_depth_p", "absent or 0"),
-        ] {
-            if let Some(value) = args.opt(key)?
-                && value.value() != &Value::Bool(false)
-                && value.value().as_f64() != Some(0.0)
-            {
-                return Err(value.wrong(format!("{usual}: this variant of the network is not supported")));
-            }
+        arguments::check(&args, kind)?;
+        check_conv(&args, dim)?;
+        if let Some(block) = args.opt("block")? {
+            named(&block, BLOCK_MODULE, &["BasicBlockD"])?;
         }
         let stages = args.get("n_stages")?.count(MAX_STAGES)?;
         let features_per_stage = match kind {
             ArchitectureKind::GenericUNet => generic_features(&args, stages, dim)?,
             _ => per_stage(&args.get("features_per_stage")?, stages, |n| n.count(MAX_FEATURES))?,
         };
-        if let Some(stem) = args.opt("stem_channels")?
-            && stem.count(MAX_FEATURES)? != features_per_stage[0]
-        {
-            return Err(
-                stem.wrong(format!("{}, the channels of the first stage, or null", features_per_stage[0]))
-            );
-        }
         let blocks_key = match kind {
             ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => "n_conv_per_stage",
-            ArchitectureKind::ResidualEncoderUNet => "n_blocks_per_stage",
+            ArchitectureKind::ResidualEncoderUNet | ArchitectureKind::ResidualUNet => "n_blocks_per_stage",
         };
         Ok(Architecture {
             kind,
@@ -282,6 +295,7 @@ impl Architecture {
                 n.count(MAX_CONVS)
             })?,
             features_per_stage,
+            stem_channels: args.opt("stem_channels")?.map(|n| n.count(MAX_FEATURES)).transpose()?,
             generic: match kind {
                 ArchitectureKind::GenericUNet => Some(generic(&args, patch_size, stages)?),
                 _ => None,
@@ -314,8 +328,9 @@ impl Architecture {
             n_conv_per_stage_decoder: per_stage(&node.get("n_conv_per_stage_decoder")?, stages - 1, |n| {
                 n.count(MAX_CONVS)
             })?,
+            stem_channels: None,
             conv_bias: true,
-            norm: Norm { kind: NormKind::Instance, eps: 1e-5, affine: true },
+            norm: Norm { kind: NormKind::Instance, eps: 1e-5, affine: true, running: false },
             dropout: None,
             nonlin: Nonlin::LeakyRelu { slope: 0.01 },
             nonlin_first: false,
@@ -396,17 +411,38 @@ fn generic(args: &Node<'_>, patch_size: &[usize], stages: usize) -> Result<Gener
     Ok(GenericUNet { encoder_scale, dropout_stages, attention })
 }
 
-fn last_part(name: &str) -> &str {
-    name.rsplit('.').next().unwrap_or(name)
-}
+/// Where the residual block is.
+const BLOCK_MODULE: &[&str] = &["dynamic_network_architectures.building_blocks.residual"];
+
+/// Where nnU-Net's networks are: version 2 looks a class up by its last name among all modules of this package.
+const NETWORK_MODULES: [&str; 2] =
+    ["dynamic_network_architectures.architectures.", "nnunet.network_architecture."];
 
 fn network_class(node: &Node<'_>) -> Result<ArchitectureKind, PlanError> {
     let kinds = ArchitectureKind::ALL;
     let name = node.str()?;
-    kinds
-        .into_iter()
-        .find(|k| k.name() == last_part(name))
-        .ok_or_else(|| node.unknown(&kinds.map(ArchitectureKind::name)))
+    let (module, class) = name.rfind('.').map_or(("", name), |dot| name.split_at(dot + 1));
+    let class = class.strip_prefix('.').unwrap_or(class);
+    // A class of somebody else's package is another network, whatever it is called.
+    let known = module.is_empty() || NETWORK_MODULES.iter().any(|m| module.starts_with(m));
+    let found = kinds.into_iter().find(|k| known && k.name() == class);
+    found.ok_or_else(|| node.unknown(&kinds.map(ArchitectureKind::name)))
+}
+
+/// The one of `names` that a dotted name stands for, which must lie in one of `modules`.
+///
+/// # Source
+/// nnU-Net imports such names as they stand (`pydoc.locate`); what is not found becomes `None` there, a network without that layer.
+fn named<'n>(node: &Node<'_>, modules: &[&str], names: &[&'n str]) -> Result<&'n str, PlanError> {
+    let found = node
+        .str()?
+        .rsplit_once('.')
+        .and_then(|(module, last)| names.iter().find(|&&n| n == last).filter(|_| modules.contains(&module)));
+    found.copied().ok_or_else(|| {
+        let shortest = modules.last().copied().unwrap_or_default();
+        let all: Vec<String> = names.iter().map(|name| format!("{shortest}.{name}")).collect();
+        node.unknown(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    })
 }
 
 /// A list with one entry per stage; one number stands for every stage.
@@ -443,65 +479,4 @@ fn kernel(node: &Node<'_>, dim: usize) -> Result<Vec<usize>, PlanError> {
         return Err(node.wrong("odd along every axis"));
     }
     Ok(kernel)
-}
-
-fn flag(node: &Node<'_>, key: &str, default: bool) -> Result<bool, PlanError> {
-    node.opt(key)?.map_or(Ok(default), |n| n.bool())
-}
-
-/// The number `key` of the object `kwargs` of `args`, where both are there.
-fn number(args: &Node<'_>, kwargs: &str, key: &str) -> Result<Option<f64>, PlanError> {
-    match args.opt(kwargs)? {
-        None => Ok(None),
-        Some(node) => node.opt(key)?.map(|n| n.f64()).transpose(),
-    }
-}
-
-fn norm(args: &Node<'_>, dim: usize) -> Result<Norm, PlanError> {
-    let affine = |default| match args.opt("norm_op_kwargs")? {
-        None => Ok(default),
-        Some(node) => flag(&node, "affine", default),
-    };
-    let eps = number(args, "norm_op_kwargs", "eps")?.unwrap_or(1e-5);
-    let Some(op) = args.opt("norm_op")? else {
-        return Ok(Norm { kind: NormKind::None, eps, affine: false });
-    };
-    // The defaults for `affine` are torch's.
-    let name = last_part(op.str()?);
-    if name == format!("InstanceNorm{dim}d") {
-        Ok(Norm { kind: NormKind::Instance, eps, affine: affine(false)? })
-    } else if name == format!("BatchNorm{dim}d") {
-        Ok(Norm { kind: NormKind::Batch, eps, affine: affine(true)? })
-    } else if name == "GroupNorm" {
-        let groups = args.get("norm_op_kwargs")?.get("num_groups")?.count(MAX_FEATURES)?;
-        Ok(Norm { kind: NormKind::Group { groups }, eps, affine: affine(true)? })
-    } else {
-        let modules = ["instancenorm.InstanceNorm", "batchnorm.BatchNorm"]
-            .map(|m| format!("torch.nn.modules.{m}{dim}d"));
-        Err(op.unknown(&[&modules[0], &modules[1], "torch.nn.modules.normalization.GroupNorm"]))
-    }
-}
-
-fn dropout(args: &Node<'_>) -> Result<Option<Dropout>, PlanError> {
-    let Some(op) = args.opt("dropout_op")? else { return Ok(None) };
-    if !["Dropout2d", "Dropout3d", "Dropout"].contains(&last_part(op.str()?)) {
-        return Err(op.unknown(&["torch.nn.modules.dropout.Dropout2d", "torch.nn.modules.dropout.Dropout3d"]));
-    }
-    let p = number(args, "dropout_op_kwargs", "p")?.unwrap_or(0.5);
-    if (0.0..=1.0).contains(&p) {
-        Ok(Some(Dropout { p }))
-    } else {
-        Err(args.get("dropout_op_kwargs")?.get("p")?.wrong("a share from 0 to 1"))
-    }
-}
-
-fn nonlin(args: &Node<'_>) -> Result<Nonlin, PlanError> {
-    let op = args.get("nonlin")?;
-    match last_part(op.str()?) {
-        "LeakyReLU" => {
-            Ok(Nonlin::LeakyRelu { slope: number(args, "nonlin_kwargs", "negative_slope")?.unwrap_or(0.01) })
-        }
-        "ReLU" => Ok(Nonlin::Relu),
-        _ => Err(op.unknown(&["torch.nn.LeakyReLU", "torch.nn.ReLU"])),
-    }
 }

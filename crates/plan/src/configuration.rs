@@ -99,6 +99,28 @@ impl ResamplingFn {
     }
 }
 
+impl ResamplingFn {
+    /// What may stand in its `_kwargs`.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            ResamplingFn::ToShape | ResamplingFn::ToSpacing => {
+                &["is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"]
+            }
+            ResamplingFn::Torch => &[
+                "is_seg",
+                "num_threads",
+                "device",
+                "memefficient_seg_resampling",
+                "force_separate_z",
+                "separate_z_anisotropy_threshold",
+                "mode",
+                "aniso_axis_mode",
+            ],
+            ResamplingFn::Identity => &[],
+        }
+    }
+}
+
 /// Interpolation of [`ResamplingFn::Torch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterpolationMode {
@@ -115,9 +137,9 @@ pub struct Resampling {
     pub function: ResamplingFn,
     /// Whether label maps are resampled.
     pub is_seg: bool,
-    /// Spline order, 0, 1 or 3; unused by [`ResamplingFn::Torch`].
+    /// Spline order, 0 to 3; unused by [`ResamplingFn::Torch`].
     pub order: u8,
-    /// Spline order along the axis that is treated separately, 0, 1 or 3; unused by [`ResamplingFn::Torch`].
+    /// Spline order along the axis that is treated separately, 0 to 3; unused by [`ResamplingFn::Torch`].
     pub order_z: u8,
     /// Whether the axis of largest spacing is treated separately; `None`: by [`Resampling::anisotropy_threshold`].
     pub force_separate_z: Option<bool>,
@@ -206,6 +228,7 @@ impl Configuration {
             }
             Some(n) => vec![n.str()?.to_owned()],
         };
+        let rules = node.opt("rules")?.map_or(Ok(Rules::default()), |n| rules(&n))?;
         let text = |key: &str| node.opt(key)?.map(|n| n.str().map(str::to_owned)).transpose();
         Ok(Configuration {
             name: name.to_owned(),
@@ -217,12 +240,12 @@ impl Configuration {
             resampling_seg: resampling(node, "resampling_fn_seg")?,
             resampling_probabilities: resampling(node, "resampling_fn_probabilities")?,
             architecture: Architecture::from_configuration(node, &patch_size)?,
-            rules: node.opt("rules")?.map_or(Ok(Rules::default()), |n| rules(&n))?,
+            rules,
             batch_dice: node.opt("batch_dice")?.map_or(Ok(false), |n| n.bool())?,
             previous_stage: text("previous_stage")?,
             next_stage,
             data_identifier: text("data_identifier")?.unwrap_or_else(|| format!("{plans_name}_{name}")),
-            preprocessor: text("preprocessor_name")?.unwrap_or_else(|| "DefaultPreprocessor".to_owned()),
+            preprocessor: preprocessor(node, rules)?,
             raw: node.map()?.clone(),
             patch_size,
         })
@@ -255,6 +278,19 @@ fn rules(node: &Node<'_>) -> Result<Rules, PlanError> {
         .ok_or_else(|| node.unknown(&Rules::ALL.map(Rules::name)))
 }
 
+/// The class that prepares cases; one of another name does something else.
+fn preprocessor(configuration: &Node<'_>, rules: Rules) -> Result<String, PlanError> {
+    let known: &[&str] = match rules {
+        Rules::V2 => &["DefaultPreprocessor"],
+        Rules::V1 => &["GenericPreprocessor", "PreprocessorFor2D"],
+    };
+    match configuration.opt("preprocessor_name")? {
+        None => Ok(known[0].to_owned()),
+        Some(node) if known.contains(&node.str()?) => Ok(node.str()?.to_owned()),
+        Some(node) => Err(node.unknown(known)),
+    }
+}
+
 fn resampling(configuration: &Node<'_>, key: &str) -> Result<Resampling, PlanError> {
     let name = configuration.get(key)?;
     let known = ResamplingFn::ALL.map(ResamplingFn::name);
@@ -274,6 +310,7 @@ fn resampling(configuration: &Node<'_>, key: &str) -> Result<Resampling, PlanErr
         memory_efficient_seg: false,
     };
     let Some(kwargs) = configuration.opt(&format!("{key}_kwargs"))? else { return Ok(out) };
+    kwargs.only(function.arguments(), function.name())?;
     if let Some(node) = kwargs.opt("is_seg")? {
         out.is_seg = node.bool()?;
     }
@@ -303,8 +340,8 @@ fn resampling(configuration: &Node<'_>, key: &str) -> Result<Resampling, PlanErr
 
 fn order(node: &Node<'_>) -> Result<u8, PlanError> {
     match node.usize() {
-        Ok(order @ (0 | 1 | 3)) => Ok(order as u8),
-        _ => Err(node.wrong("the spline order 0, 1 or 3")),
+        Ok(order @ 0..=3) => Ok(order as u8),
+        _ => Err(node.wrong("a spline order from 0 to 3")),
     }
 }
 

@@ -82,6 +82,18 @@ pub enum PlanError {
         /// The names that are known.
         known: Vec<String>,
     },
+    /// An argument that a class or function does not have.
+    #[error("{}: `{key}` is not an argument of {owner}, which has {}", path.display(), known.join(", "))]
+    UnknownArgument {
+        /// The file.
+        path: PathBuf,
+        /// The key, whose last part is the argument.
+        key: String,
+        /// The class or function.
+        owner: String,
+        /// The arguments that it has.
+        known: Vec<String>,
+    },
     /// The plans hold no configuration of that name.
     #[error("{} has no configuration `{name}`; it has {}", path.display(), known.join(", "))]
     UnknownConfiguration {
@@ -317,12 +329,19 @@ impl Diagnose for PlanError {
             PlanError::WrongValue { .. }
             | PlanError::PlanOption { .. }
             | PlanError::UnknownConvention { .. } => None,
+            PlanError::UnknownName { found, known, .. } if known.iter().any(|k| k != found && last_part(k) == last_part(found)) => {
+                Some("a class of another package is another network, even if it has the name of nnU-Net's".to_owned())
+            },
             PlanError::UnknownName { found, known, .. } => {
                 Some(closest(last_part(found), known).map_or_else(
                     || "only nnU-Net's own networks, resampling functions and normalisation schemes can be used".to_owned(),
                     |name| format!("did you mean `{name}`?"),
                 ))
             },
+            PlanError::UnknownArgument { key, known, .. } => Some(closest(last_part(key), known).map_or_else(
+                || "nnU-Net itself does not know it; a network or function that somebody changed cannot be run here".to_owned(),
+                |name| format!("did you mean `{name}`?"),
+            )),
             PlanError::UnknownConfiguration { name, known, .. } => closest(name, known).map(|name| format!("did you mean `{name}`?")),
             PlanError::InheritanceCycle { .. } => {
                 Some("remove `inherits_from` from the configuration that is meant to be the parent".to_owned())

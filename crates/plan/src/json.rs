@@ -101,6 +101,20 @@ impl<'a> Node<'a> {
         self.value.get(name).is_some()
     }
 
+    /// That this object has no keys but `known`, the arguments of `owner`; keys that are `null` count.
+    ///
+    /// # Errors
+    /// [`PlanError::UnknownArgument`] with the first other one.
+    pub(crate) fn only(&self, known: &[&str], owner: &str) -> Result<(), PlanError> {
+        let Some(key) = self.map()?.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
+        Err(PlanError::UnknownArgument {
+            path: self.file(),
+            key: self.child_key(key),
+            owner: owner.to_owned(),
+            known: known.iter().map(|&s| s.to_owned()).collect(),
+        })
+    }
+
     pub(crate) fn map(&self) -> Result<&'a Map<String, Value>, PlanError> {
         self.value.as_object().ok_or_else(|| self.wrong("an object"))
     }

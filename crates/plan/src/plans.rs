@@ -5,6 +5,9 @@ use crate::{Configuration, ImageReader, PlanError};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
+/// The class that turns outputs into label maps; nnU-Net has no other.
+const LABEL_MANAGER: &str = "LabelManager";
+
 /// Intensities of a channel inside the foreground of the training set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ForegroundIntensities {
@@ -165,6 +168,12 @@ impl Plans {
     /// # Errors
     /// [`PlanError::UnknownConfiguration`], [`PlanError::InheritanceCycle`], or the error of the first wrong key.
     pub fn configuration(&self, name: &str) -> Result<Configuration, PlanError> {
+        let root = Node::root(&self.path, &self.raw);
+        if let Some(manager) = root.opt("label_manager")?
+            && manager.str()? != LABEL_MANAGER
+        {
+            return Err(manager.unknown(&[LABEL_MANAGER]));
+        }
         let value = Value::Object(self.resolve(name, &mut Vec::new())?);
         let node = Node::at(&self.path, format!("configurations.{name}"), &value);
         Configuration::from_node(&node, name, &self.name)

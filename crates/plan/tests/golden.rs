@@ -59,7 +59,7 @@ fn the_anisotropic_plan_says_what_its_file_says() {
     assert_eq!(net.strides, [[1, 1, 1], [1, 2, 2], [2, 2, 2]]);
     assert_eq!((net.blocks_per_stage, net.n_conv_per_stage_decoder), (vec![2, 2, 2], vec![2, 2]));
     assert!(net.conv_bias && net.dropout.is_none() && !net.nonlin_first);
-    assert_eq!(net.norm, Norm { kind: NormKind::Instance, eps: 1e-5, affine: true });
+    assert_eq!(net.norm, Norm { kind: NormKind::Instance, eps: 1e-5, affine: true, running: false });
     assert_eq!(net.nonlin, Nonlin::LeakyRelu { slope: 0.01 });
 }
 

@@ -197,6 +197,54 @@ fn unknown_names_list_the_known_ones() {
     ");
 }
 
+/// The message for plans that have `value` at `pointer` below the configuration.
+fn told(pointer: &str, value: Value) -> String {
+    message(changed(&format!("/configurations/3d_fullres/{pointer}"), Some(value)))
+}
+
+#[test]
+fn what_would_run_as_something_else_is_refused_by_name() {
+    insta::assert_snapshot!(told("preprocessor_name", json!("ResizePreprocessor")), @"
+    model/plans.json: `configurations.3d_fullres.preprocessor_name` names `ResizePreprocessor`, which is not known; known are DefaultPreprocessor
+    hint: only nnU-Net's own networks, resampling functions and normalisation schemes can be used
+    ");
+    insta::assert_snapshot!(message(changed("/label_manager", Some(json!("MyLabelManager")))), @"
+    model/plans.json: `label_manager` names `MyLabelManager`, which is not known; known are LabelManager
+    hint: did you mean `LabelManager`?
+    ");
+    insta::assert_snapshot!(told("architecture/network_class_name", json!("mylab.networks.PlainConvUNet")), @"
+    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `mylab.networks.PlainConvUNet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
+    hint: a class of another package is another network, even if it has the name of nnU-Net's
+    ");
+    insta::assert_snapshot!(told("architecture/arch_kwargs/pool", json!("max")), @"
+    model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.pool` is not an argument of PlainConvUNet, which has n_stages, features_per_stage, conv_op, kernel_sizes, strides, n_conv_per_stage_decoder, conv_bias, norm_op, norm_op_kwargs, dropout_op, dropout_op_kwargs, nonlin, nonlin_kwargs, deep_supervision, n_conv_per_stage, nonlin_first
+    hint: nnU-Net itself does not know it; a network or function that somebody changed cannot be run here
+    ");
+    insta::assert_snapshot!(told("architecture/arch_kwargs/nonlin_kwargs", json!({"negativ_slope": 0.2})), @"
+    model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.nonlin_kwargs.negativ_slope` is not an argument of LeakyReLU, which has negative_slope, inplace
+    hint: did you mean `negative_slope`?
+    ");
+    for (pointer, value) in [
+        ("architecture/arch_kwargs/norm_op_kwargs", json!({"eps": 1e-5, "epsilon": 1})),
+        ("architecture/arch_kwargs/nonlin_first_block", Value::Null),
+        ("architecture/arch_kwargs/n_blocks_per_stage", json!(2)),
+        ("architecture/arch_kwargs/nonlin", json!("mylab.LeakyReLU")),
+        ("architecture/arch_kwargs/nonlin", json!("LeakyReLU")),
+        ("architecture/arch_kwargs/norm_op", json!("mylab.InstanceNorm3d")),
+        ("architecture/arch_kwargs/conv_op", json!("mylab.Conv3d")),
+        ("resampling_fn_data_kwargs", json!({"order": 3, "prefilter": false})),
+    ] {
+        let text = told(pointer, value);
+        let last = pointer.rsplit('/').next().expect("a key");
+        assert!(text.contains(last) && text.contains("hint: "), "{text}");
+    }
+    for name in ["torch.nn.LeakyReLU", "torch.nn.modules.LeakyReLU", "torch.nn.modules.activation.LeakyReLU"]
+    {
+        let plans = changed("/configurations/3d_fullres/architecture/arch_kwargs/nonlin", Some(json!(name)));
+        read(plans).expect("plans").configuration("3d_fullres").expect(name);
+    }
+}
+
 #[test]
 fn plans_of_early_2_x_are_read() {
     let mut plans = plans_json();

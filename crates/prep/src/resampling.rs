@@ -43,6 +43,7 @@ fn order(order: u8) -> Order {
     match order {
         0 => Order::Nearest,
         1 => Order::Linear,
+        2 => Order::Quadratic,
         _ => Order::Cubic,
     }
 }

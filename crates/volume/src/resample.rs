@@ -2,9 +2,8 @@
 //!
 //! Everything works on one channel at a time, a slice in `[z, y, x]` order, and computes in f64. Orders 0 and 1 need
 //! two voxels per axis and are evaluated row by row without intermediate volumes; so the exporter can ask for a few
-//! slices of every class ([`resample_slabs`]) and get the very numbers of the whole-volume call. Order 3 is separable:
-//! one pass per axis, each filtering and evaluating a line at once. Left out: anti-aliasing and orders 2, 4, 5, which
-//! nnU-Net never uses.
+//! slices of every class ([`resample_slabs`]) and get the very numbers of the whole-volume call. Orders 2 and 3 are
+//! separable: one pass per axis, each filtering and evaluating a line at once. Left out: anti-aliasing and orders 4 and 5.
 
 mod labels;
 mod spline;
@@ -23,6 +22,8 @@ pub enum Order {
     Nearest,
     /// Order 1.
     Linear,
+    /// Order 2: quadratic B-spline through the voxels.
+    Quadratic,
     /// Order 3: cubic B-spline through the voxels.
     Cubic,
 }
@@ -113,7 +114,7 @@ pub fn resampled_shape(shape: [usize; 3], spacing_mm: [f64; 3], new_spacing_mm: 
 /// `data` holds `from` voxels in `[z, y, x]` order, the result holds `to`.
 ///
 /// # Panics
-/// If `data` does not hold `from` voxels, a shape has an axis of no voxels, or `options` asks torch for order 3.
+/// If `data` does not hold `from` voxels, a shape has an axis of no voxels, or `options` asks torch for orders 2 or 3.
 ///
 /// # Source
 /// nnU-Net v2, `resample_data_or_seg` and `resample_torch_fornnunet` without `is_seg`.
@@ -132,12 +133,14 @@ pub fn resample(data: &[f32], from: [usize; 3], to: [usize; 3], options: &Resamp
         mid_shape[axis] = from[axis];
     }
     let mid = match options.order {
-        Order::Cubic => cubic(data, from, mid_shape, options.separate_axis),
+        Order::Quadratic | Order::Cubic => {
+            spline_order(data, from, mid_shape, options.separate_axis, options.order)
+        }
         _ => small_order(data, from, mid_shape, options),
     };
     match options.separate_axis {
-        Some(axis) if mid_shape != to && options.order_z == Order::Cubic => {
-            spline::pass(&mid, mid_shape, axis, to[axis])
+        Some(axis) if mid_shape != to && options.order_z > Order::Linear => {
+            spline::pass(&mid, mid_shape, axis, to[axis], options.order_z)
         }
         Some(_) if mid_shape != to => small_order(&mid, mid_shape, to, options),
         _ => mid,
@@ -147,7 +150,7 @@ pub fn resample(data: &[f32], from: [usize; 3], to: [usize; 3], options: &Resamp
 /// Resamples several channels a few slices at a time: `f` gets a range of slices (axis 0) of the result and for every
 /// channel their voxels.
 ///
-/// With orders 0 and 1 only those slices are in memory, and they hold exactly what [`resample`] gives; with order 3
+/// With orders 0 and 1 only those slices are in memory, and they hold exactly what [`resample`] gives; with orders 2 and 3
 /// every channel is resampled first. Ranges ascend and cover the result; the first error of `f` ends it.
 ///
 /// # Shapes
@@ -171,9 +174,9 @@ pub fn resample_slabs<E>(
     let plane = to[1] * to[2];
     let depth = SLAB_VOXELS.div_ceil(plane).min(to[0]);
     let ranges = (0..to[0]).step_by(depth).map(|z| z..(z + depth).min(to[0]));
-    let cubic =
-        options.order == Order::Cubic || options.separate_axis.is_some() && options.order_z == Order::Cubic;
-    if from == to || cubic {
+    let splines =
+        options.order > Order::Linear || options.separate_axis.is_some() && options.order_z > Order::Linear;
+    if from == to || splines {
         let resampled: Vec<Vec<f32>> = if from == to {
             Vec::new()
         } else {
@@ -211,8 +214,9 @@ const SLAB_VOXELS: usize = 1 << 19;
 fn check(len: usize, from: [usize; 3], to: [usize; 3], options: &ResampleOptions) {
     assert_eq!(len, from.iter().product::<usize>(), "data of another size than its shape {from:?}");
     assert!(from.iter().chain(&to).all(|&n| n > 0), "a shape without voxels: from {from:?} to {to:?}");
-    let torch_cubic = options.flavour == Flavour::Torch && options.order.max(options.order_z) == Order::Cubic;
-    assert!(!torch_cubic, "torch has no order 3 in three dimensions");
+    let torch_spline =
+        options.flavour == Flavour::Torch && options.order.max(options.order_z) > Order::Linear;
+    assert!(!torch_spline, "torch has no orders 2 and 3 in three dimensions");
 }
 
 fn axis_taps(from: [usize; 3], to: [usize; 3], options: &ResampleOptions) -> [Taps; 3] {
@@ -229,12 +233,18 @@ fn small_order(data: &[f32], from: [usize; 3], to: [usize; 3], options: &Resampl
     out
 }
 
-/// Order 3 along every axis but `separate`; clipped to the range of the input, of each slice where an axis is separate.
-fn cubic(data: &[f32], from: [usize; 3], to: [usize; 3], separate: Option<usize>) -> Vec<f32> {
+/// Order 2 or 3 along every axis but `separate`; clipped to the range of the input, of each slice where an axis is separate.
+fn spline_order(
+    data: &[f32],
+    from: [usize; 3],
+    to: [usize; 3],
+    separate: Option<usize>,
+    order: Order,
+) -> Vec<f32> {
     let bounds = ranges(data, from, separate);
     let (mut out, mut shape) = (None, from);
     for axis in (0..3).filter(|&a| from[a] != to[a]) {
-        let passed = spline::pass(out.as_deref().unwrap_or(data), shape, axis, to[axis]);
+        let passed = spline::pass(out.as_deref().unwrap_or(data), shape, axis, to[axis], order);
         shape[axis] = to[axis];
         out = Some(passed);
     }

@@ -63,6 +63,7 @@ fn setup(record: &Value, shape: &[usize]) -> ([usize; 3], [usize; 3], ResampleOp
     let order = |key: &str| match p[key].as_u64() {
         Some(0) => Order::Nearest,
         Some(1) => Order::Linear,
+        Some(2) => Order::Quadratic,
         _ => Order::Cubic,
     };
     let separate_axis = separate_axis(None, 3.0, spacing, new_spacing);

@@ -1,10 +1,13 @@
 //! The Python names a pickle may mention, and the data each stands for.
 //!
 //! Nothing here calls anything: a "call" of one of these names is answered by building the plain data that the real
-//! function would have returned. A name that is missing here makes the whole pickle unreadable, on purpose.
+//! function would have returned. Any other name becomes a placeholder ([`Node::Foreign`]), which takes every call and
+//! every state and stays what it is; a name that could only be there to run code ([`foreign`](super::foreign)) makes the
+//! whole pickle unreadable, on purpose.
 
 use std::sync::Arc;
 
+use super::foreign;
 use super::read::{Id, Machine, Node};
 use crate::error::PickleError;
 use crate::value::{ArrayType, NdArray, StorageRef, TensorRef, TensorType, Value};
@@ -29,8 +32,15 @@ pub(super) enum Global {
     TorchSize,
     TorchDevice,
     RebuildTensor,
+    /// `_rebuild_tensor_v3`: a tensor whose type stands in the call instead of its storage.
+    RebuildTyped,
     RebuildParameter,
+    /// A tensor with attributes, which are dropped, or of a class of its own.
+    RebuildSubclass,
+    Range,
     StorageType(TensorType),
+    /// A storage of bytes, for [`Global::RebuildTyped`].
+    UntypedStorage,
 }
 
 /// An element type under construction: the code, and whether the bytes are big-endian.
@@ -40,16 +50,17 @@ pub(super) struct NumpyDtype {
     big_endian: bool,
 }
 
-/// What a name stands for; `None` is a name to refuse.
+/// What a name stands for; `None` is a name to refuse, since it could only run code.
 pub(super) fn lookup(module: &str, name: &str) -> Option<Node> {
     use Global as G;
     let global = match (module, name) {
         ("collections", "OrderedDict") | ("builtins" | "__builtin__", "dict") => G::Dict,
         ("collections", "defaultdict") => G::DefaultDict,
-        ("builtins" | "__builtin__", "list") => G::List,
+        ("builtins" | "__builtin__", "list") | ("collections", "deque") => G::List,
+        ("builtins", "range") | ("__builtin__", "xrange") => G::Range,
         ("builtins" | "__builtin__", "set" | "frozenset") => G::Set,
         ("builtins" | "__builtin__", "bytearray") => G::ByteArray,
-        ("builtins" | "__builtin__", "int" | "float" | "str" | "bool") => G::Scalar,
+        ("builtins" | "__builtin__", "int" | "long" | "float" | "str" | "unicode" | "bool") => G::Scalar,
         (
             "pathlib" | "pathlib._local",
             "PosixPath" | "WindowsPath" | "PurePosixPath" | "PureWindowsPath" | "Path",
@@ -63,7 +74,10 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Node> {
         ("torch", "Size") => G::TorchSize,
         ("torch", "device") => G::TorchDevice,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => G::RebuildTensor,
-        ("torch._utils", "_rebuild_parameter") => G::RebuildParameter,
+        ("torch._utils", "_rebuild_tensor_v3") => G::RebuildTyped,
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => G::RebuildParameter,
+        ("torch._tensor", "_rebuild_from_type_v2") => G::RebuildSubclass,
+        ("torch" | "torch.storage", "UntypedStorage") => G::UntypedStorage,
         ("torch", "DoubleStorage") => G::StorageType(TensorType::F64),
         ("torch", "FloatStorage") => G::StorageType(TensorType::F32),
         ("torch", "HalfStorage") => G::StorageType(TensorType::F16),
@@ -74,12 +88,16 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Node> {
         ("torch", "CharStorage") => G::StorageType(TensorType::I8),
         ("torch", "ByteStorage") => G::StorageType(TensorType::U8),
         ("torch", "BoolStorage") => G::StorageType(TensorType::Bool),
+        ("torch", "ComplexDoubleStorage") => G::StorageType(TensorType::Opaque(16)),
+        ("torch", "ComplexFloatStorage") => G::StorageType(TensorType::Opaque(8)),
+        ("torch", "QInt32Storage") => G::StorageType(TensorType::Opaque(4)),
+        ("torch", "QInt8Storage" | "QUInt8Storage") => G::StorageType(TensorType::Opaque(1)),
         (
             "torch",
             "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "int16" | "int8" | "uint8"
-            | "bool",
+            | "bool" | "uint64" | "uint32" | "uint16",
         ) => return Some(Node::Leaf(Value::Str(format!("torch.{name}").into()))),
-        _ => return None,
+        _ => return (!foreign::runs_code(module, name)).then(|| foreign::named(&format!("{module}.{name}"))),
     };
     Some(Node::Global(global))
 }
@@ -136,6 +154,9 @@ pub(super) fn call(machine: &mut Machine<'_>, global: Global, args: &[Id]) -> Re
             let [dtype, data, ..] = args else {
                 return Err(machine.malformed("a numpy scalar without data"));
             };
+            if let Some(other) = other_elements(machine, *dtype) {
+                return Ok(other);
+            }
             let array = array(machine, *dtype, *data, vec![], false)?;
             Ok(leaf(array.elements().next().unwrap_or(Value::None)))
         }
@@ -143,39 +164,71 @@ pub(super) fn call(machine: &mut Machine<'_>, global: Global, args: &[Id]) -> Re
             let [data, dtype, shape, rest @ ..] = args else {
                 return Err(machine.malformed("a numpy buffer without dtype and shape"));
             };
+            if let Some(other) = other_elements(machine, *dtype) {
+                return Ok(other);
+            }
             let shape = sizes(machine, *shape)?;
             let order = machine.values(&rest[..rest.len().min(1)])?;
             let fortran = order.first().and_then(Value::as_str) == Some("F");
             Ok(leaf(Value::Array(Arc::new(array(machine, *dtype, *data, shape, fortran)?))))
         }
+        Global::Range => {
+            let bounds: Option<Vec<i64>> = machine.values(args)?.iter().map(Value::as_i64).collect();
+            let (start, end, step) = match bounds.as_deref() {
+                Some(&[end]) => (0, end, 1),
+                Some(&[start, end]) => (start, end, 1),
+                Some(&[start, end, step]) if step != 0 => (start, end, step),
+                _ => return Err(machine.malformed("a range without bounds")),
+            };
+            let (start, end, step) = (i128::from(start), i128::from(end), i128::from(step));
+            let count = ((end - start + step - step.signum()) / step).max(0);
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            machine.charge(count, 0)?;
+            Ok(leaf(Value::List((0..count as i128).map(|i| Value::Int(start + i * step)).collect())))
+        }
         Global::RebuildTensor => {
             let [storage, offset, shape, stride, ..] = args else {
                 return Err(machine.malformed("a tensor without storage, offset, size and stride"));
             };
-            let Node::Storage(storage) = machine.node(*storage).clone() else {
-                return Err(machine.malformed("a tensor whose storage is none"));
+            tensor(machine, None, [*storage, *offset, *shape, *stride])
+        }
+        Global::RebuildTyped => {
+            let [storage, offset, shape, stride, _grad, _hooks, dtype, ..] = args else {
+                return Err(machine.malformed("a tensor without storage, offset, size, stride and type"));
             };
-            let offset = machine.values(&[*offset])?[0].as_usize();
-            let offset = offset.ok_or_else(|| machine.malformed("a tensor's offset that is not a size"))?;
-            let tensor = TensorRef {
-                storage,
-                offset,
-                shape: sizes(machine, *shape)?,
-                stride: sizes(machine, *stride)?,
+            let name = match machine.node(*dtype) {
+                Node::Leaf(Value::Str(name)) | Node::Foreign(name) => name.clone(),
+                _ => return Err(machine.malformed("a tensor whose type is none")),
             };
-            if tensor.span().is_none() || tensor.count().is_none_or(|n| n > tensor.storage.len) {
-                return Err(machine.malformed(format!(
-                    "a tensor of shape {:?} and stride {:?} from element {} on leaves its storage of {} elements",
-                    tensor.shape, tensor.stride, tensor.offset, tensor.storage.len
-                )));
+            match tensor_type(&name) {
+                Some(dtype) => tensor(machine, Some(dtype), [*storage, *offset, *shape, *stride]),
+                None => Ok(foreign::named(&format!("torch.Tensor of {name}"))),
             }
-            Ok(leaf(Value::Tensor(Arc::new(tensor))))
+        }
+        Global::RebuildSubclass => {
+            let [function, _class, inner, ..] = args else {
+                return Err(machine.malformed("a tensor without function and arguments"));
+            };
+            match (machine.node(*function).clone(), machine.node(*inner).clone()) {
+                // Only what this function itself stands for: a call in a call in a call … ends here.
+                (
+                    Node::Global(global @ (Global::RebuildTensor | Global::RebuildTyped)),
+                    Node::Tuple(args),
+                ) => {
+                    machine.charge(args.len(), 0)?;
+                    call(machine, global, &args)
+                }
+                (Node::Global(_) | Node::Foreign(_), _) => {
+                    Ok(foreign::named("torch.Tensor of a class of its own"))
+                }
+                _ => Err(machine.malformed("a tensor made by something that is not a function")),
+            }
         }
         Global::RebuildParameter => match args {
             [data, ..] => Ok(machine.node(*data).clone()),
             [] => Err(machine.malformed("a parameter without data")),
         },
-        Global::Scalar | Global::NumpyArray | Global::StorageType(_) => {
+        Global::Scalar | Global::NumpyArray | Global::StorageType(_) | Global::UntypedStorage => {
             Err(machine.malformed(format!("a call of {global:?}, which only names a type")))
         }
     }
@@ -189,7 +242,8 @@ pub(super) fn set_state(machine: &mut Machine<'_>, object: Id, state: Id) -> Res
             let fields = state[0].as_list().unwrap_or_default();
             dtype.big_endian = fields.get(1).and_then(Value::as_str) == Some(">");
             if fields.iter().skip(2).take(3).any(|v| *v != Value::None) {
-                return Err(machine.malformed("a numpy dtype with fields; only plain ones are supported"));
+                // A record or an array of arrays: no number, whatever its code.
+                "V".clone_into(&mut dtype.code);
             }
             machine.replace(object, Node::Dtype(dtype));
         }
@@ -211,11 +265,15 @@ pub(super) fn set_state(machine: &mut Machine<'_>, object: Id, state: Id) -> Res
                 machine.replace(object, Node::List(items));
                 return Ok(());
             }
+            if let Some(other) = other_elements(machine, dtype) {
+                machine.replace(object, other);
+                return Ok(());
+            }
             let array = array(machine, dtype, data, shape, fortran)?;
             machine.replace(object, leaf(Value::Array(Arc::new(array))));
         }
-        // state_dict() is an ordered dict with an attribute `_metadata`.
-        Node::Dict(_) => {}
+        // state_dict() is an ordered dict with an attribute `_metadata`; a placeholder takes anything.
+        Node::Dict(_) | Node::List(_) | Node::Set(_) | Node::Foreign(_) => {}
         _ => return Err(machine.malformed("a state for something that has none")),
     }
     Ok(())
@@ -229,8 +287,10 @@ pub(super) fn storage(machine: &mut Machine<'_>, id: Id) -> Result<StorageRef, P
     let [tag, kind, key, _location, len, rest @ ..] = &parts[..] else {
         return Err(machine.malformed("a persistent id of too few parts"));
     };
-    let Node::Global(Global::StorageType(dtype)) = *machine.node(*kind) else {
-        return Err(machine.malformed("a storage of unknown type"));
+    let dtype = match *machine.node(*kind) {
+        Node::Global(Global::StorageType(dtype)) => dtype,
+        Node::Global(Global::UntypedStorage) => TensorType::U8,
+        _ => return Err(machine.malformed("a storage of unknown type")),
     };
     let values = machine.values(&[*tag, *key, *len])?;
     if values[0].as_str() != Some("storage") {
@@ -243,6 +303,81 @@ pub(super) fn storage(machine: &mut Machine<'_>, id: Id) -> Result<StorageRef, P
         (Value::Str(key), Some(len)) => Ok(StorageRef { key: key.clone(), dtype, len }),
         _ => Err(machine.malformed("a storage without key and length")),
     }
+}
+
+/// A tensor of `[storage, offset, shape, stride]`; of `dtype` where the storage is one of bytes.
+fn tensor(
+    machine: &mut Machine<'_>,
+    dtype: Option<TensorType>,
+    [storage, offset, shape, stride]: [Id; 4],
+) -> Result<Node, PickleError> {
+    let Node::Storage(mut storage) = machine.node(storage).clone() else {
+        return Err(machine.malformed("a tensor whose storage is none"));
+    };
+    if let Some(dtype) = dtype {
+        if storage.dtype != TensorType::U8 || storage.len % dtype.size() != 0 {
+            return Err(machine.malformed("a tensor whose type does not fit its storage"));
+        }
+        storage = StorageRef { dtype, len: storage.len / dtype.size(), ..storage };
+    }
+    let offset = machine.values(&[offset])?[0].as_usize();
+    let offset = offset.ok_or_else(|| machine.malformed("a tensor's offset that is not a size"))?;
+    let (shape, stride) = (sizes(machine, shape)?, sizes(machine, stride)?);
+    let tensor = TensorRef { storage, offset, shape, stride };
+    if tensor.span().is_none() {
+        return Err(machine.malformed(format!(
+            "a tensor of shape {:?} and stride {:?} from element {} on leaves its storage of {} elements",
+            tensor.shape, tensor.stride, tensor.offset, tensor.storage.len
+        )));
+    }
+    if let TensorType::Opaque(_) = tensor.storage.dtype {
+        return Ok(foreign::named("torch.Tensor of complex or quantised numbers"));
+    }
+    // One value seen many times: a small file could ask for any amount of memory.
+    if tensor.count().is_none_or(|n| n > tensor.storage.len) {
+        return Ok(foreign::named("torch.Tensor that repeats its values"));
+    }
+    Ok(leaf(Value::Tensor(Arc::new(tensor))))
+}
+
+/// The element type that PyTorch calls by this name.
+fn tensor_type(name: &str) -> Option<TensorType> {
+    Some(match name.strip_prefix("torch.")? {
+        "float64" => TensorType::F64,
+        "float32" => TensorType::F32,
+        "float16" => TensorType::F16,
+        "bfloat16" => TensorType::BF16,
+        "int64" => TensorType::I64,
+        "int32" => TensorType::I32,
+        "int16" => TensorType::I16,
+        "int8" => TensorType::I8,
+        "uint64" => TensorType::U64,
+        "uint32" => TensorType::U32,
+        "uint16" => TensorType::U16,
+        "uint8" => TensorType::U8,
+        "bool" => TensorType::Bool,
+        _ => return None,
+    })
+}
+
+/// A placeholder for numpy values of a type that is no number or text here (complex, dates, records).
+fn other_elements(machine: &Machine<'_>, dtype: Id) -> Option<Node> {
+    let Node::Dtype(NumpyDtype { code, .. }) = machine.node(dtype) else { return None };
+    array_type(code).is_none().then(|| foreign::named(&format!("numpy.ndarray of type {code}")))
+}
+
+/// The element type of a code such as `f8`.
+fn array_type(code: &str) -> Option<ArrayType> {
+    let (letter, size) = code.split_at_checked(1).unwrap_or_default();
+    Some(match (letter, size.parse::<usize>()) {
+        ("b" | "?", _) => ArrayType::Bool,
+        ("i", Ok(n @ (1 | 2 | 4 | 8))) => ArrayType::Int(n),
+        ("u", Ok(n @ (1 | 2 | 4 | 8))) => ArrayType::UInt(n),
+        ("f", Ok(n @ (2 | 4 | 8))) => ArrayType::Float(n),
+        ("U", Ok(n)) if n <= 1 << 20 => ArrayType::Unicode(n),
+        ("S", Ok(n)) if n <= 1 << 20 => ArrayType::Bytes(n),
+        _ => return None,
+    })
 }
 
 fn leaf(value: Value) -> Node {
@@ -317,15 +452,8 @@ fn array(
     let Node::Dtype(NumpyDtype { code, big_endian }) = machine.node(dtype).clone() else {
         return Err(machine.malformed("a numpy value whose dtype is none"));
     };
-    let (letter, size) = code.split_at_checked(1).unwrap_or_default();
-    let dtype = match (letter, size.parse::<usize>()) {
-        ("b" | "?", _) => ArrayType::Bool,
-        ("i", Ok(n @ (1 | 2 | 4 | 8))) => ArrayType::Int(n),
-        ("u", Ok(n @ (1 | 2 | 4 | 8))) => ArrayType::UInt(n),
-        ("f", Ok(n @ (2 | 4 | 8))) => ArrayType::Float(n),
-        ("U", Ok(n)) if n <= 1 << 20 => ArrayType::Unicode(n),
-        ("S", Ok(n)) if n <= 1 << 20 => ArrayType::Bytes(n),
-        _ => return Err(machine.malformed(format!("numpy values of type `{code}`, which are not supported"))),
+    let Some(dtype) = array_type(&code) else {
+        return Err(machine.malformed(format!("numpy values of type `{code}`, which are not supported")));
     };
     let mut data = bytes(machine, data)?;
     let expected = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));

@@ -1,5 +1,6 @@
 //! Python's pickles, read and written as plain data.
 
+mod foreign;
 mod globals;
 mod read;
 mod write;

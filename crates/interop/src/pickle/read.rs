@@ -1,8 +1,9 @@
 //! A pickle reader that builds plain data and executes nothing.
 //!
 //! A pickle is a program for a stack machine whose instructions can name any Python function and call it. This
-//! reader knows a short list of names ([`globals`](super::globals)), each of which it turns into data by itself;
-//! any other name is refused when it is read, before anything could be made of it. Objects live in an arena while
+//! reader knows a short list of names ([`globals`](super::globals)), each of which it turns into data by itself; an
+//! object of any other class becomes a placeholder that holds its class's name, and names that only run code are refused
+//! when they are read, before anything could be made of them. Objects live in an arena while
 //! the program runs, because a pickle may fill a list after storing it; the tree of [`Value`]s is made at the end,
 //! within limits, so that self-containing lists and small files of many repeated references give an error.
 //!
@@ -65,6 +66,8 @@ pub(super) enum Node {
     /// `numpy.ndarray` before its state arrives.
     EmptyArray,
     Storage(StorageRef),
+    /// A class of another program, or an object of it: its name.
+    Foreign(Arc<str>),
 }
 
 struct Input<'a> {
@@ -301,18 +304,12 @@ impl Machine<'_> {
             }
             b'R' | 0x81 => {
                 let args = self.pop()?;
-                let callee = self.pop()?;
-                let Node::Global(global) = self.node(callee) else {
-                    return Err(self.malformed("a call of something that is not a function"));
-                };
-                let global = *global;
-                let Node::Tuple(args) = self.node(args) else {
-                    return Err(self.malformed("arguments that are no tuple"));
-                };
-                let args = args.clone();
-                self.charge(args.len(), 0)?;
-                let result = globals::call(self, global, &args)?;
-                self.push(result)
+                self.call(args)
+            }
+            0x92 => {
+                let _named = self.pop()?;
+                let args = self.pop()?;
+                self.call(args)
             }
             b'b' => {
                 let state = self.pop()?;
@@ -327,6 +324,24 @@ impl Machine<'_> {
             }
             other => Err(self.malformed(format!("instruction 0x{other:02x} is not supported"))),
         }
+    }
+
+    /// What the call of the name on the stack would return.
+    fn call(&mut self, args: Id) -> Result<(), PickleError> {
+        let callee = self.pop()?;
+        let Node::Tuple(args) = self.node(args) else {
+            return Err(self.malformed("arguments that are no tuple"));
+        };
+        let result = match self.node(callee) {
+            Node::Foreign(name) => Node::Foreign(name.clone()),
+            &Node::Global(global) => {
+                let args = args.clone();
+                self.charge(args.len(), 0)?;
+                globals::call(self, global, &args)?
+            }
+            _ => return Err(self.malformed("a call of something that is not a function")),
+        };
+        self.push(result)
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<(), PickleError> {
@@ -370,6 +385,7 @@ impl Machine<'_> {
         let top = self.top()?;
         match &mut self.nodes[top as usize] {
             Node::List(items) | Node::Set(items) => items.extend(new),
+            Node::Foreign(_) => {}
             _ => return Err(self.malformed("items for something that is not a list")),
         }
         Ok(())
@@ -379,6 +395,7 @@ impl Machine<'_> {
         let top = self.top()?;
         match &mut self.nodes[top as usize] {
             Node::Dict(pairs) => pairs.extend(new),
+            Node::Foreign(_) => {}
             _ => return Err(self.malformed("entries for something that is not a dict")),
         }
         Ok(())
@@ -464,6 +481,7 @@ impl Machine<'_> {
             Node::Global(global) => Value::Str(format!("class {global:?}").into()),
             Node::Dtype(dtype) => Value::Str(dtype.code.as_str().into()),
             Node::EmptyArray => return Err(self.malformed("a numpy array without its data")),
+            Node::Foreign(name) => Value::Foreign(name.clone()),
             Node::Storage(storage) => Value::Tensor(Arc::new(TensorRef {
                 storage: storage.clone(),
                 offset: 0,

@@ -52,9 +52,12 @@ fn put(value: &Value, out: &mut Vec<u8>) -> Option<()> {
             }
             out.push(b'u');
         }
-        Value::BigInt(_) | Value::Bytes(_) | Value::Set(_) | Value::Array(_) | Value::Tensor(_) => {
-            return None;
-        }
+        Value::BigInt(_)
+        | Value::Bytes(_)
+        | Value::Set(_)
+        | Value::Array(_)
+        | Value::Tensor(_)
+        | Value::Foreign(_) => return None,
     }
     Some(())
 }

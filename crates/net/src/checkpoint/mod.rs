@@ -13,6 +13,7 @@
 //! A training that can continue also keeps what its optimiser needs, under names that begin with `optimizer.`; they are not
 //! weights, and loading weights passes them over.
 
+mod axes;
 mod safetensors;
 
 use std::collections::HashMap;
@@ -61,7 +62,7 @@ pub struct Metadata {
     /// Fold, a number or `"all"`.
     pub fold: Option<Json>,
     /// Axes that may be mirrored at inference, 0 the first spatial one; empty if none may, `None` if the file does
-    /// not tell.
+    /// not tell, or not in numbers; [`Checkpoint::mirror_axes`] says which.
     pub mirror_axes: Option<Vec<usize>>,
     /// Epochs that were finished.
     pub current_epoch: Option<usize>,
@@ -182,13 +183,17 @@ impl Checkpoint {
                 keys.map_or(value.kind().into(), |k| format!("a dict of {}", k.join(", "))),
             ));
         };
-        let tensors = state_dict(weights);
+        let tensors = state_dict(weights).map_err(|(name, value)| NetError::NoTensor {
+            path: path.clone(),
+            name,
+            found: if let Value::Foreign(class) = value { class.to_string() } else { value.kind().into() },
+        })?;
         if tensors.is_empty() {
             return Err(no_weights("its weights are empty".into()));
         }
         let metadata = match kind {
             CheckpointKind::NnUnetV1 => v1_metadata(&path, value)?,
-            _ => v2_metadata(value),
+            _ => Metadata { mirror_axes: axes::understood(&torch), ..v2_metadata(value) },
         };
         Ok(Self::new(path, kind, metadata, tensors, Container::Torch(torch)))
     }
@@ -230,6 +235,11 @@ impl Checkpoint {
     /// Names and shapes of the weights, in the order of the file.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
         self.tensors.iter().map(|(name, place)| TensorInfo { name, shape: place.shape() })
+    }
+
+    /// Whether there is a weight of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.index.contains_key(name)
     }
 
     /// The values of a weight in C order, as f32.
@@ -350,10 +360,7 @@ fn v2_metadata(value: &Value) -> Metadata {
         trainer_name: text(value.get("trainer_name")),
         configuration: text(init("configuration")),
         fold: init("fold").map(Value::to_json),
-        mirror_axes: value.get("inference_allowed_mirroring_axes").map(|axes| {
-            let axes = axes.as_list().unwrap_or_default();
-            axes.iter().filter_map(Value::as_usize).collect()
-        }),
+        mirror_axes: None,
         current_epoch: value.get("current_epoch").and_then(Value::as_usize),
         best_ema: value.get("_best_ema").and_then(Value::as_f64),
         plans: init("plans").map(Value::to_json),
@@ -381,16 +388,20 @@ fn v1_metadata(path: &Path, value: &Value) -> Result<Metadata, NetError> {
     })
 }
 
-/// Every tensor of a state dict, with its name.
-fn state_dict(weights: &Value) -> Vec<(String, TensorPlace)> {
-    let entries = weights.as_dict().unwrap_or_default();
-    entries
-        .iter()
-        .filter_map(|(k, v)| match (k, v) {
-            (Value::Str(name), Value::Tensor(tensor)) => {
-                Some((name.to_string(), TensorPlace::Torch(tensor.clone())))
-            }
-            _ => None,
+/// Every tensor of a state dict, with its name; the first entry that is no tensor.
+///
+/// Counters of batches do not matter to a network and may be anything.
+fn state_dict(weights: &Value) -> Result<Vec<(String, TensorPlace)>, (String, &Value)> {
+    let entries = weights.as_dict().unwrap_or_default().iter();
+    let named = entries.filter_map(|(key, value)| Some((key.as_str()?, value)));
+    let weights = named.filter(|(name, value)| value.as_tensor().is_some() || !name.ends_with(COUNTER));
+    weights
+        .map(|(name, value)| match value {
+            Value::Tensor(tensor) => Ok((name.to_owned(), TensorPlace::Torch(tensor.clone()))),
+            other => Err((name.to_owned(), other)),
         })
         .collect()
 }
+
+/// How the names of counters of batches end.
+pub(crate) const COUNTER: &str = ".num_batches_tracked";

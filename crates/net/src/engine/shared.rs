@@ -1,11 +1,13 @@
 //! Numbers that every engine makes alike.
 
 use glioseg_kernels::Moments;
+use rayon::prelude::*;
 
 use crate::NetError;
 use crate::init::mix;
 use crate::loss::{self, HeadShape, LossOptions, Targets};
-use crate::program::{MapId, Mode, Program};
+use crate::parameters::Parameters;
+use crate::program::{Curved, MapId, MapShape, Mode, Program};
 
 /// Weight of the newest batch in running statistics (PyTorch's default).
 const BATCH_NORM_MOMENTUM: f64 = 0.1;
@@ -81,4 +83,13 @@ mod tests {
         assert_ne!(factors, dropout_factors(0.25, 4000, layer_seed(7, 4)));
         assert_ne!(factors, dropout_factors(0.25, 4000, layer_seed(8, 3)));
     }
+}
+
+/// The activation that is no leaky ReLU, on a map of `channels` channels.
+pub(super) fn bend(curved: &Curved, parameters: &Parameters, values: &mut [f32], shape: MapShape) {
+    let slopes = curved.slopes.map(|id| parameters.values(id));
+    values.par_chunks_mut(shape.voxels()).enumerate().for_each(|(row, values)| {
+        let slope = slopes.map_or(1.0, |s| s[row % shape.channels % s.len()]);
+        curved.curve.apply(values, slope);
+    });
 }

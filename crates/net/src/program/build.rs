@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::names::Names;
 use super::{
-    AddActivate, Attention, AxisParameters, BackwardStep, Block, Conv, Epilogue, Head, MapId, MapShape,
-    Meeting, Mode, Norm, ParameterId, Pool, Program, Step, Up, UpBlock,
+    AddActivate, Attention, AxisParameters, BackwardStep, Block, Conv, Curved, Epilogue, Head, MapId,
+    MapShape, Meeting, Mode, Norm, ParameterId, Pool, Program, Step, Up, UpBlock,
 };
 use crate::NetError;
+use crate::curve::Curve;
 use crate::shapes::{Initial, ParameterShape};
-use crate::spec::{AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec, StageSpec};
+use crate::spec::{AttentionSpec, BlockKind, Dims, Naming, NetworkSpec, NormKind, NormSpec};
 
 impl Program {
     /// The program of a network for inputs of `batch` samples of `size` voxels, `[z, y, x]`.
@@ -26,6 +27,16 @@ impl Program {
         spec.check_input(spec.in_channels, size)?;
         if let Mode::Train { heads } = &mode {
             assert_eq!(heads.len(), spec.decoder.len(), "heads of the network");
+        }
+        if let (Some(curve), true) = (spec.curve, mode.is_training()) {
+            let what = format!("the activation {} can predict, but not be trained", curve.name());
+            return Err(NetError::Spec { what });
+        }
+        let batch_norm = |norm: NormSpec| (norm.kind == NormKind::Batch) == norm.running;
+        if mode.is_training() && !spec.norm.is_none_or(batch_norm) {
+            let what =
+                "norms whose `track_running_stats` is not torch's default can predict, but not be trained";
+            return Err(NetError::Spec { what: what.into() });
         }
         // The order of parameters is that of the file, which is known when all have been named.
         let mut first = Builder::new(spec, size, mode.clone(), HashMap::new());
@@ -199,7 +210,7 @@ impl<'a> Builder<'a> {
             let gamma = self.constant(format!("{prefix}.weight"), channels, gamma);
             [gamma, self.constant(format!("{prefix}.bias"), channels, 0.0)]
         });
-        let running = (spec.kind == NormKind::Batch).then(|| {
+        let running = spec.running.then(|| {
             let first = self.named.len();
             let mean = self.constant(format!("{prefix}.running_mean"), channels, 0.0);
             let var = self.constant(format!("{prefix}.running_var"), channels, 1.0);
@@ -213,11 +224,26 @@ impl<'a> Builder<'a> {
     fn epilogue(&mut self, prefix: &str, channels: usize, gamma: f32) -> Epilogue {
         let prefix = format!("{prefix}.{}", self.names.norm());
         let norm = self.spec.norm.map(|spec| self.norm(&prefix, spec, channels, gamma));
-        Epilogue { dropout: 0.0, norm, slope: None, nonlin_first: false }
+        Epilogue { dropout: 0.0, norm, slope: None, curve: None, nonlin_first: false }
     }
 
-    fn activated(&self, epilogue: Epilogue, dropout: f64) -> Epilogue {
-        Epilogue { dropout, slope: Some(self.spec.slope), nonlin_first: self.spec.nonlin_first, ..epilogue }
+    /// The same with the activation behind it, whose parameters are named `prefix`.
+    fn activated(&mut self, prefix: &str, epilogue: Epilogue, dropout: f64) -> Epilogue {
+        let curve = self.curved(&format!("{prefix}.nonlin"));
+        let slope = curve.is_none().then_some(self.spec.slope);
+        Epilogue { dropout, slope, curve, nonlin_first: self.spec.nonlin_first, ..epilogue }
+    }
+
+    /// The activation that is no leaky ReLU.
+    fn curved(&mut self, prefix: &str) -> Option<Curved> {
+        let curve = self.spec.curve?;
+        let slopes = match curve {
+            Curve::Prelu { parameters, init } => {
+                Some(self.constant(format!("{prefix}.weight"), parameters, init))
+            }
+            _ => None,
+        };
+        Some(Curved { curve, slopes })
     }
 
     /// Convolution, dropout, normalisation, activation.
@@ -233,7 +259,7 @@ impl<'a> Builder<'a> {
         let bias = self.spec.conv_bias;
         let conv = self.conv(&format!("{prefix}.conv"), [channels, features], [kernel, stride], bias);
         let epilogue = self.epilogue(prefix, features, 1.0);
-        let epilogue = self.activated(epilogue, dropout);
+        let epilogue = self.activated(prefix, epilogue, dropout);
         self.emit_block(inputs, features, conv, epilogue)
     }
 
@@ -249,32 +275,43 @@ impl<'a> Builder<'a> {
     /// # Source
     /// `BasicBlockD`; the second normalisation starts as 0 (`init_last_bn_before_add_to_0`), so that each block starts as its
     /// skip connection.
-    fn residual(&mut self, prefix: &str, input: MapId, stage: &StageSpec, stride: [usize; 3]) -> MapId {
-        let (channels, features) = (self.shape(input).channels, stage.features);
-        let geometry = [stage.kernel, stride];
-        let first = self.block(&format!("{prefix}.conv1"), vec![input], features, geometry, stage.dropout);
+    fn residual(
+        &mut self,
+        prefix: &str,
+        inputs: &[MapId],
+        features: usize,
+        geometry: [[usize; 3]; 2],
+        dropout: f64,
+    ) -> MapId {
+        let channels: usize = inputs.iter().map(|&i| self.shape(i).channels).sum();
+        let [kernel, stride] = geometry;
+        let first = self.block(&format!("{prefix}.conv1"), inputs.to_vec(), features, geometry, dropout);
         let name = format!("{prefix}.conv2");
         let bias = self.spec.conv_bias;
-        let conv = self.conv(&format!("{name}.conv"), [features; 2], [stage.kernel, [1; 3]], bias);
+        let conv = self.conv(&format!("{name}.conv"), [features; 2], [kernel, [1; 3]], bias);
         let epilogue = self.epilogue(&name, features, 0.0);
         let main = self.emit_block(vec![first], features, conv, epilogue);
-        let mut skip = input;
+        let curve = self.curved(&format!("{prefix}.nonlin2"));
+        let mut skips = inputs.to_vec();
         let pools = stride != [1; 3];
         if pools {
-            let size = self.shape(input).size;
-            let out = self.map(channels, std::array::from_fn(|a| size[a] / stride[a]));
-            self.steps.push(Step::Pool(Pool { input, kernel: stride, out }));
-            skip = out;
+            for skip in &mut skips {
+                let MapShape { channels, size } = self.shape(*skip);
+                let out = self.map(channels, std::array::from_fn(|a| size[a] / stride[a]));
+                self.steps.push(Step::Pool(Pool { input: *skip, kernel: stride, out }));
+                *skip = out;
+            }
         }
-        if channels != features {
+        if channels != features || skips.len() > 1 {
             let name = format!("{prefix}.skip.{}", usize::from(pools));
             let conv = self.conv(&format!("{name}.conv"), [channels, features], [[1; 3]; 2], false);
             let epilogue = self.epilogue(&name, features, 1.0);
-            skip = self.emit_block(vec![skip], features, conv, epilogue);
+            skips = vec![self.emit_block(skips, features, conv, epilogue)];
         }
-        let shape = self.shape(main);
+        let (shape, skip) = (self.shape(main), skips[0]);
         let out = self.map(shape.channels, shape.size);
-        self.steps.push(Step::AddActivate(AddActivate { main, skip, slope: self.spec.slope, out }));
+        let slope = if curve.is_some() { 1.0 } else { self.spec.slope };
+        self.steps.push(Step::AddActivate(AddActivate { main, skip, slope, curve, out }));
         out
     }
 
@@ -349,7 +386,9 @@ impl<'a> Builder<'a> {
                         self.block(&name, vec![x], stage.features, [stage.kernel, stride], stage.dropout)
                     }
                     BlockKind::Residual => {
-                        self.residual(&format!("encoder.stages.{s}.blocks.{b}"), x, stage, stride)
+                        let name = format!("encoder.stages.{s}.blocks.{b}");
+                        let geometry = [stage.kernel, stride];
+                        self.residual(&name, &[x], stage.features, geometry, stage.dropout)
                     }
                 };
             }
@@ -377,7 +416,8 @@ impl<'a> Builder<'a> {
             let between = MapShape { channels: step.up_features, size };
             let input = x;
             let mut upsampled = None;
-            if step.attention.is_some() || self.mode.is_training() {
+            // Two convolutions of a residual block read it.
+            if step.attention.is_some() || self.mode.is_training() || spec.residual_decoder {
                 let out = self.map(between.channels, between.size);
                 self.steps.push(Step::Up(Up { input, conv: up, out }));
                 upsampled = Some(out);
@@ -398,6 +438,15 @@ impl<'a> Builder<'a> {
             for (c, &features) in step.convs.iter().enumerate() {
                 let name = self.names.decoder(j, c, step.convs.len());
                 let geometry = [step.kernel, [1; 3]];
+                if spec.residual_decoder {
+                    let name = format!("decoder.stages.{j}.blocks.{c}");
+                    let inputs = match upsampled {
+                        Some(map) if c == 0 => vec![map, skip],
+                        _ => vec![x],
+                    };
+                    x = self.residual(&name, &inputs, features, geometry, step.dropout);
+                    continue;
+                }
                 x = match (c, upsampled) {
                     (0, Some(map)) => self.block(&name, vec![map, skip], features, geometry, step.dropout),
                     (0, None) => {
@@ -405,7 +454,7 @@ impl<'a> Builder<'a> {
                         let bias = spec.conv_bias;
                         let conv = self.conv(&format!("{name}.conv"), channels, geometry, bias);
                         let epilogue = self.epilogue(&name, features, 1.0);
-                        let epilogue = self.activated(epilogue, step.dropout);
+                        let epilogue = self.activated(&name, epilogue, step.dropout);
                         let out = self.map(features, size);
                         let below = input;
                         let block = UpBlock { below, up, between, skip, conv, epilogue, out };

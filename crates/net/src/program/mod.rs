@@ -14,6 +14,7 @@ mod names;
 
 use std::sync::Arc;
 
+use crate::curve::Curve;
 pub use crate::shapes::ParameterId;
 use crate::shapes::ParameterShape;
 use crate::spec::NormSpec;
@@ -97,7 +98,16 @@ pub struct Norm {
     pub running: Option<[ParameterId; 2]>,
 }
 
-/// What follows the convolution in a block, in this order: dropout, normalisation, leaky ReLU.
+/// An activation in place of the leaky ReLU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Curved {
+    /// Which.
+    pub curve: Curve,
+    /// Its learnt factors, of a PReLU: one, or one per channel.
+    pub slopes: Option<ParameterId>,
+}
+
+/// What follows the convolution in a block, in this order: dropout, normalisation, activation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Epilogue {
     /// Probability with which a channel is dropped in training.
@@ -106,6 +116,8 @@ pub struct Epilogue {
     pub norm: Option<Norm>,
     /// Slope of the activation below zero, if there is one; at most 1.
     pub slope: Option<f32>,
+    /// The activation where it is no leaky ReLU; then `slope` is `None`. Outside training only.
+    pub curve: Option<Curved>,
     /// The activation comes before the normalisation.
     pub nonlin_first: bool,
 }
@@ -162,6 +174,8 @@ pub struct AddActivate {
     pub skip: MapId,
     /// Slope of the activation; at most 1.
     pub slope: f32,
+    /// The activation where it is no leaky ReLU; then `slope` is 1. Outside training only.
+    pub curve: Option<Curved>,
     /// The result.
     pub out: MapId,
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use glioseg_net::loss::{LossOptions, Targets};
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_net::{
-    Dims, Engine, EngineChoice, Kernels, Mode, NetError, NetworkSpec, NormKind, NormSpec, ParameterId,
-    Parameters, Program, StepReport, Update,
+    Curve, Dims, Engine, EngineChoice, Kernels, Mode, NetError, NetworkSpec, NormKind, NormSpec, ParameterId,
+    Parameters, Program, StepReport, Update, decoder_like_encoder,
 };
 use glioseg_plan::{
     Architecture, ArchitectureKind, AttentionPlace, AxialAttention, GenericUNet, Nonlin, NormKind as PlanNorm,
@@ -131,13 +131,69 @@ pub(crate) fn residual_cases() -> Vec<Case> {
     let even = [(6, [3; 3], [1; 3]), (6, [3; 3], [2; 3]), (6, [3; 3], [1, 2, 1])];
     let mut relu = NetworkSpec::residual(2, 3, &even, &[1, 2, 1]);
     relu.slope = 0.0;
+    let both = |spec: NetworkSpec| NetworkSpec { residual_decoder: true, ..spec };
+    let mut bare = both(NetworkSpec::residual(2, 2, &MIXED, &[1, 1, 2]));
+    (bare.norm, bare.stem_features) = (None, 5);
+    let two_blocks = decoder_like_encoder(&relu.encoder, &[2, 2]);
+    let deep = both(NetworkSpec { decoder: two_blocks, ..dropping(relu.clone()) });
     norms.extend([
+        case("residual decoder", both(NetworkSpec::residual(3, 2, &MIXED, &[1, 2, 1])), 2, [4, 6, 20]),
+        case("residual decoder, no norm, a narrow stem", bare, 1, [4, 6, 20]),
+        case("residual decoder of two blocks, dropout", deep, 2, [6, 4, 10]),
         case("residual", NetworkSpec::residual(3, 2, &MIXED, &[1, 2, 3]), 2, [4, 6, 20]),
         case("residual, equal widths", NetworkSpec::residual(2, 3, &even, &[1, 2, 1]), 1, [6, 12, 10]),
         case("residual, ReLU", relu, 2, [6, 4, 10]),
         case("residual, dropout", dropping(NetworkSpec::residual(2, 3, &even, &[2, 1, 1])), 2, [6, 4, 10]),
     ]);
     norms
+}
+
+/// What can predict, but not be trained.
+pub(crate) fn curved_cases() -> Vec<Case> {
+    let gelu = Some(Curve::Gelu { tanh: false });
+    let prelu = |parameters| Some(Curve::Prelu { parameters, init: 0.3 });
+    let residual = |change: &dyn Fn(&mut NetworkSpec)| {
+        let mut spec = NetworkSpec::residual(2, 2, &MIXED, &[1, 2, 1]);
+        change(&mut spec);
+        spec
+    };
+    let running = |kind| Some(NormSpec { running: kind != NormKind::Batch, ..NormSpec::new(kind) });
+    let even = [(6, [3; 3], [1; 3]), (6, [3; 3], [2; 3])];
+    let channels = NetworkSpec { curve: prelu(6), ..NetworkSpec::plain(2, 3, &even) };
+    vec![
+        case("GELU", with(|s| s.curve = gelu), 2, [8, 4, 12]),
+        case("GELU without norm", with(|s| (s.curve, s.norm) = (gelu, None)), 1, [8, 4, 12]),
+        case("GELU first", with(|s| (s.curve, s.nonlin_first) = (gelu, true)), 2, [8, 4, 12]),
+        case("PReLU", with(|s| s.curve = prelu(1)), 2, [8, 4, 12]),
+        case("PReLU per channel", channels, 2, [8, 4, 12]),
+        case(
+            "ELU, batch norm",
+            with(|s| {
+                (s.curve, s.norm) = (Some(Curve::Elu { alpha: 0.5 }), Some(NormSpec::new(NormKind::Batch)));
+            }),
+            2,
+            [8, 4, 12],
+        ),
+        case("residual, SiLU", residual(&|s| s.curve = Some(Curve::Silu)), 1, [4, 6, 20]),
+        case(
+            "residual decoder, PReLU",
+            residual(&|s| (s.curve, s.residual_decoder) = (prelu(1), true)),
+            2,
+            [4, 6, 20],
+        ),
+        case(
+            "running statistics of an instance norm",
+            with(|s| s.norm = running(NormKind::Instance)),
+            2,
+            [8, 4, 12],
+        ),
+        case(
+            "a batch norm without running statistics",
+            with(|s| s.norm = running(NormKind::Batch)),
+            1,
+            [8, 4, 12],
+        ),
+    ]
 }
 
 pub(crate) fn attention_cases() -> Vec<Case> {
@@ -177,10 +233,11 @@ pub(crate) fn winner(
         features_per_stage: (0..stages).map(|d| ((base * scale) << d).min(most)).collect(),
         kernel_sizes: vec![vec![3; 3]; stages],
         strides: (0..stages).map(|d| vec![if d == 0 { 1 } else { 2 }; 3]).collect(),
+        stem_channels: None,
         blocks_per_stage: vec![2; stages],
         n_conv_per_stage_decoder: vec![2; pools],
         conv_bias: true,
-        norm: glioseg_plan::Norm { kind: norm, eps: 1e-5, affine: true },
+        norm: glioseg_plan::Norm { kind: norm, eps: 1e-5, affine: true, running: norm == PlanNorm::Batch },
         dropout: None,
         nonlin: Nonlin::LeakyRelu { slope: 0.01 },
         nonlin_first: false,

@@ -27,7 +27,7 @@ pub(super) fn feature_map_voxels(
         let blocks = blocks[stage] as u64;
         sum += match kind {
             ArchitectureKind::PlainConvUNet | ArchitectureKind::GenericUNet => blocks * map,
-            ArchitectureKind::ResidualEncoderUNet => {
+            ArchitectureKind::ResidualEncoderUNet | ArchitectureKind::ResidualUNet => {
                 // The stem at full resolution; below it, the skip of a block that changes channels or resolution.
                 2 * blocks * map + map
             }

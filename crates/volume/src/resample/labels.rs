@@ -21,7 +21,7 @@ pub enum LabelRule {
 
 /// Resamples a label map to another shape; the same shape gives a copy.
 ///
-/// Orders 0 and 1 give nnU-Net's labels exactly, ties included. With order 3 equal scores differ by rounding alone, so
+/// Orders 0 and 1 give nnU-Net's labels exactly, ties included. With orders 2 and 3 equal scores differ by rounding alone, so
 /// that voxels on a tie may get the other label; no plan of nnU-Net's has it.
 ///
 /// # Shapes
@@ -106,7 +106,9 @@ where
                 }
             }
         }),
-        Order::Cubic => return cubic(labels, from, to, &taps, rule, slices),
+        Order::Quadratic | Order::Cubic => {
+            return spline_order(labels, [from, to], &taps, rule, slices, order);
+        }
     }
     out
 }
@@ -165,14 +167,14 @@ fn pick<T: Copy + Ord + Default>(scores: &[(T, f64)], rule: LabelRule, nearest: 
     tied().min().unwrap_or_default()
 }
 
-/// Order 3: one indicator volume after the other.
-fn cubic<T>(
+/// Orders 2 and 3: one indicator volume after the other.
+fn spline_order<T>(
     labels: &[T],
-    from: [usize; 3],
-    to: [usize; 3],
+    [from, to]: [[usize; 3]; 2],
     taps: &[Taps; 3],
     rule: LabelRule,
     slices: Option<usize>,
+    order: Order,
 ) -> Vec<T>
 where
     T: Copy + Ord + Default + Send + Sync,
@@ -182,7 +184,7 @@ where
         .iter()
         .map(|&label| {
             let indicator: Vec<f32> = labels.par_iter().map(|&l| f32::from(u8::from(l == label))).collect();
-            super::cubic(&indicator, from, to, slices)
+            super::spline_order(&indicator, from, to, slices, order)
         })
         .collect();
     (0..to.iter().product::<usize>())
@@ -198,7 +200,7 @@ where
         .collect()
 }
 
-/// Orders 1 and 3 along the separate axis: a label is set where its indicator rounds to 1, later labels win.
+/// Orders 1, 2 and 3 along the separate axis: a label is set where its indicator rounds to 1, later labels win.
 fn along_axis<T>(labels: &[T], from: [usize; 3], axis: usize, to: usize, order: Order) -> Vec<T>
 where
     T: Copy + Ord + Default + Send + Sync,
@@ -209,7 +211,7 @@ where
     for label in distinct(labels) {
         let indicator: Vec<f32> = labels.par_iter().map(|&l| f32::from(u8::from(l == label))).collect();
         let resized = match order {
-            Order::Cubic => spline::pass(&indicator, from, axis, to),
+            Order::Quadratic | Order::Cubic => spline::pass(&indicator, from, axis, to, order),
             _ => super::small_order(&indicator, from, shape, &ResampleOptions::uniform(order)),
         };
         out.par_iter_mut().zip(resized).for_each(|(o, v)| {

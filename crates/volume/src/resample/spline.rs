@@ -1,6 +1,8 @@
-//! Order 3: the cubic B-spline through the voxels, one axis at a time.
+//! Orders 2 and 3: the quadratic or cubic B-spline through the voxels, one axis at a time.
 
 use rayon::prelude::*;
+
+use super::Order;
 
 /// Lines that are filtered side by side; 16 f32 are one cache line.
 const LANES: usize = 16;
@@ -9,7 +11,25 @@ type Lanes = [f64; LANES];
 /// Coefficients kept beyond each end of a line; evaluation reaches no further.
 const MARGIN: usize = 2;
 
-/// For every output index the first of four coefficients (counted from the margin) and their weights.
+/// What makes coefficients of samples: the pole of the filter, and its gain.
+#[derive(Clone, Copy)]
+struct Filter {
+    pole: f64,
+    gain: f64,
+}
+
+impl Filter {
+    /// # Source
+    /// scipy, `get_filter_poles`, `filter_gain`.
+    fn new(order: Order) -> Filter {
+        match order {
+            Order::Quadratic => Filter { pole: 8f64.sqrt() - 3.0, gain: 8.0 },
+            _ => Filter { pole: 3f64.sqrt() - 2.0, gain: 6.0 },
+        }
+    }
+}
+
+/// For every output index the first of four coefficients (counted from the margin) and their weights; order 2 has three.
 struct Weights {
     start: Vec<usize>,
     weight: Vec<[f64; 4]>,
@@ -17,11 +37,20 @@ struct Weights {
 
 impl Weights {
     /// Half-pixel centres; coordinates are not clamped: the line continues beyond its ends with the values there.
-    fn new(from: usize, to: usize) -> Weights {
+    fn new(from: usize, to: usize, order: Order) -> Weights {
         let zoom = from as f64 / to as f64;
         let mut weights = Weights { start: Vec::with_capacity(to), weight: Vec::with_capacity(to) };
         for o in 0..to {
             let x = (o as f64 + 0.5) * zoom - 0.5;
+            if order == Order::Quadratic {
+                let nearest = (x + 0.5).floor();
+                let t = x - nearest;
+                let w0 = 0.5 * (0.5 - t) * (0.5 - t);
+                let w1 = 0.75 - t * t;
+                weights.start.push((nearest + MARGIN as f64 - 1.0) as usize);
+                weights.weight.push([w0, w1, 1.0 - w0 - w1, 0.0]);
+                continue;
+            }
             let low = x.floor();
             let t = x - low;
             let s = 1.0 - t;
@@ -42,19 +71,18 @@ impl Weights {
 ///
 /// # Source
 /// Unser, *Splines: a perfect fit for signal and image processing* (1999), box 2; scipy, `spline_filter1d`.
-fn filter(line: &mut [Lanes]) {
+fn filter(line: &mut [Lanes], Filter { pole, gain }: Filter) {
     let n = line.len() - 2 * MARGIN;
-    let pole = 3f64.sqrt() - 2.0;
     let (first, last) = (MARGIN, MARGIN + n - 1);
     let (mut before, mut after) = ([0.0; LANES], [0.0; LANES]);
     for l in 0..LANES {
-        before[l] = 6.0 / (1.0 - pole) * line[first][l];
-        after[l] = 6.0 / (1.0 - pole) * line[last][l];
+        before[l] = gain / (1.0 - pole) * line[first][l];
+        after[l] = gain / (1.0 - pole) * line[last][l];
     }
     let mut causal = before;
     for values in &mut line[first..=last] {
         for l in 0..LANES {
-            causal[l] = 6.0 * values[l] + pole * causal[l];
+            causal[l] = gain * values[l] + pole * causal[l];
         }
         *values = causal;
     }
@@ -82,8 +110,9 @@ fn filter(line: &mut [Lanes]) {
 
 /// The value at output index `o`.
 fn evaluate(line: &[Lanes], weights: &Weights, o: usize) -> Lanes {
-    let taps = &line[weights.start[o]..][..4];
-    let w = weights.weight[o];
+    let (start, w) = (weights.start[o], weights.weight[o]);
+    // Three taps of order 2 may be the last of the line.
+    let taps = [0, 1, 2, 3].map(|k| &line[(start + k).min(line.len() - 1)]);
     let mut out = [0.0; LANES];
     for l in 0..LANES {
         out[l] = w[0] * taps[0][l] + w[1] * taps[1][l] + w[2] * taps[2][l] + w[3] * taps[3][l];
@@ -92,14 +121,15 @@ fn evaluate(line: &[Lanes], weights: &Weights, o: usize) -> Lanes {
 }
 
 /// Resizes one axis to `to` voxels.
-pub(super) fn pass(src: &[f32], shape: [usize; 3], axis: usize, to: usize) -> Vec<f32> {
+pub(super) fn pass(src: &[f32], shape: [usize; 3], axis: usize, to: usize, order: Order) -> Vec<f32> {
     let from = shape[axis];
-    let weights = Weights::new(from, to);
+    let (weights, poles) = (Weights::new(from, to, order), Filter::new(order));
     let mut out = vec![0f32; src.len() / from * to];
     let new_line = || vec![[0.0; LANES]; from + 2 * MARGIN];
     if axis == 2 {
         let blocks = out.par_chunks_mut(LANES * to).zip(src.par_chunks(LANES * from));
-        blocks.for_each_init(new_line, |line, (out, src)| along_rows(line, &weights, src, out, from));
+        blocks
+            .for_each_init(new_line, |line, (out, src)| along_rows(line, (&weights, poles), src, out, from));
         return out;
     }
     // Every job owns the output rows of one input position across the axis, so that jobs write apart.
@@ -126,7 +156,7 @@ pub(super) fn pass(src: &[f32], shape: [usize; 3], axis: usize, to: usize) -> Ve
                 let source = &src[start + k * step + x..][..width];
                 values.iter_mut().zip(source).for_each(|(v, &s)| *v = f64::from(s));
             }
-            filter(line);
+            filter(line, poles);
             for (o, row) in rows.iter_mut().enumerate() {
                 let values = evaluate(line, &weights, o);
                 row[x..x + width].iter_mut().zip(values).for_each(|(r, v)| *r = v as f32);
@@ -137,11 +167,17 @@ pub(super) fn pass(src: &[f32], shape: [usize; 3], axis: usize, to: usize) -> Ve
 }
 
 /// Resizes up to [`LANES`] adjacent rows of `from` voxels.
-fn along_rows(line: &mut [Lanes], weights: &Weights, src: &[f32], out: &mut [f32], from: usize) {
+fn along_rows(
+    line: &mut [Lanes],
+    (weights, poles): (&Weights, Filter),
+    src: &[f32],
+    out: &mut [f32],
+    from: usize,
+) {
     for (lane, row) in src.chunks_exact(from).enumerate() {
         line[MARGIN..].iter_mut().zip(row).for_each(|(values, &s)| values[lane] = f64::from(s));
     }
-    filter(line);
+    filter(line, poles);
     let to = weights.start.len();
     for o in 0..to {
         let values = evaluate(line, weights, o);

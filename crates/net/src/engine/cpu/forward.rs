@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::lower::{conv_shape, transposed_shape};
 use super::norm::{Deferred, identity, source};
 use super::{Packed, Pass, Timer, views};
-use crate::engine::shared::{dropout_factors, layer_seed};
+use crate::engine::shared::{bend, dropout_factors, layer_seed};
 use crate::program::{
-    AddActivate, Block, Conv, Epilogue, Head, MapId, MapShape, Norm, Pool, Program, Step, Up, UpBlock,
+    AddActivate, Block, Conv, Curved, Epilogue, Head, MapId, MapShape, Norm, Pool, Program, Step, Up, UpBlock,
 };
 
 impl Pass<'_> {
@@ -116,6 +116,10 @@ impl Pass<'_> {
         if self.drops(epilogue) {
             self.drop_channels(epilogue.dropout, out, seed);
         }
+        if let Some(curved) = &epilogue.curve {
+            self.curve(curved, epilogue, out, stats);
+            return;
+        }
         let deferred = match (epilogue.norm, epilogue.slope) {
             (Some(norm), Some(slope)) if epilogue.nonlin_first => {
                 let identity =
@@ -130,6 +134,19 @@ impl Pass<'_> {
             (None, None) => return,
         };
         self.state.deferred[out.0] = Some(deferred);
+    }
+
+    /// An activation that no reader of a map can apply: it is done at once, and what stands before it too.
+    fn curve(&mut self, curved: &Curved, epilogue: &Epilogue, out: MapId, stats: Option<ChannelStats>) {
+        if let (Some(norm), false) = (epilogue.norm, epilogue.nonlin_first) {
+            let deferred = self.deferred(&norm, out, stats, 1.0);
+            self.finish_in_place(out, &deferred);
+        }
+        let range = self.range(out);
+        bend(curved, self.parameters, &mut self.arena[range], self.program.map(out));
+        if let (Some(norm), true) = (epilogue.norm, epilogue.nonlin_first) {
+            self.state.deferred[out.0] = Some(self.deferred(&norm, out, None, 1.0));
+        }
     }
 
     /// Drops whole channels with probability `p` and scales the others up.
@@ -270,6 +287,9 @@ impl Pass<'_> {
         let main_affine = affine(step.main, finished[0].is_some()).unwrap_or(&identity);
         let skip_affine = affine(step.skip, finished[1].is_some());
         add_activate(self.cpu, out, skip, shape.voxels(), main_affine, skip_affine, step.slope);
+        if let Some(curved) = &step.curve {
+            bend(curved, self.parameters, out, shape);
+        }
         timer.stop(&mut self.times, 0.0, 0, || format!("add {} @ {}", shape.channels, join(shape.size)));
     }
 

@@ -77,6 +77,10 @@ pub(super) fn deferred_slope(step: &Step) -> Option<f32> {
 }
 
 fn of_epilogue(epilogue: &Epilogue) -> Option<f32> {
+    if epilogue.curve.is_some() {
+        // A curve is drawn at once; a normalisation behind it can wait.
+        return (epilogue.nonlin_first && epilogue.norm.is_some()).then_some(1.0);
+    }
     match (epilogue.norm, epilogue.slope) {
         (Some(_), Some(_)) if epilogue.nonlin_first => Some(1.0),
         (Some(_), slope) => Some(slope.unwrap_or(1.0)),

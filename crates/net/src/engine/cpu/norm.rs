@@ -70,7 +70,10 @@ impl Pass<'_> {
         slope: f32,
     ) -> Deferred {
         let MapShape { channels, .. } = shape;
-        let (batch, kind, training) = (self.program.batch, norm.spec.kind, self.program.mode.is_training());
+        let (batch, training) = (self.program.batch, self.program.mode.is_training());
+        // Statistics that were kept are the same for every sample.
+        let kept = norm.running.is_some() && !training;
+        let kind = if kept { NormKind::Batch } else { norm.spec.kind };
         let moments = match norm.running {
             Some(running) if !training => {
                 let wide = |id| self.parameters.values(id).iter().map(|&v| f64::from(v)).collect();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::ReferenceEngine;
 use super::attention::attend;
-use crate::engine::shared::{blend_running, dropout_factors, layer_seed};
+use crate::engine::shared::{bend, blend_running, dropout_factors, layer_seed};
 use crate::parameters::Parameters;
 use crate::program::{Block, Conv, Epilogue, MapId, MapShape, Norm, Program, Step};
 
@@ -34,6 +34,14 @@ pub(super) fn moments(values: &[f32], shape: MapShape, kind: NormKind) -> Moment
 pub(super) fn leaky(values: &mut [f32], slope: f32) {
     for v in values.iter_mut().filter(|v| **v <= 0.0) {
         *v *= slope;
+    }
+}
+
+/// The activation of a block.
+fn activate(epilogue: &Epilogue, parameters: &Parameters, values: &mut [f32], shape: MapShape) {
+    leaky(values, epilogue.slope.unwrap_or(1.0));
+    if let Some(curved) = &epilogue.curve {
+        bend(curved, parameters, values, shape);
     }
 }
 
@@ -97,6 +105,9 @@ impl ReferenceEngine {
                 let (main, skip) = (&self.maps[add.main.0], &self.maps[add.skip.0]);
                 let mut sum: Vec<f32> = main.iter().zip(skip).map(|(a, b)| a + b).collect();
                 leaky(&mut sum, add.slope);
+                if let Some(curved) = &add.curve {
+                    bend(curved, parameters, &mut sum, program.map(add.out));
+                }
                 self.store(add.out, sum);
             }
             Step::Pool(pool) => {
@@ -173,7 +184,7 @@ impl ReferenceEngine {
             self.masks[out.0] = mask;
         }
         if epilogue.nonlin_first && epilogue.norm.is_some() {
-            leaky(&mut raw, epilogue.slope.unwrap_or(1.0));
+            activate(epilogue, parameters, &mut raw, shape);
         }
         self.rounding.round(&mut raw);
         self.raw[out.0].clone_from(&raw);
@@ -181,7 +192,7 @@ impl ReferenceEngine {
             raw = self.normalised(program, parameters, norm, out, &raw);
         }
         if !epilogue.nonlin_first || epilogue.norm.is_none() {
-            leaky(&mut raw, epilogue.slope.unwrap_or(1.0));
+            activate(epilogue, parameters, &mut raw, shape);
         }
         self.store(out, raw);
     }
@@ -194,7 +205,10 @@ impl ReferenceEngine {
         out: MapId,
         raw: &[f32],
     ) -> Vec<f32> {
-        let (shape, kind, training) = (program.map(out), norm.spec.kind, program.mode.is_training());
+        let (shape, training) = (program.map(out), program.mode.is_training());
+        // Statistics that were kept are the same for every sample.
+        let kept = norm.running.is_some() && !training;
+        let kind = if kept { NormKind::Batch } else { norm.spec.kind };
         let moments = match norm.running {
             Some(running) if !training => {
                 let wide = |id| parameters.values(id).iter().map(|&v| f64::from(v)).collect();
