@@ -33,7 +33,7 @@ pub struct ReadCase {
     pub image: Volume,
     /// Labels on the same grid.
     pub labels: LabelMap,
-    /// What is odd about the files but no obstacle, a sentence each. NaN and infinite voxels count as 0.
+    /// What is odd about the files, a sentence each. NaN and infinite voxels count as 0.
     pub oddities: Vec<String>,
 }
 
@@ -202,7 +202,7 @@ impl RawCase {
     }
 }
 
-/// What is odd about the files of a case, but no obstacle, a sentence each. Voxels that are NaN or infinite become 0.
+/// What is odd about the files of a case, a sentence each. Voxels that are NaN or infinite become 0.
 ///
 /// `infos` belong to `files`, whose channels `image` holds in order.
 pub fn odd_images<P: AsRef<Path>>(files: &[P], infos: &[ImageInfo], image: &mut Volume) -> Vec<String> {

@@ -428,7 +428,7 @@ fn score_case(
     case
 }
 
-/// Reads and joins a pair; the second value tells what is odd but no obstacle.
+/// Reads and joins a pair; the second value tells what is odd, though nothing stands in the way.
 fn load(
     reference: &Path,
     prediction: &Path,
