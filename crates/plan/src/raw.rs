@@ -166,7 +166,7 @@ impl RawCase {
     ///
     /// # Errors
     /// [`PlanError::Volume`] if a file cannot be read or holds voxels that are not finite; [`PlanError::Case`] if the
-    /// number of channels is not the dataset's, or the shapes differ.
+    /// number of channels is not the dataset's, or the shapes differ; [`PlanError::UndeclaredLabels`].
     pub fn read(&self, description: &Dataset) -> Result<(Volume, LabelMap), PlanError> {
         let failed = |path: &Path, reason: String| {
             Err(PlanError::Case { case: self.name.clone(), path: path.to_owned(), reason })
@@ -195,7 +195,28 @@ impl RawCase {
             );
             return failed(&self.labels, reason);
         }
+        self.check_declared(&labels, description)?;
         Ok((volume, labels))
+    }
+
+    /// Refuses labels that no output could stand for: a training would silently take them for background, or abort.
+    fn check_declared(&self, map: &LabelMap, description: &Dataset) -> Result<(), PlanError> {
+        let declared = description.labels.declared();
+        let labels: Vec<(u16, u64)> = map
+            .counts()
+            .into_iter()
+            .filter(|(label, _)| !declared.contains(label))
+            .map(|(l, n)| (l, n as u64))
+            .collect();
+        if labels.is_empty() {
+            return Ok(());
+        }
+        Err(PlanError::UndeclaredLabels {
+            case: self.name.clone(),
+            path: self.labels.clone(),
+            labels,
+            declared,
+        })
     }
 }
 

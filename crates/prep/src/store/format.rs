@@ -16,6 +16,7 @@
 
 use super::StoreError;
 use crate::{CaseProperties, TrainingCase};
+use glioseg_plan::CaseDigest;
 use glioseg_volume::crop::Box3;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -106,6 +107,9 @@ pub(super) struct Header {
     /// Hash of everything in plans and dataset that decides the content.
     pub plan_hash: String,
     pub sources: Vec<Source>,
+    /// What the voxels of image and labels were, to find the same image in two cases.
+    #[serde(default)]
+    pub voxels: CaseDigest,
     pub channels: usize,
     pub shape: [usize; 3],
     pub properties: StoredProperties,
@@ -142,6 +146,7 @@ impl Header {
             case: name.to_owned(),
             plan_hash: plan_hash.to_owned(),
             sources,
+            voxels: CaseDigest::default(),
             channels: case.case.channels,
             shape: case.case.shape,
             properties: (&case.case.properties).into(),
