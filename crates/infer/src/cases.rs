@@ -203,22 +203,28 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, CaseError> {
     Ok(entries)
 }
 
+/// The stem of an image's name; in a name that is not UTF-8 what cannot be read is replaced.
+fn stem_of(path: &Path) -> Option<String> {
+    image_stem(&path.file_name()?.to_string_lossy()).map(str::to_owned)
+}
+
 /// Every image file of the inputs: files themselves, files of folders, and files of the folders in them.
+///
+/// Dangling links, and empty folders that are named as images are, are listed too: their case fails, rather than being missed.
 fn image_files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, CaseError> {
-    let is_image = |p: &Path| {
-        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| image_stem(n).is_some()) && p.is_file()
-    };
+    let is_image = |p: &Path| stem_of(p).is_some();
     let mut files = Vec::new();
     for input in inputs {
         if input.is_dir() {
             for entry in list(input)? {
-                if entry.is_dir() {
-                    files.extend(list(&entry)?.into_iter().filter(|p| is_image(p)));
-                } else if is_image(&entry) {
-                    files.push(entry);
+                let inside = if entry.is_dir() { list(&entry)? } else { Vec::new() };
+                if inside.is_empty() {
+                    files.extend(Some(entry).filter(|e| is_image(e)));
+                } else {
+                    files.extend(inside.into_iter().filter(|p| is_image(p) && !p.is_dir()));
                 }
             }
-        } else if input.exists() {
+        } else if input.symlink_metadata().is_ok() {
             files.push(input.clone());
         } else {
             return Err(CaseError::Unreadable {
@@ -249,8 +255,8 @@ pub fn find_cases(inputs: &[PathBuf], channels: &[String], file_ending: &str) ->
     let mut bad: BTreeMap<String, CaseError> = BTreeMap::new();
     let mut suffixes: Vec<Vec<String>> = vec![Vec::new(); channels.len()];
     for file in &files {
-        let stem = file.file_name().and_then(|n| n.to_str()).and_then(image_stem).unwrap_or_default();
-        match parse_stem(stem, channels) {
+        let stem = stem_of(file).unwrap_or_default();
+        match parse_stem(&stem, channels) {
             ImageName::Other => found.ignored.push(file.clone()),
             ImageName::UnknownNumber { case, number } => {
                 let error = CaseError::UnknownNumber {
@@ -417,6 +423,25 @@ mod tests {
         let found = find_cases(&[dir.path().into()], &channels, ".nii.gz").expect("cases");
         assert_eq!(found.cases.len(), 2);
         assert_eq!(names(&found.cases[1]), ["c_2_0000.nii.gz", "c_2_0001.nii.gz"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_that_cannot_be_opened_or_named_belong_to_cases() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().expect("a folder");
+        touch(dir.path(), &["a_0000.nii.gz", "d/d_0000.nii.gz"]);
+        std::os::unix::fs::symlink("nowhere", dir.path().join("b_0000.nii.gz")).expect("a link");
+        std::fs::create_dir(dir.path().join("c_0000.nii.gz")).expect("a folder");
+        let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"e\xff_0000.nii.gz"));
+        std::fs::write(&odd, b"").expect("writable");
+        let found = find_cases(&[dir.path().into()], &["CT".into()], ".nii.gz").expect("cases");
+        let ids: Vec<_> = found.cases.iter().map(|c| c.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b", "c", "d", "e\u{fffd}"]);
+        assert_eq!(found.cases[4].files, [odd]);
+        let link = dir.path().join("b_0000.nii.gz");
+        let found = find_cases(&[link], &["CT".into()], ".nii.gz").expect("a case that will fail");
+        assert_eq!(found.cases.len(), 1);
     }
 
     #[test]
