@@ -305,6 +305,11 @@ impl Labels {
         &self.all
     }
 
+    /// Every value that a label map may hold: all labels, and the ignore label last.
+    pub fn declared(&self) -> Vec<u16> {
+        self.all.iter().copied().chain(self.ignore).collect()
+    }
+
     /// The value of voxels that are not scored, if there is one.
     pub fn ignore_label(&self) -> Option<u16> {
         self.ignore

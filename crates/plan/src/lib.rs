@@ -40,7 +40,9 @@ pub use dataset::{Dataset, Described, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
 pub use fingerprint::Fingerprint;
 pub use groups::{case_groups, case_size};
-pub use integrity::{IntegrityReport, Problem, Severity, check_dataset};
+pub use integrity::{
+    CaseDigest, IntegrityReport, Problem, Severity, Twin, check_dataset, header_errors, twins,
+};
 pub use json::{parse_json, read_json};
 pub use made::{Making, make_dataset};
 pub use memory::{free_memory, memory_budget, try_zeroed};

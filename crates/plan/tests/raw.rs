@@ -1,7 +1,9 @@
 //! Which files belong to a dataset, and what is wrong with one that has none.
 
 use glioseg_diagnose::Diagnose as _;
-use glioseg_plan::{Dataset, Fold, RawDataset, Splits};
+use glioseg_formats::nifti::{write_labels, write_volume};
+use glioseg_plan::{Dataset, Fold, PlanError, RawDataset, Splits};
+use glioseg_volume::{Geometry, LabelMap, Volume};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -92,6 +94,7 @@ fn datasets_of_version_1_and_of_the_decathlon_are_taken_and_converted() {
     let folder = made(&v1(), &files);
     let dataset = RawDataset::open(folder.path()).expect("a dataset");
     assert_eq!(dataset.case_names(), ["a", "b"]);
+    assert_eq!(dataset.cases[0].labels, folder.path().join("labelsTr/a.nii.gz"));
     assert_eq!(relative(folder.path(), &dataset.cases[0].images), &files[..2]);
     assert_eq!(relative(folder.path(), &dataset.cases[1].images), &files[2..3]);
     assert_eq!(relative(folder.path(), &dataset.strays), &files[3..]);
@@ -223,4 +226,84 @@ fn files_of_a_case_that_are_stored_differently_meet_with_a_turning_reader() {
     }
     let error = case.read(&description, ImageReader::SimpleItk).expect_err("another grid");
     assert!(error.to_string().contains("c_0001.nii.gz"), "{error}");
+}
+
+#[test]
+fn undeclared_labels_are_refused_with_case_file_label_and_voxels() {
+    let mut description = v2();
+    description["channel_names"] = json!({"0": "t1"});
+    description["labels"] = json!({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3});
+    description["regions_class_order"] = json!([1, 2]);
+    let folder = made(&description, &["imagesTr/a_0000.nii.gz"]);
+    let geometry = Geometry::isotropic([2, 3, 4]);
+    let image = Volume::new(1, (0u8..24).map(f32::from).collect(), geometry.clone()).expect("an image");
+    write_volume(&folder.path().join("imagesTr/a_0000.nii.gz"), &image).expect("written");
+    let read = |map: Vec<u16>| {
+        let map = LabelMap::new(map, geometry.clone()).expect("labels");
+        write_labels(&folder.path().join("labelsTr/a.nii.gz"), &map).expect("written");
+        let dataset = RawDataset::open(folder.path()).expect("a dataset");
+        dataset.cases[0].read(&dataset.description, dataset.description.image_reader())
+    };
+    let mut map: Vec<u16> = (0..24).map(|i| i % 4).collect();
+    assert!(read(map.clone()).is_ok(), "the ignore label is declared");
+    map[..3].fill(4);
+    map[23] = 9;
+    let error = read(map).expect_err("labels 4 and 9");
+    insta::assert_snapshot!(error, @"case `a`: the label map has labels that dataset.json does not declare: 4 (3 voxels), 9 (1 voxel); it declares 0, 1, 2, 3");
+    assert!(matches!(&error, PlanError::UndeclaredLabels { labels, .. } if labels == &[(4, 3), (9, 1)]));
+    assert!(error.path().is_some_and(|path| path.ends_with("labelsTr/a.nii.gz")), "{error:?}");
+    assert!(error.hint().expect("a hint").contains("declare"), "{error}");
+}
+
+#[test]
+fn the_files_that_version_1_lists_are_those_that_are_used() {
+    let mut description = v1();
+    description["training"] = json!([
+        {"image": "./imagesTr/a_0000.nii.gz", "label": "./labelsTr2/a.nii.gz"},
+        {"image": "/data/b.nii.gz", "label": "labelsTr\\b-seg.nii.gz"},
+    ]);
+    let files = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz"];
+    let folder = made(&description, &files);
+    let error = RawDataset::open(folder.path()).expect_err("there is no folder /data");
+    assert!(error.to_string().starts_with("cannot read /data: "), "{error}");
+    description["training"][1]["image"] = json!(folder.path().join("b.nii.gz"));
+    std::fs::write(folder.path().join("dataset.json"), description.to_string()).expect("written");
+    let dataset = RawDataset::open(folder.path()).expect("a dataset");
+    assert_eq!(dataset.case_names(), ["a", "b"]);
+    assert_eq!(relative(folder.path(), &dataset.cases[0].images), &files[..2]);
+    assert_eq!(dataset.cases[0].labels, folder.path().join("labelsTr2/a.nii.gz"));
+    assert_eq!(dataset.cases[1].images, [folder.path().join("b.nii.gz")]);
+    assert_eq!(dataset.cases[1].labels, folder.path().join("labelsTr/b-seg.nii.gz"));
+    assert_eq!(relative(folder.path(), &dataset.strays), &files[2..]);
+
+    description["training"][1] = json!({"image": "other/a.nii.gz", "label": "labelsTr/a.nii.gz"});
+    let folder = made(&description, &files);
+    std::fs::create_dir(folder.path().join("other")).expect("a folder");
+    let error = RawDataset::open(folder.path()).expect_err("two cases of one name");
+    assert!(error.to_string().contains("another case than `a`"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_cannot_be_opened_or_named_belong_to_cases() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = made(&v2(), &["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"]);
+    let path = |name: &[u8]| folder.path().join(std::ffi::OsStr::from_bytes(name));
+    std::os::unix::fs::symlink("nowhere", path(b"imagesTr/b_0000.nii.gz")).expect("a link");
+    std::fs::create_dir(path(b"imagesTr/c_0000.nii.gz")).expect("a folder");
+    std::fs::create_dir(path(b"imagesTr/more")).expect("a folder");
+    for name in [&b"imagesTr/d\xff_0000.nii.gz"[..], b"labelsTr/d\xff.nii.gz"] {
+        std::fs::write(path(name), "").expect("written");
+    }
+    let dataset = RawDataset::open(folder.path()).expect("a dataset");
+    assert_eq!(dataset.case_names(), ["a", "b", "c", "d\u{fffd}"]);
+    assert_eq!(dataset.cases[3].images, [path(b"imagesTr/d\xff_0000.nii.gz")]);
+    assert_eq!(dataset.cases[3].labels, path(b"labelsTr/d\xff.nii.gz"));
+    assert!(dataset.strays.is_empty(), "{:?}", dataset.strays);
+    for (case, file) in [(1, "b_0000.nii.gz"), (2, "c_0000.nii.gz")] {
+        let error = dataset.cases[case]
+            .read(&dataset.description, dataset.description.image_reader())
+            .expect_err("no image");
+        assert!(error.to_string().contains(file), "{error}");
+    }
 }

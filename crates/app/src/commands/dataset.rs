@@ -68,7 +68,9 @@ fn label_name(text: &str) -> Result<(u16, String), String> {
 /// Looks at dataset.json and every file of every case and lists all problems, not only the first.
 ///
 /// Missing, damaged and stray files, grids that differ within a case, NaN, labels that dataset.json does not declare or that
-/// occur nowhere, empty label maps.
+/// occur nowhere, empty label maps; the same image in two cases, images stored in two orientations, two dimensions among
+/// three, voxel sizes and image sizes far from the cohort's, label maps that seem mirrored or moved against their image.
+/// `prep` and `train` refuse what is an error here.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg dataset check Dataset001_BraTS\n\n\
     Exit code: 0 fit to train on (there may be warnings), 1 it has errors, 2 could not start.")]

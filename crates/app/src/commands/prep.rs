@@ -16,7 +16,8 @@ use crate::ui::{Ui, duration};
 /// Preprocesses all cases of a dataset as planned: one file per case, from which training reads its patches.
 ///
 /// Cases are done in parallel, as many at once as half of the free memory holds. Finished ones are kept when the command runs
-/// again, unless files or plans have changed.
+/// again, unless files or plans have changed. A case with an error of `glioseg dataset check` (labels that dataset.json does not
+/// declare, another grid, the image of another case) counts as failed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg prep Dataset001_BraTS -c 3d_fullres\n\n\
     Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME next to \

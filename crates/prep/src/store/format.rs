@@ -16,6 +16,7 @@
 
 use super::StoreError;
 use crate::{CaseProperties, TrainingCase};
+use glioseg_plan::CaseDigest;
 use glioseg_volume::Turn;
 use glioseg_volume::crop::Box3;
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,9 @@ pub(super) struct Header {
     /// What was odd about them, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub oddities: Vec<String>,
+    /// What the voxels of image and labels were, to find the same image in two cases.
+    #[serde(default)]
+    pub voxels: CaseDigest,
     pub channels: usize,
     pub shape: [usize; 3],
     pub properties: StoredProperties,
@@ -152,6 +156,7 @@ impl Header {
             plan_hash: plan_hash.to_owned(),
             sources,
             oddities: Vec::new(),
+            voxels: CaseDigest::default(),
             channels: case.case.channels,
             shape: case.case.shape,
             properties: (&case.case.properties).into(),
