@@ -97,9 +97,7 @@ where
 {
     let (head, _) = request.into_parts();
     let made = spawn_blocking(move || handler(&Request::from_parts(head, ()))).await;
-    Ok(made
-        .map_or_else(|_| Reply::plain(500, "the request could not be answered"), |reply| reply)
-        .into_response())
+    Ok(made.unwrap_or_else(|_| Reply::plain(500, "the request could not be answered")).into_response())
 }
 
 impl Reply {

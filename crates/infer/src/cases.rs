@@ -5,6 +5,8 @@
 //! folders of any depth. A name is compared with the model's channel names, never with a position; a number is nnU-Net's own index
 //! of the channel. Nothing is read here but the header of a file that may hold several channels.
 
+mod walk;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,7 @@ use glioseg_formats::nifti;
 pub use glioseg_plan::canonical_channel;
 use glioseg_plan::matching::{MatchError, NamedPattern, match_files};
 use thiserror::Error;
+use walk::{Walk, image_stem};
 
 /// A case with one file per channel, or one file with all channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,11 +162,10 @@ impl Diagnose for CaseError {
             | Self::UnknownNumber { path, .. }
             | Self::Unreadable { path, .. }
             | Self::BadFile { path, .. } => Some(path),
-            // The message names it.
-            Self::NoCases { .. } => None,
             Self::Match(error) => error.path(),
             Self::TwoFiles { second, .. } => Some(second),
-            Self::FileEnding { .. } => None,
+            // The message of the first names it.
+            Self::NoCases { .. } | Self::FileEnding { .. } => None,
         }
     }
 }
@@ -174,16 +176,6 @@ enum ImageName {
     Channel { case: String, index: usize, suffix: String },
     UnknownNumber { case: String, number: usize },
     Other,
-}
-
-/// The stem of an image file's name, or `None` for another kind of file; of a pair the header stands for both.
-fn image_stem(name: &str) -> Option<&str> {
-    let lower = name.to_ascii_lowercase();
-    if name.starts_with('.') {
-        return None;
-    }
-    let ending = [".nii.gz", ".nii", ".hdr", ".hdr.gz"].into_iter().find(|e| lower.ends_with(e))?;
-    Some(&name[..name.len() - ending.len()])
 }
 
 /// Subject, session and channel of a name in the manner of BIDS, `sub-1_ses-2_acq-3D_ce-gad_T1w`.
@@ -232,114 +224,6 @@ fn parse_stem(stem: &str, channels: &[String]) -> ImageName {
         return ImageName::UnknownNumber { case: case.into(), number: index };
     }
     ImageName::Other
-}
-
-fn list(folder: &Path) -> Result<Vec<PathBuf>, CaseError> {
-    let unreadable = |e: std::io::Error| CaseError::Unreadable { reason: e.to_string(), path: folder.into() };
-    let mut entries = std::fs::read_dir(folder)
-        .map_err(unreadable)?
-        .map(|e| e.map(|e| e.path()).map_err(unreadable))
-        .collect::<Result<Vec<_>, _>>()?;
-    entries.sort();
-    Ok(entries)
-}
-
-/// What a walk through the inputs finds.
-#[derive(Debug, Default)]
-struct Walk {
-    /// Image files.
-    files: Vec<PathBuf>,
-    /// Entries named like images that are none that can be read, and why.
-    bad: Vec<(PathBuf, String)>,
-    /// Other files.
-    others: Vec<PathBuf>,
-}
-
-/// Folders within folders that are looked into; links can lead round in circles.
-const DEEPEST: usize = 12;
-
-impl Walk {
-    /// Files themselves, and files of folders and of the folders in them.
-    fn of(inputs: &[PathBuf]) -> Result<Self, CaseError> {
-        let mut walk = Self::default();
-        for input in inputs {
-            if input.is_dir() {
-                walk.folder(input, 0)?;
-            } else if input.exists() {
-                walk.files.push(input.clone());
-            } else {
-                let reason = "no such file or folder".into();
-                return Err(CaseError::Unreadable { reason, path: input.clone() });
-            }
-        }
-        walk.files.sort();
-        walk.files.dedup();
-        Ok(walk)
-    }
-
-    fn folder(&mut self, folder: &Path, depth: usize) -> Result<(), CaseError> {
-        for entry in list(folder)? {
-            let lossy = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_image = image_stem(&lossy).is_some();
-            if lossy.starts_with('.') {
-                continue;
-            }
-            if entry.file_name().and_then(|n| n.to_str()).is_none() && is_image {
-                self.bad.push((entry, "has a name that is not UTF-8: rename it".to_owned()));
-            } else if entry.is_dir() {
-                if is_image {
-                    self.bad.push((entry, "is a folder, not an image".to_owned()));
-                } else if depth < DEEPEST {
-                    self.folder(&entry, depth + 1)?;
-                }
-            } else if !is_image {
-                self.others.push(entry);
-            } else {
-                match std::fs::metadata(&entry) {
-                    Ok(_) => self.files.push(entry),
-                    Err(error) if entry.is_symlink() => {
-                        self.bad.push((entry, format!("is a link to a file that cannot be opened: {error}")));
-                    }
-                    Err(error) => self.bad.push((entry, format!("cannot be opened: {error}"))),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What was seen where no case was found, and why it makes none.
-    fn seen(&self) -> String {
-        let some = |files: &[PathBuf]| {
-            let name = |f: &PathBuf| f.file_name().unwrap_or_default().display().to_string();
-            let shown: Vec<String> = files.iter().take(3).map(name).collect();
-            let more = if files.len() > 3 { format!(" and {} more", files.len() - 3) } else { String::new() };
-            shown.join(", ") + &more
-        };
-        let mut parts = Vec::new();
-        if !self.files.is_empty() {
-            parts.push(format!("the names of {} do not tell case and channel", some(&self.files)));
-        }
-        if !self.others.is_empty() {
-            parts.push(format!("{} {}", some(&self.others), kind_of(&self.others[0])));
-        }
-        if parts.is_empty() { "there are no files in it".to_owned() } else { parts.join("; ") }
-    }
-}
-
-/// Why a file cannot be an image, by its name.
-fn kind_of(file: &Path) -> &'static str {
-    let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    let head = std::fs::File::open(file).ok().and_then(|mut file| {
-        let mut head = [0; 132];
-        std::io::Read::read_exact(&mut file, &mut head).ok().map(|()| head)
-    });
-    if name.ends_with(".dcm") || head.is_some_and(|head| &head[128..] == b"DICM") {
-        "is DICOM: convert the series with dcm2niix"
-    } else if [".nrrd", ".nhdr", ".mha", ".mhd", ".mgz"].iter().any(|ending| name.ends_with(ending)) {
-        "is an image of a format that is not read: convert it to .nii.gz"
-    } else {
-        "is not named like an image (.nii.gz, .nii, .hdr)"
-    }
 }
 
 /// Sorts the files of `inputs` into cases for a model with `channels`.
@@ -711,7 +595,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         touch(dir.path(), &["scan.nii.gz"]);
         let error = find_cases(&[dir.path().into()], &brats(), ".nii.gz").expect_err("no cases");
-        assert_eq!(error.to_string(), "no cases found (1 image files seen, for example scan.nii.gz)");
+        let said = error.to_string();
+        assert!(said.ends_with("the names of scan.nii.gz do not tell case and channel"), "{said}");
         assert!(error.hint().expect("a hint").contains("CASE_0000.nii.gz"));
         let error = find_cases(&[dir.path().join("nowhere")], &brats(), ".nii.gz").expect_err("no folder");
         assert_eq!(error.to_string(), "cannot read the input: no such file or folder");

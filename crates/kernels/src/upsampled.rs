@@ -144,6 +144,9 @@ pub fn conv3d_upsampled(
 }
 
 /// [`conv3d_upsampled`], `step` planes at a time.
+///
+/// # Panics
+/// As [`conv3d_upsampled`].
 pub fn by_slabs(
     step: usize,
     call: UpsampledCall<'_>,

@@ -408,7 +408,9 @@ fn check_labels(check: &mut CaseCheck, case: &RawCase, dataset: &RawDataset) -> 
             return None;
         }
     };
-    oddities.iter().for_each(|odd| check.odd(path, odd));
+    for odd in &oddities {
+        check.odd(path, odd);
+    }
     check.labels_read = true;
     check.labels = map.counts().into_iter().map(|(label, n)| (label, n as u64)).collect();
     let declared = dataset.description.labels.declared();

@@ -172,11 +172,14 @@ fn folder_name(file: &Path) -> String {
     folder.map_or_else(|| "case".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+/// Is told what the stars stand for, and the file.
+type Take<'a> = dyn FnMut(&[String], PathBuf) -> Result<(), MatchError> + 'a;
+
 fn walk(
     at: PathBuf,
     parts: &[Component<'_>],
     stars: &mut Vec<String>,
-    take: &mut dyn FnMut(&[String], PathBuf) -> Result<(), MatchError>,
+    take: &mut Take<'_>,
 ) -> Result<(), MatchError> {
     let Some((part, rest)) = parts.split_first() else {
         return if at.is_file() { take(stars, at) } else { Ok(()) };

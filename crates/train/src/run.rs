@@ -273,16 +273,14 @@ impl<'a> Training<'a> {
             }
             (parameters, progress) = (restored.parameters, restored.progress);
             resumed = Some((progress.epoch, progress.iteration, restored.path));
-        } else {
-            if let Some(path) = &options.weights {
-                let taken = pretrained::load(&mut parameters, path, options.interpolate_positions)?;
-                observer(Event::Note(format!(
-                    "first weights from {}: {} tensors, {} keep random values",
-                    taken.path.display(),
-                    taken.tensors,
-                    taken.kept.len()
-                )));
-            }
+        } else if let Some(path) = &options.weights {
+            let taken = pretrained::load(&mut parameters, path, options.interpolate_positions)?;
+            observer(Event::Note(format!(
+                "first weights from {}: {} tensors, {} keep random values",
+                taken.path.display(),
+                taken.tensors,
+                taken.kept.len()
+            )));
         }
         engine.load(Arc::new(parameters))?;
         observer(Event::Start { setup, estimate: &estimate, free_memory: free, resumed });

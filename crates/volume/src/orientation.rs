@@ -226,6 +226,10 @@ mod tests {
         product(product(x, y), z)
     }
 
+    fn near(a: [f64; 3], b: [f64; 3]) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12)
+    }
+
     fn placed(shape: [usize; 3], linear: Matrix3, spacing_xyz: [f64; 3]) -> Geometry {
         let rows = [0, 1, 2].map(|w| {
             let [x, y, z] = [0, 1, 2].map(|a| linear[w][a] * spacing_xyz[a]);
@@ -267,7 +271,9 @@ mod tests {
         ) {
             let mut linear = rotation(angles);
             if mirrored {
-                linear.iter_mut().for_each(|row| row[0] = -row[0]);
+                for row in &mut linear {
+                    row[0] = -row[0];
+                }
             }
             let geometry = placed([4, 5, 6], linear, [1.0, 2.0, 3.0]);
             let turn = geometry.turn_to_ras(rule);
@@ -296,7 +302,7 @@ mod tests {
             let turn = geometry.turn_to_ras(rule);
             assert_eq!((turn.axes, turn.flip), ([1, 2, 0], [false; 3]));
             assert_eq!(turn.along(geometry.shape), [5, 6, 4]);
-            assert_eq!(geometry.spacing_after(&turn, rule), [1.5, 1.0, 3.0]);
+            assert!(near(geometry.spacing_after(&turn, rule), [1.5, 1.0, 3.0]));
         }
     }
 
@@ -307,7 +313,7 @@ mod tests {
         let geometry = Geometry::from_forms([2, 3, 4], forms).expect("a regular affine");
         let turn = geometry.turn_to_ras(TurnRule::Nibabel);
         assert!(!turn.is_none());
-        assert_eq!(geometry.spacing_after(&turn, TurnRule::Nibabel), [3.0, 2.0, 2.0]);
-        assert_eq!(geometry.spacing_after(&turn, TurnRule::Itk), [1.0; 3]);
+        assert!(near(geometry.spacing_after(&turn, TurnRule::Nibabel), [3.0, 2.0, 2.0]));
+        assert!(near(geometry.spacing_after(&turn, TurnRule::Itk), [1.0; 3]));
     }
 }

@@ -14,7 +14,9 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
         }
         ReadyEvent::Read { case, number, of, oddities } => {
             ui.say(&format!("case {number}/{of} {case}"));
-            oddities.iter().for_each(|odd| ui.warn(odd));
+            for odd in oddities {
+                ui.warn(odd);
+            }
         }
         ReadyEvent::Fingerprinted { cases, time } => {
             ui.say(&format!("fingerprint of {} in {}", count(cases, "case"), duration(time)));
