@@ -2,29 +2,6 @@
 
 use clap::{Args, ValueEnum};
 use glioseg_net::{EngineChoice, NetError};
-use glioseg_plan::OutputLabels;
-
-/// Which label values are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Labels {
-    /// Those of the model's dataset.json
-    #[default]
-    Dataset,
-    /// BraTS until 2022: 1 necrotic core, 2 oedema, 4 enhancing tumour
-    Brats,
-    /// BraTS since 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity
-    Brats2023,
-}
-
-impl From<Labels> for OutputLabels {
-    fn from(labels: Labels) -> Self {
-        match labels {
-            Labels::Dataset => Self::Dataset,
-            Labels::Brats => Self::Brats,
-            Labels::Brats2023 => Self::Brats2023,
-        }
-    }
-}
 
 /// What computes, and how.
 #[derive(Debug, Clone, Args)]

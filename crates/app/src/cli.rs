@@ -8,10 +8,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_infer::Part;
-use glioseg_infer::model::Folds;
+use glioseg_infer::model::{CheckpointChoice, Folds};
 use glioseg_plan::matching::NamedPattern;
 
-use crate::arguments::{Compute, Labels};
+use glioseg_plan::OutputLabels;
+
+use crate::arguments::Compute;
 use crate::commands::compare::Compare;
 use crate::commands::crossval::Crossval;
 use crate::commands::dataset::DatasetCommand;
@@ -113,9 +115,10 @@ pub(crate) struct Predict {
     /// Folds: `all`, or numbers such as 0,1,2 [default: every cross-validation fold found]
     #[arg(short, long, value_name = "FOLDS")]
     pub(crate) folds: Option<Folds>,
-    /// Which checkpoint of a fold
-    #[arg(long, value_enum, default_value = "final")]
-    pub(crate) checkpoint: Checkpoint,
+    /// Which checkpoint of a fold: `final` (the end of training), `best` (the best validation score), or a file's name such as
+    /// checkpoint_latest
+    #[arg(long, value_name = "NAME", default_value = "final")]
+    pub(crate) checkpoint: CheckpointChoice,
     #[command(flatten)]
     pub(crate) compute: Compute,
     /// Distance of neighbouring tiles, as a fraction of the patch
@@ -136,9 +139,10 @@ pub(crate) struct Predict {
     /// Steps on the label map: a postprocessing.json, or `none` [default: that of the model folder, if it has one]
     #[arg(long, value_name = "FILE|none", help_heading = "Output")]
     pub(crate) postprocessing: Option<String>,
-    /// Which values are written [default: dataset, or those of the recipe]
-    #[arg(long, value_enum, help_heading = "Output")]
-    pub(crate) labels: Option<Labels>,
+    /// Which values are written: dataset (those of dataset.json), brats2018 to brats2022 or brats (1-2-4), brats2023 or
+    /// brats2024 (1-2-3, and 4 a resection cavity), nnunet [default: dataset, or those of the recipe]
+    #[arg(long, value_name = "CODING", help_heading = "Output")]
+    pub(crate) labels: Option<OutputLabels>,
     /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
     /// cropped box, and CASE.pkl
     #[arg(long, help_heading = "Output")]
@@ -168,14 +172,6 @@ fn fraction(text: &str) -> Result<f64, String> {
         Ok(v) if v > 0.0 && v <= 1.0 => Ok(v),
         _ => Err("a fraction of the patch: more than 0, at most 1".into()),
     }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Checkpoint {
-    /// The one at the end of training
-    Final,
-    /// The one with the best validation score
-    Best,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

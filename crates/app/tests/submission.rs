@@ -222,7 +222,10 @@ fn recipes_and_ensembles_that_do_not_fit_are_refused_before_anything_is_done() {
         (vec!["--recipe", "brats21"], "the recipe `brats21` averages 2 models (BL: the baseline"),
         (vec!["--recipe", "brats99"], "unknown recipe `brats99`; recipes: brats21"),
         (vec!["--recipe", "brats21", "--postprocessing", "none"], "cannot be used with"),
-        (vec!["--labels", "brats22"], "possible values: dataset, brats, brats2023"),
+        (
+            vec!["--labels", "brats22"],
+            "conventions: dataset, 1-2-4, 1-2-3, 1-2-3-4, nnunet, brats2018 to brats2022, brats2023, brats2024",
+        ),
     ] {
         let (code, _, stderr) = predict(&input, &out, &more);
         assert_eq!(code, 2, "{stderr}");

@@ -200,7 +200,7 @@ impl<'a> Job<'a> {
                 match_cases(root, patterns, &dataset.channel_names)?
             }
         };
-        let folder = Folder::make(batch.out, batch.inputs)?;
+        let folder = Folder::make(batch.out, batch.inputs, dataset.written_ending())?;
         let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
             found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();
         all.extend(found.bad.into_iter().map(|(id, e)| (id, Err(e.into()))));

@@ -42,7 +42,7 @@ pub fn convert(source: &Path, target: &Path, done: &mut dyn FnMut(&Converted)) -
     if target.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
         return Err(InferError::NotEmpty { path: target.into() });
     }
-    let open = |choice| Model::open(source, &Folds::Every, choice).map(|model| (choice, model));
+    let open = |choice| Model::open(source, &Folds::Every, &choice).map(|model| (choice, model));
     let models: Vec<_> = match (open(CheckpointChoice::Final), open(CheckpointChoice::Best)) {
         (Ok(last), Ok(best)) => vec![last, best],
         (Ok(model), Err(_)) | (Err(_), Ok(model)) => vec![model],
@@ -52,7 +52,7 @@ pub fn convert(source: &Path, target: &Path, done: &mut dyn FnMut(&Converted)) -
     std::fs::create_dir_all(target).map_err(failed)?;
     for (choice, model) in &models {
         for fold in &model.folds {
-            done(&convert_fold(model, fold, *choice, target)?);
+            done(&convert_fold(model, fold, choice, target)?);
         }
     }
     for name in BESIDE {
@@ -66,13 +66,13 @@ pub fn convert(source: &Path, target: &Path, done: &mut dyn FnMut(&Converted)) -
         let text = python_json(json, KeyOrder::Given);
         atomic::write(&target.join(name), |file| file.write_all(text.as_bytes()))?;
     }
-    Model::open(target, &Folds::Every, models[0].0)
+    Model::open(target, &Folds::Every, &models[0].0)
 }
 
 fn convert_fold(
     model: &Model,
     fold: &Fold,
-    choice: CheckpointChoice,
+    choice: &CheckpointChoice,
     target: &Path,
 ) -> Result<Converted, InferError> {
     let folder = target.join(format!("fold_{}", fold.name));

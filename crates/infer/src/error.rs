@@ -67,9 +67,11 @@ pub enum InferError {
         /// The fold asked for, if a certain one.
         wanted: Option<String>,
         /// File name of the checkpoint without ending.
-        checkpoint: &'static str,
+        checkpoint: String,
         /// Folds that have that checkpoint.
         found: Vec<String>,
+        /// Checkpoints that the folds hold, by file name.
+        files: Vec<String>,
     },
     /// The second stage of a cascade needs the first stage's segmentation.
     #[error(
@@ -215,6 +217,11 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1u32 << 30)
 }
 
+/// Whether this is the file of a best checkpoint.
+fn is_best(file: &str) -> bool {
+    file.starts_with("checkpoint_best") || file.starts_with("model_best")
+}
+
 impl Diagnose for InferError {
     fn hint(&self) -> Option<String> {
         match self {
@@ -257,11 +264,16 @@ impl Diagnose for InferError {
                  fold_0 …, of version 1 TRAINER__PLANS with plans.pkl and fold_0 …"
                     .into(),
             ),
-            Self::MissingFold { checkpoint: "checkpoint_best" | "model_best", .. } => {
-                Some("choose folds that are there with --folds, or take --checkpoint final".into())
-            }
-            Self::MissingFold { .. } => {
-                Some("choose folds that are there with --folds, or take --checkpoint best".into())
+            Self::MissingFold { checkpoint, files, .. } => {
+                let other = match (checkpoint.as_str(), &files[..]) {
+                    ("checkpoint_best" | "model_best", _) => "take --checkpoint final".into(),
+                    ("checkpoint_final" | "model_final_checkpoint", _) if files.iter().any(|f| is_best(f)) => {
+                        "take --checkpoint best".into()
+                    }
+                    (_, []) => "copy the folds' files from where the model was trained".into(),
+                    (_, files) => format!("name one of their checkpoints with --checkpoint: {}", files.join(", ")),
+                };
+                Some(format!("choose folds that are there with --folds, or {other}"))
             }
             Self::Cascade { .. } => Some("use the 3d_fullres or 3d_lowres model of the same dataset".into()),
             Self::ModelsDiffer { .. } => {

@@ -13,18 +13,20 @@ use crate::output::{label_path, write_labels};
 /// Where maps of uncertainty go: apart from the label maps, so that nobody takes them for such.
 const UNCERTAINTY: &str = "uncertainty";
 
-/// An output folder: `CASE.nii.gz`, `CASE.npz`, and maps below `uncertainty`.
+/// An output folder: `CASE.nii.gz` (or `.nii`), `CASE.npz`, and maps below `uncertainty`.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// How label maps end.
+    ending: &'static str,
 }
 
 impl Folder {
-    /// Makes the folder and checks that it lies outside the inputs and can be written.
+    /// Makes the folder, whose label maps will have this ending, and checks that it lies outside the inputs and can be written.
     ///
     /// # Errors
     /// [`InferError::OutputInsideInput`], [`InferError::Output`].
-    pub(crate) fn make(path: &Path, inputs: &[PathBuf]) -> Result<Self, InferError> {
+    pub(crate) fn make(path: &Path, inputs: &[PathBuf], ending: &'static str) -> Result<Self, InferError> {
         let failed = |source| InferError::Output { path: path.into(), source };
         // The folder may not be there yet: its nearest existing parent decides where it lies.
         let absolute = std::path::absolute(path).map_err(failed)?;
@@ -39,7 +41,7 @@ impl Folder {
         }
         std::fs::create_dir_all(path).map_err(failed)?;
         tempfile::tempfile_in(path).map_err(failed)?;
-        Ok(Self { path: path.into() })
+        Ok(Self { path: path.into(), ending })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -68,7 +70,7 @@ impl Folder {
     /// Whether a case has all that the options ask for. Results are renamed into place when complete, so a file that is there
     /// is a finished one.
     pub(crate) fn is_finished(&self, case: &str, options: &PredictOptions) -> bool {
-        label_path(&self.path, case).is_file()
+        label_path(&self.path, case, self.ending).is_file()
             && (!options.save_probabilities || self.probabilities(case).is_file())
             && (!options.uncertainty || self.path.join(Self::map(case, "disagreement")).is_file())
     }
@@ -98,7 +100,7 @@ impl Folder {
                 None => write_probabilities(&path, &probabilities)?,
             }
         }
-        write_labels(&self.path, case, &labels)?;
+        write_labels(&self.path, case, self.ending, &labels)?;
         *record.seconds.entry("write".into()).or_default() += start.elapsed().as_secs_f64();
         for value in record.seconds.values_mut() {
             *value = (*value * 1000.0).round() / 1000.0;

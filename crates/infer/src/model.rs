@@ -6,7 +6,7 @@ use glioseg_net::{Checkpoint, NetworkSpec};
 use glioseg_plan::{Configuration, Dataset, Plans};
 
 use crate::InferError;
-use crate::folds::fold_folders;
+use crate::folds::{fold_folders, stray_folders};
 use crate::v1;
 
 /// Which folds of a model are used.
@@ -42,39 +42,67 @@ impl std::str::FromStr for Folds {
 }
 
 /// Which checkpoint of a fold is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CheckpointChoice {
     /// The one at the end of training.
     #[default]
     Final,
     /// The one with the best validation score.
     Best,
+    /// The one of this file name; its ending may be left out.
+    Named(String),
 }
 
 impl CheckpointChoice {
     /// File name without ending.
-    pub fn stem(self) -> &'static str {
+    pub fn stem(&self) -> &str {
         match self {
             Self::Final => "checkpoint_final",
             Self::Best => "checkpoint_best",
+            Self::Named(name) => name,
         }
     }
 
     /// Name of version 1's file without ending.
-    pub fn v1_stem(self) -> &'static str {
+    pub fn v1_stem(&self) -> &str {
         match self {
             Self::Final => "model_final_checkpoint",
             Self::Best => "model_best",
+            Self::Named(name) => name,
         }
     }
 
     /// The file in a fold's folder: our own safetensors before nnU-Net's `.pth` and version 1's `.model`.
-    fn find(self, fold: &Path) -> Option<PathBuf> {
+    fn find(&self, fold: &Path) -> Option<PathBuf> {
         let (stem, v1) = (self.stem(), self.v1_stem());
-        [format!("{stem}.safetensors"), format!("{stem}.pth"), format!("{v1}.model")]
+        // A name that was given with its ending means that file.
+        let whole = ENDINGS.iter().any(|ending| stem.ends_with(ending)).then(|| stem.to_owned());
+        whole
             .into_iter()
+            .chain([format!("{stem}.safetensors"), format!("{stem}.pth"), format!("{v1}.model")])
             .map(|name| fold.join(name))
             .find(|p| p.is_file())
+    }
+}
+
+/// How files of weights end.
+const ENDINGS: [&str; 3] = [".safetensors", ".pth", ".model"];
+
+impl std::str::FromStr for CheckpointChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "final" => Ok(Self::Final),
+            "best" => Ok(Self::Best),
+            _ if text.is_empty() || text.contains(['/', '\\']) => Err(format!(
+                "`{text}` is neither `final`, `best` nor the name of a file in the folds' folders, such as checkpoint_latest"
+            )),
+            // nnU-Net's own names, with or without ending, stand for the same checkpoint of our trainings.
+            "checkpoint_final" | "checkpoint_final.pth" => Ok(Self::Final),
+            "checkpoint_best" | "checkpoint_best.pth" => Ok(Self::Best),
+            _ => Ok(Self::Named(text.to_owned())),
+        }
     }
 }
 
@@ -135,7 +163,7 @@ impl Model {
     /// # Errors
     /// [`InferError::NotAModel`] and [`InferError::MissingFold`] with what the folder holds; the errors of plans, dataset description
     /// and checkpoint, each with its file.
-    pub fn open(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+    pub fn open(path: &Path, folds: &Folds, choice: &CheckpointChoice) -> Result<Self, InferError> {
         let missing = ["plans.json", "dataset.json"].into_iter().find(|f| !path.join(f).is_file());
         let Some(file) = missing else { return Self::open_v2(path, folds, choice) };
         if v1::is_model(path) {
@@ -161,8 +189,13 @@ impl Model {
             .collect()
     }
 
+    /// Folders beside the folds whose names are almost those of a fold, such as `fold_0 (copy)`; they are not used.
+    pub fn stray_folds(&self) -> Vec<String> {
+        stray_folders(&self.path)
+    }
+
     /// Version 2's result folder, or ours.
-    fn open_v2(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+    fn open_v2(path: &Path, folds: &Folds, choice: &CheckpointChoice) -> Result<Self, InferError> {
         let dataset = Dataset::read(&path.join("dataset.json"))?;
         let plans = Plans::read(&path.join("plans.json"))?;
         let folds = choose_folds(path, folds, choice)?;
@@ -183,7 +216,7 @@ impl Model {
     }
 
     /// Version 1's result folder: everything but the weights is told in version 2's terms.
-    fn open_v1(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Self, InferError> {
+    fn open_v1(path: &Path, folds: &Folds, choice: &CheckpointChoice) -> Result<Self, InferError> {
         let folds = choose_folds(path, folds, choice)?;
         let v1::Described { dataset, plans, configuration, trainer, mirror_axes } =
             v1::describe(path, &folds[0].checkpoint)?;
@@ -228,7 +261,7 @@ impl Model {
     }
 }
 
-fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<Vec<Fold>, InferError> {
+fn choose_folds(path: &Path, folds: &Folds, choice: &CheckpointChoice) -> Result<Vec<Fold>, InferError> {
     let found: Vec<Fold> = fold_folders(path)
         .into_iter()
         .filter_map(|(name, folder)| choice.find(&folder).map(|checkpoint| Fold { name, checkpoint }))
@@ -236,8 +269,13 @@ fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<
     let missing = |wanted: Option<&str>| InferError::MissingFold {
         path: path.into(),
         wanted: wanted.map(str::to_owned),
-        checkpoint: if path.join("plans.pkl").is_file() { choice.v1_stem() } else { choice.stem() },
+        checkpoint: match choice {
+            CheckpointChoice::Named(name) => format!("checkpoint named `{name}`"),
+            _ if path.join("plans.pkl").is_file() => choice.v1_stem().to_owned(),
+            _ => choice.stem().to_owned(),
+        },
         found: found.iter().map(|f| f.name.clone()).collect(),
+        files: checkpoints_in(path),
     };
     let all = found.iter().find(|f| f.name == "all").cloned();
     let numbered: Vec<Fold> = found.iter().filter(|f| f.name != "all").cloned().collect();
@@ -255,6 +293,17 @@ fn choose_folds(path: &Path, folds: &Folds, choice: CheckpointChoice) -> Result<
         _ if numbered.is_empty() => Err(missing(None)),
         _ => Ok(numbered),
     }
+}
+
+/// Names of the checkpoints in all folds.
+fn checkpoints_in(path: &Path) -> Vec<String> {
+    let files =
+        fold_folders(path).into_iter().filter_map(|(_, folder)| std::fs::read_dir(folder).ok()).flatten();
+    let names = files.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|n| ENDINGS.iter().any(|ending| n.ends_with(ending))).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 #[cfg(test)]
@@ -285,26 +334,26 @@ mod tests {
             "fold_all/checkpoint_final.pth",
         ]);
         let path = dir.path();
-        assert_eq!(names(choose_folds(path, &Folds::Found, CheckpointChoice::Final)), ["0", "2"]);
-        assert_eq!(names(choose_folds(path, &Folds::Found, CheckpointChoice::Best)), ["1"]);
-        assert_eq!(names(choose_folds(path, &Folds::All, CheckpointChoice::Final)), ["all"]);
-        assert_eq!(names(choose_folds(path, &Folds::These(vec![2]), CheckpointChoice::Final)), ["2"]);
+        assert_eq!(names(choose_folds(path, &Folds::Found, &CheckpointChoice::Final)), ["0", "2"]);
+        assert_eq!(names(choose_folds(path, &Folds::Found, &CheckpointChoice::Best)), ["1"]);
+        assert_eq!(names(choose_folds(path, &Folds::All, &CheckpointChoice::Final)), ["all"]);
+        assert_eq!(names(choose_folds(path, &Folds::These(vec![2]), &CheckpointChoice::Final)), ["2"]);
     }
 
     #[test]
     fn a_fold_that_is_not_there_is_an_error_that_lists_the_others() {
         let dir = folder(&["fold_0/checkpoint_final.pth", "fold_3/checkpoint_final.pth", "fold_1/other.pth"]);
-        let error = choose_folds(dir.path(), &Folds::These(vec![0, 1]), CheckpointChoice::Final)
+        let error = choose_folds(dir.path(), &Folds::These(vec![0, 1]), &CheckpointChoice::Final)
             .expect_err("no fold 1");
         assert_eq!(error.to_string(), "the model has no fold 1 with a checkpoint_final; it has folds 0, 3");
-        let error = choose_folds(dir.path(), &Folds::Found, CheckpointChoice::Best).expect_err("no best");
+        let error = choose_folds(dir.path(), &Folds::Found, &CheckpointChoice::Best).expect_err("no best");
         assert_eq!(error.to_string(), "the model has no fold with a checkpoint_best; it has no folds");
     }
 
     #[test]
     fn a_folder_of_models_is_refused_with_the_models_in_it() {
         let dir = folder(&["T__P__3d_fullres/plans.json", "T__P__3d_fullres/fold_0/checkpoint_final.pth"]);
-        let error = Model::open(dir.path(), &Folds::Found, CheckpointChoice::Final).expect_err("no model");
+        let error = Model::open(dir.path(), &Folds::Found, &CheckpointChoice::Final).expect_err("no model");
         assert!(error.to_string().contains("it has no plans.json"), "{error}");
         assert!(error.hint().expect("a hint").contains("T__P__3d_fullres"));
     }
@@ -314,5 +363,56 @@ mod tests {
         assert_eq!("all".parse(), Ok(Folds::All));
         assert_eq!("2,0,2".parse(), Ok(Folds::These(vec![0, 2])));
         assert!("1;2".parse::<Folds>().is_err());
+    }
+    #[test]
+    fn folders_that_are_almost_folds_are_left_out() {
+        let dir = folder(&[
+            "fold_0/checkpoint_final.pth",
+            "fold_0 (copy)/checkpoint_final.pth",
+            "fold_2_v1/checkpoint_final.pth",
+            "fold_03/checkpoint_final.pth",
+            "fold_10/checkpoint_final.pth",
+            "fold_-1/checkpoint_final.pth",
+            "fold_All/checkpoint_final.pth",
+            "fold2/checkpoint_final.pth",
+            "backup/checkpoint_final.pth",
+        ]);
+        let final_ = CheckpointChoice::Final;
+        assert_eq!(names(choose_folds(dir.path(), &Folds::Found, &final_)), ["0", "10"]);
+        assert_eq!(names(choose_folds(dir.path(), &Folds::Every, &final_)), ["0", "10"]);
+        let stray = ["fold2", "fold_-1", "fold_0 (copy)", "fold_03", "fold_2_v1", "fold_All"];
+        assert_eq!(stray_folders(dir.path()), stray);
+    }
+
+    #[test]
+    fn a_checkpoint_may_have_any_name() {
+        let dir = folder(&[
+            "fold_0/checkpoint_latest.pth",
+            "fold_0/epoch.50.pth",
+            "fold_0/both.pth",
+            "fold_0/both.safetensors",
+            "fold_1/model_ep_100.model",
+        ]);
+        let found = |name: &str| -> Result<Vec<String>, String> {
+            let choice: CheckpointChoice = name.parse()?;
+            let folds = choose_folds(dir.path(), &Folds::Found, &choice).map_err(|e| e.to_string())?;
+            let file = |f: Fold| f.checkpoint.file_name().map(|n| n.to_string_lossy().into_owned());
+            Ok(folds.into_iter().filter_map(file).collect())
+        };
+        assert_eq!(found("checkpoint_latest"), Ok(vec!["checkpoint_latest.pth".into()]));
+        assert_eq!(found("epoch.50.pth"), Ok(vec!["epoch.50.pth".into()]));
+        assert_eq!(found("epoch.50"), Ok(vec!["epoch.50.pth".into()]));
+        assert_eq!(found("both"), Ok(vec!["both.safetensors".into()]));
+        assert_eq!(found("both.pth"), Ok(vec!["both.pth".into()]));
+        assert_eq!(found("model_ep_100"), Ok(vec!["model_ep_100.model".into()]));
+        assert_eq!(
+            found("other"),
+            Err("the model has no fold with a checkpoint named `other`; it has no folds".into())
+        );
+        let error = choose_folds(dir.path(), &Folds::Found, &CheckpointChoice::Final).expect_err("no final");
+        let hint = error.hint().expect("a hint");
+        assert!(hint.contains("--checkpoint: both.pth, both.safetensors, checkpoint_latest.pth, "), "{hint}");
+        assert!(found("../fold_1/x").is_err());
+        assert_eq!("checkpoint_best.pth".parse(), Ok(CheckpointChoice::Best));
     }
 }

@@ -109,14 +109,14 @@ impl OutputRules {
 }
 
 /// The file of a case's label map. It is written whole and last of the case's files, so a case is done when it is there.
-pub fn label_path(folder: &Path, case: &str) -> PathBuf {
-    folder.join(format!("{case}.nii.gz"))
+pub fn label_path(folder: &Path, case: &str, ending: &str) -> PathBuf {
+    folder.join(format!("{case}{ending}"))
 }
 
-/// Writes a case's label map.
+/// Writes a case's label map; `ending` as [`Dataset::written_ending`].
 ///
 /// # Errors
 /// [`FormatError::Io`] that names the file; no unfinished file is left.
-pub fn write_labels(folder: &Path, case: &str, map: &LabelMap) -> Result<(), FormatError> {
-    nifti::write_labels(&label_path(folder, case), map)
+pub fn write_labels(folder: &Path, case: &str, ending: &str, map: &LabelMap) -> Result<(), FormatError> {
+    nifti::write_labels(&label_path(folder, case, ending), map)
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use glioseg_formats::FormatError;
 use glioseg_net::{EngineChoice, MemoryPlan};
 use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind};
-use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, free_memory, meaning};
+use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, differing_labels, free_memory};
 use glioseg_prep::guard::check_volume;
 use glioseg_prep::guard::space::{TrainingSpace, check_space};
 use glioseg_prep::{PreparedCase, preprocess_case};
@@ -274,7 +274,7 @@ impl ModelSet {
     pub(crate) fn open(models: &[PathBuf], options: PredictOptions) -> Result<Self, InferError> {
         let models = models
             .iter()
-            .map(|m| Model::open(m, &options.folds, options.checkpoint))
+            .map(|m| Model::open(m, &options.folds, &options.checkpoint))
             .collect::<Result<Vec<_>, _>>()?;
         Self::new(models, options)
     }
@@ -524,7 +524,6 @@ fn check_agree(models: &[Model]) -> Result<(), InferError> {
     let channels = |m: &Model| {
         m.dataset.channel_names.iter().map(|c| canonical_channel(c)).collect::<Vec<_>>().join(", ")
     };
-    let labels = |m: &Model| meaning(&m.dataset.labels);
     for other in &models[1..] {
         let differ = |what, first_is: String, second_is: String| InferError::ModelsDiffer {
             what,
@@ -536,8 +535,8 @@ fn check_agree(models: &[Model]) -> Result<(), InferError> {
         if channels(first) != channels(other) {
             return Err(differ("the channels", channels(first), channels(other)));
         }
-        if labels(first) != labels(other) {
-            return Err(differ("the labels", labels(first), labels(other)));
+        if let Some((one, two)) = differing_labels(&first.dataset, &other.dataset) {
+            return Err(differ("the labels", one, two));
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use glioseg_prep::{PreparedCase, preprocess_case, preprocess_training_case};
 use glioseg_volume::testing::{assert_close, relative_l2, shared_data};
 
 fn open(folder: &Path) -> Model {
-    Model::open(folder, &Folds::Found, CheckpointChoice::Final).expect("a model")
+    Model::open(folder, &Folds::Found, &CheckpointChoice::Final).expect("a model")
 }
 
 /// An array of an npz and its shape.

@@ -32,7 +32,7 @@ fn copy(name: &str, fold: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn open(path: &Path) -> Result<Model, Box<InferError>> {
-    Model::open(path, &Folds::Found, CheckpointChoice::Final).map_err(Box::new)
+    Model::open(path, &Folds::Found, &CheckpointChoice::Final).map_err(Box::new)
 }
 
 /// Message and hint of the error.
@@ -76,9 +76,9 @@ fn everything_is_told_and_the_network_answers_as_pytorchs() {
 fn folds_may_be_called_all() {
     let (_dir, path) = copy(NAME, "all");
     assert_eq!(open(&path).expect("a model").folds[0].name, "all");
-    let one = Model::open(&path, &Folds::These(vec![0]), CheckpointChoice::Final).expect_err("no fold 0");
+    let one = Model::open(&path, &Folds::These(vec![0]), &CheckpointChoice::Final).expect_err("no fold 0");
     assert_eq!(one.to_string(), "the model has no fold 0 with a model_final_checkpoint; it has fold all");
-    let best = Model::open(&path, &Folds::Found, CheckpointChoice::Best).expect_err("no best checkpoint");
+    let best = Model::open(&path, &Folds::Found, &CheckpointChoice::Best).expect_err("no best checkpoint");
     assert_eq!(best.to_string(), "the model has no fold with a model_best; it has no folds");
 }
 

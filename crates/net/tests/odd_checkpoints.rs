@@ -216,14 +216,15 @@ fn objects_beside_the_weights_become_placeholders() {
         assert_eq!(found, &Value::Foreign(expected.into()), "{what}");
         assert_eq!(found.to_json(), format!("object of {expected}"), "{what}");
     }
-    assert_eq!(
-        with("extra", &call("__builtin__\nxrange", b"K\x05K\0J\xfe\xff\xff\xff"), &[])
-            .expect("a range")
-            .pickle()
-            .and_then(|p| p.get("extra"))
-            .map(Value::to_json),
-        Some(serde_json::json!([5, 3, 1]))
-    );
+    let data = [
+        (call("__builtin__\nxrange", b"K\x05K\0J\xfe\xff\xff\xff"), serde_json::json!([5, 3, 1])),
+        ([&call("collections\ndeque", b")K\x03")[..], b"K\x01a"].concat(), serde_json::json!([1])),
+        (call("__builtin__\nbytes", b""), serde_json::json!([])),
+    ];
+    for (value, expected) in data {
+        let checkpoint = with("extra", &value, &[]).expect("data");
+        assert_eq!(checkpoint.pickle().and_then(|p| p.get("extra")).map(Value::to_json), Some(expected));
+    }
 }
 
 #[test]

@@ -3,10 +3,17 @@
 use crate::json::Node;
 use crate::{Architecture, PlanError};
 use serde_json::{Map, Value};
+use std::path::Path;
 
 /// The longest patch edge and largest batch that are taken.
 const MAX_PATCH: usize = 1 << 14;
 const MAX_BATCH: usize = 1 << 20;
+
+/// What stands for a batch size that plans do not have.
+const NO_BATCH: usize = 2;
+
+/// Key of the function that resamples label maps.
+const LABELS_FN: &str = "resampling_fn_seg";
 
 /// How the intensities of a channel are scaled.
 ///
@@ -153,6 +160,23 @@ pub struct Resampling {
     pub memory_efficient_seg: bool,
 }
 
+impl Resampling {
+    /// nnU-Net's own setting for label maps.
+    fn of_labels() -> Self {
+        Self {
+            function: ResamplingFn::ToShape,
+            is_seg: true,
+            order: 1,
+            order_z: 0,
+            force_separate_z: None,
+            anisotropy_threshold: 3.0,
+            mode: InterpolationMode::Linear,
+            mode_z: InterpolationMode::NearestExact,
+            memory_efficient_seg: false,
+        }
+    }
+}
+
 /// One configuration of plans, `inherits_from` resolved.
 ///
 /// Sizes and spacings are in the plans' transposed axis order, `[z, y, x]`, or `[y, x]` for a 2d configuration.
@@ -162,7 +186,7 @@ pub struct Configuration {
     pub name: String,
     /// Voxels of a patch; 2 or 3 entries.
     pub patch_size: Vec<usize>,
-    /// Patches of a batch.
+    /// Patches of a batch; 2 where the plans do not say, which training refuses ([`Configuration::check_trainable`]).
     pub batch_size: usize,
     /// Target spacing in mm; as many entries as `patch_size`.
     pub spacing: Vec<f64>,
@@ -195,6 +219,20 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// That what a training needs stands in the plans, besides what a prediction needs.
+    ///
+    /// # Errors
+    /// [`PlanError::MissingKey`]; `path` is the plans' file.
+    pub fn check_trainable(&self, path: &Path) -> Result<(), PlanError> {
+        let missing = ["batch_size", LABELS_FN].into_iter().find(|key| !self.raw.contains_key(*key));
+        let Some(key) = missing else { return Ok(()) };
+        Err(PlanError::MissingKey {
+            path: path.to_owned(),
+            key: format!("configurations.{}.{key}", self.name),
+            present: self.raw.keys().cloned().collect(),
+        })
+    }
+
     /// 2 or 3.
     pub fn dim(&self) -> usize {
         self.patch_size.len()
@@ -232,12 +270,15 @@ impl Configuration {
         let text = |key: &str| node.opt(key)?.map(|n| n.str().map(str::to_owned)).transpose();
         Ok(Configuration {
             name: name.to_owned(),
-            batch_size: node.get("batch_size")?.count(MAX_BATCH)?,
+            batch_size: node.opt("batch_size")?.map_or(Ok(NO_BATCH), |n| n.count(MAX_BATCH))?,
             spacing: spacing(&node.get("spacing")?, dim)?,
             normalization,
             use_mask_for_norm,
             resampling_data: resampling(node, "resampling_fn_data")?,
-            resampling_seg: resampling(node, "resampling_fn_seg")?,
+            resampling_seg: match node.opt(LABELS_FN)? {
+                Some(_) => resampling(node, LABELS_FN)?,
+                None => Resampling::of_labels(),
+            },
             resampling_probabilities: resampling(node, "resampling_fn_probabilities")?,
             architecture: Architecture::from_configuration(node, &patch_size)?,
             rules,

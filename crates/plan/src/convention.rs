@@ -25,6 +25,9 @@ impl Convention {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Brats124, Self::Brats123, Self::Brats1234, Self::NnUnet];
 
+    /// The challenges that stand for one, for messages.
+    const YEARS: [&str; 3] = ["brats2018 to brats2022", "brats2023", "brats2024"];
+
     /// As on the command line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -82,11 +85,25 @@ impl Convention {
 impl std::str::FromStr for Convention {
     type Err = PlanError;
 
+    /// A coding by its name, or by the challenge that used it: `brats2021`, `BraTS-2021`, `2021`; `brats` alone is the one until 2022.
     fn from_str(text: &str) -> Result<Self, PlanError> {
-        Self::ALL.into_iter().find(|c| c.name() == text).ok_or_else(|| PlanError::UnknownConvention {
-            name: text.to_owned(),
-            known: Self::ALL.iter().map(|c| c.name().to_owned()).collect(),
-        })
+        let plain = text.trim().to_lowercase();
+        if let Some(found) = Self::ALL.into_iter().find(|c| c.name() == plain) {
+            return Ok(found);
+        }
+        let year = plain
+            .strip_prefix("brats")
+            .map_or(plain.as_str(), |year| year.trim_start_matches(['-', '_', ' ']));
+        match year {
+            "" if !plain.is_empty() => Ok(Self::Brats124),
+            "2018" | "2019" | "2020" | "2021" | "2022" => Ok(Self::Brats124),
+            "2023" => Ok(Self::Brats123),
+            "2024" => Ok(Self::Brats1234),
+            _ => Err(PlanError::UnknownConvention {
+                name: text.to_owned(),
+                known: Self::ALL.iter().map(|c| c.name()).chain(Self::YEARS).map(str::to_owned).collect(),
+            }),
+        }
     }
 }
 
@@ -294,6 +311,29 @@ mod tests {
         data[2] = 9;
         assert_eq!(guess(&data), None);
         assert_eq!(guess(&[0; 1000]), None);
+    }
+
+    #[test]
+    fn a_coding_is_also_named_by_its_challenge() {
+        use Convention::{Brats123, Brats124, Brats1234, NnUnet};
+        for (text, expected) in [
+            ("brats2021", Brats124),
+            ("BraTS2018", Brats124),
+            ("brats-2022", Brats124),
+            ("2020", Brats124),
+            ("brats", Brats124),
+            ("1-2-4", Brats124),
+            ("brats2023", Brats123),
+            ("2024", Brats1234),
+            ("BraTS_2024", Brats1234),
+            ("nnU-Net".to_lowercase().replace('-', "").as_str(), NnUnet),
+        ] {
+            assert_eq!(text.parse::<Convention>().expect(text), expected, "{text}");
+        }
+        for text in ["", "brats2016", "2030", "brats21x", "dataset"] {
+            let error = text.parse::<Convention>().expect_err(text).to_string();
+            assert!(error.contains("1-2-4") && error.contains("brats2018 to brats2022"), "{error}");
+        }
     }
 
     fn dataset(labels: &str) -> Dataset {

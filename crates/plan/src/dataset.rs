@@ -52,6 +52,11 @@ impl Dataset {
         Ok(Some(Described { dataset: Dataset::read(&path)?, path }))
     }
 
+    /// How label maps that are written for it end: `.nii` where its own files do, else `.nii.gz`.
+    pub fn written_ending(&self) -> &'static str {
+        if self.file_ending.eq_ignore_ascii_case(".nii") { ".nii" } else { ".nii.gz" }
+    }
+
     /// Reads `dataset.json`.
     ///
     /// # Errors
@@ -89,7 +94,7 @@ impl Dataset {
                 _ => return Err(node.wrong("a file ending that starts with a dot, such as \".nii.gz\"")),
             },
         };
-        let num_training = root.opt("numTraining")?.map(|n| n.usize()).transpose()?;
+        let num_training = root.opt("numTraining")?.map(|n| whole_number(&n)).transpose()?;
         let overwrite_image_reader = match root.opt("overwrite_image_reader_writer")? {
             None => None,
             // nnU-Net's own way to say "no other than the usual one".
@@ -115,18 +120,27 @@ impl Dataset {
     }
 }
 
-/// Names in the order of their numbers, which must run from 0 without a gap.
+/// A whole number, or the text of one: hand-written files put numbers in quotes, and nnU-Net never counts with them.
+fn whole_number(node: &Node<'_>) -> Result<usize, PlanError> {
+    let text = node.value().as_str().and_then(|text| text.trim().parse().ok());
+    text.map_or_else(|| node.usize(), Ok)
+}
+
+/// Names in the order of their numbers, which must run from 0 or 1 without a gap: nnU-Net only counts them.
 fn channel_names(node: &Node<'_>) -> Result<Vec<String>, PlanError> {
     let entries = node.entries()?;
     let expected = || {
-        node.wrong("an object that names the channels \"0\", \"1\", … without a gap, such as {\"0\": \"T1\", \"1\": \"FLAIR\"}")
+        node.wrong("an object that names the channels \"0\", \"1\", … (or from \"1\" on) without a gap, such as {\"0\": \"T1\", \"1\": \"FLAIR\"}")
     };
     if entries.is_empty() {
         return Err(expected());
     }
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    let first = usize::from(!entries.iter().any(|(text, _)| number(text) == Some(0)));
     let mut names = vec![None; entries.len()];
-    for (number, name) in &entries {
-        let slot = number.trim().parse::<usize>().ok().and_then(|i| names.get_mut(i)).ok_or_else(expected)?;
+    for (text, name) in &entries {
+        let index = number(text).and_then(|n| n.checked_sub(first));
+        let slot = index.and_then(|i| names.get_mut(i)).ok_or_else(expected)?;
         if slot.replace(name.str()?.to_owned()).is_some() {
             return Err(expected());
         }
@@ -199,8 +213,7 @@ impl Labels {
         let (mut ignore, mut has_regions) = (None, false);
         for (name, value) in node.entries()? {
             // nnU-Net makes numbers of whatever Python's `int` takes.
-            let text = |n: &Node<'_>| n.value().as_str()?.trim().parse().ok();
-            let number = |n: &Node<'_>| match text(n).map_or_else(|| n.usize(), Ok) {
+            let number = |n: &Node<'_>| match whole_number(n) {
                 Ok(v) if v <= MAX_LABEL => Ok(v as u16),
                 _ => Err(n.wrong(format!("a label value from 0 to {MAX_LABEL}, or a list of them"))),
             };
@@ -248,6 +261,10 @@ impl Labels {
             let candidates: Vec<&Label> =
                 entries.iter().filter(|l| l.values.iter().any(|&v| v != 0)).collect();
             let order = root.get("regions_class_order")?;
+            let listed = listed(order.value());
+            let order = listed
+                .as_ref()
+                .map_or(order, |list| Node::at(root.path(), "regions_class_order".to_owned(), list));
             let paints = order.list()?;
             if paints.len() != candidates.len() {
                 let names: Vec<&str> = candidates.iter().map(|l| l.name.as_str()).collect();
@@ -258,7 +275,7 @@ impl Labels {
                 )));
             }
             for (label, paint) in candidates.into_iter().zip(&paints) {
-                let value = match paint.usize() {
+                let value = match whole_number(paint) {
                     Ok(v) if v <= MAX_LABEL => v as u16,
                     _ => return Err(paint.wrong(format!("a label value from 0 to {MAX_LABEL}"))),
                 };
@@ -330,6 +347,17 @@ impl Labels {
         };
         self.all.iter().map(|&v| name(v)).collect()
     }
+}
+
+/// The list that a text stands for: `[1, 2, 3]` and `1, 2, 3`, or `123`, which nnU-Net reads digit by digit.
+fn listed(order: &Value) -> Option<Value> {
+    let text = order.as_str()?.trim();
+    let text = text.strip_prefix(['[', '(']).and_then(|t| t.strip_suffix([']', ')'])).unwrap_or(text);
+    let number = |part: &str| part.trim().parse::<u64>().ok().map(Value::from);
+    if text.contains(',') {
+        return text.split(',').map(number).collect();
+    }
+    text.chars().map(|digit| digit.to_digit(10).map(Value::from)).collect()
 }
 
 /// nnU-Net v1 wrote labels as `{"0": "background", "1": "edema"}`; this turns them into v2's `{"background": 0, …}`.

@@ -50,7 +50,7 @@ pub use planner::{Attempt, PlanOptions, Planned, Planner, plan};
 pub use plans::{ForegroundIntensities, Plans};
 pub use raw::{RawCase, RawDataset, ReadCase, odd_images, preprocessed_folder, results_folder};
 pub use reader::ImageReader;
-pub use recoding::{OutputLabels, Recoding, meaning, other_labels, write_description};
+pub use recoding::{OutputLabels, Recoding, differing_labels, meaning, other_labels, write_description};
 pub use splits::{Fold, Splits};
 pub use steps::{Neighbours, PostprocessingStep};
 pub use v1::{V1Converted, V1Model, V1Trainer};

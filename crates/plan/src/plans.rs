@@ -234,14 +234,16 @@ pub(crate) fn foreground_intensities(node: &Node<'_>) -> Result<Vec<ForegroundIn
         .map(|c| {
             let channel = node.get(&c.to_string())?;
             let number = |key: &str| channel.get(key)?.f64();
+            // Nothing is computed from these.
+            let unused = |key: &str| channel.opt(key)?.map_or(Ok(f64::NAN), |n| n.f64());
             Ok(ForegroundIntensities {
                 mean: number("mean")?,
                 std: number("std")?,
                 percentile_00_5: number("percentile_00_5")?,
                 percentile_99_5: number("percentile_99_5")?,
-                min: number("min")?,
-                max: number("max")?,
-                median: number("median")?,
+                min: unused("min")?,
+                max: unused("max")?,
+                median: unused("median")?,
             })
         })
         .collect()

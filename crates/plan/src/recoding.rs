@@ -16,7 +16,7 @@ use crate::{Convention, Dataset, Labels, PlanError, TumourParts};
 
 /// Which values written label maps have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "String")]
 pub enum OutputLabels {
     /// Those of the dataset.
     #[default]
@@ -25,6 +25,43 @@ pub enum OutputLabels {
     Brats,
     /// Those of BraTS since 2023: 1 necrotic core, 2 oedema, 3 enhancing tumour, 4 resection cavity.
     Brats2023,
+    /// nnU-Net's own BraTS coding: 1 oedema, 2 necrotic core, 3 enhancing tumour.
+    NnUnet,
+}
+
+/// `dataset`, or a coding as [`Convention`] reads it.
+impl std::str::FromStr for OutputLabels {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        if text.trim().eq_ignore_ascii_case("dataset") {
+            return Ok(Self::Dataset);
+        }
+        match text.parse::<Convention>() {
+            Ok(Convention::Brats124) => Ok(Self::Brats),
+            Ok(Convention::Brats123 | Convention::Brats1234) => Ok(Self::Brats2023),
+            Ok(Convention::NnUnet) => Ok(Self::NnUnet),
+            Err(PlanError::UnknownConvention { name, mut known }) => {
+                known.insert(0, "dataset".to_owned());
+                Err(PlanError::UnknownConvention { name, known })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl TryFrom<String> for OutputLabels {
+    type Error = PlanError;
+
+    fn try_from(text: String) -> Result<Self, PlanError> {
+        text.parse()
+    }
+}
+
+impl From<OutputLabels> for String {
+    fn from(labels: OutputLabels) -> Self {
+        labels.name().to_owned()
+    }
 }
 
 impl OutputLabels {
@@ -34,6 +71,7 @@ impl OutputLabels {
             Self::Dataset => "dataset",
             Self::Brats => "brats",
             Self::Brats2023 => "brats2023",
+            Self::NnUnet => "nnunet",
         }
     }
 
@@ -58,6 +96,7 @@ impl OutputLabels {
             (Self::Brats, _) => Convention::Brats124,
             (Self::Brats2023, None) => Convention::Brats123,
             (Self::Brats2023, Some(_)) => Convention::Brats1234,
+            (Self::NnUnet, _) => Convention::NnUnet,
         };
         let mut table = parts.recoding(&to.parts())?;
         table.sort_unstable();
@@ -130,7 +169,7 @@ impl Recoding {
             map.insert("regions_class_order".into(), json!(paints));
         }
         map.insert("numTraining".into(), json!(dataset.num_training.unwrap_or(0)));
-        map.insert("file_ending".into(), json!(".nii.gz"));
+        map.insert("file_ending".into(), json!(dataset.written_ending()));
         Value::Object(map)
     }
 }
@@ -147,9 +186,57 @@ pub fn write_description(folder: &Path, dataset: &Dataset, recoding: &Recoding) 
 /// What label maps that are in `folder` mean, and what `recoding` gives, if these are not the same: such maps must not be mixed.
 pub fn other_labels(folder: &Path, dataset: &Dataset, recoding: &Recoding) -> Option<(String, String)> {
     let path = folder.join("dataset.json");
-    let found = meaning(&Dataset::read(&path).ok()?.labels);
-    let wanted = meaning(&Dataset::from_value(recoding.description(dataset), &path).ok()?.labels);
-    (found != wanted).then_some((found, wanted))
+    let found = Dataset::read(&path).ok()?;
+    let wanted = Dataset::from_value(recoding.description(dataset), &path).ok()?;
+    differing_labels(&found, &wanted)
+}
+
+/// What the labels of two datasets mean, in words, if it is not the same: values and regions, and of plain labels the names too.
+///
+/// Names of the same part of a tumour are equal (`ED` and `edema`), as are spellings. Where a description of nnU-Net v1 or a name such as
+/// `label 1` says nothing reliable, the values decide alone.
+pub fn differing_labels(a: &Dataset, b: &Dataset) -> Option<(String, String)> {
+    let (first, second) = (meaning(&a.labels), meaning(&b.labels));
+    if first != second {
+        return Some((first, second));
+    }
+    let named = |dataset: &Dataset| dataset.raw.get("channel_names").is_some();
+    if a.labels.has_regions() || !named(a) || !named(b) {
+        return None;
+    }
+    if let (Ok(a), Ok(b)) = (TumourParts::of(a), TumourParts::of(b)) {
+        return (a != b).then(|| (parts_in_words(&a), parts_in_words(&b)));
+    }
+    let names = a.labels.foreground().into_iter().zip(b.labels.foreground());
+    let same = |((a, value), (b, _)): ((&str, u16), (&str, u16))| {
+        let (a, b) = (plain_name(a), plain_name(b));
+        let says_nothing =
+            |name: &str| ["", "label", "class", "region"].iter().any(|word| name == format!("{word}{value}"));
+        a == b || a.is_empty() || b.is_empty() || says_nothing(&a) || says_nothing(&b)
+    };
+    let in_words = |dataset: &Dataset| {
+        let all: Vec<String> =
+            dataset.labels.foreground().iter().map(|(name, value)| format!("{value} {name}")).collect();
+        all.join(", ")
+    };
+    (!names.into_iter().all(same)).then(|| (in_words(a), in_words(b)))
+}
+
+/// A label's name without what only spelling makes different.
+fn plain_name(name: &str) -> String {
+    let plain: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    plain.replace("oedema", "edema").replace("tumour", "tumor")
+}
+
+fn parts_in_words(parts: &TumourParts) -> String {
+    let mut all = vec![
+        (parts.necrosis, "necrotic core"),
+        (parts.oedema, "oedema"),
+        (parts.enhancing, "enhancing tumour"),
+    ];
+    all.extend(parts.cavity.map(|value| (value, "resection cavity")));
+    all.sort_unstable();
+    all.iter().map(|(value, name)| format!("{value} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 /// What outputs and labels mean, in words, to compare two datasets: `WT [1, 2, 3] painted 1, …`, or the label values.
@@ -166,6 +253,51 @@ mod tests {
     fn dataset(labels: &str) -> Dataset {
         let text = format!(r#"{{"channel_names": {{"0": "T1"}}, "file_ending": ".nii.gz", {labels}}}"#);
         Dataset::parse(text.as_bytes(), Path::new("dataset.json")).expect("a dataset")
+    }
+
+    #[test]
+    fn codings_to_write_have_the_names_of_codings_to_read() {
+        use OutputLabels::{Brats, Brats2023, Dataset, NnUnet};
+        for (text, expected) in [
+            ("dataset", Dataset),
+            ("brats", Brats),
+            ("brats2021", Brats),
+            ("1-2-4", Brats),
+            ("2023", Brats2023),
+            ("1-2-3", Brats2023),
+            ("brats2024", Brats2023),
+            ("nnunet", NnUnet),
+        ] {
+            assert_eq!(text.parse::<OutputLabels>().expect(text), expected, "{text}");
+            let json = serde_json::to_string(&expected).expect("text");
+            assert_eq!(serde_json::from_str::<OutputLabels>(&json).expect("the same"), expected);
+        }
+        let error = "brats2031".parse::<OutputLabels>().expect_err("no such year").to_string();
+        assert!(error.contains("dataset, 1-2-4") && error.contains("brats2018 to brats2022"), "{error}");
+    }
+
+    #[test]
+    fn plain_labels_differ_by_name_too() {
+        let of = |labels: &str| dataset(&format!(r#""labels": {{"background": 0, {labels}}}"#));
+        let differ = |a: &str, b: &str| differing_labels(&of(a), &of(b));
+        let swapped = differ(r#""edema": 1, "core": 2"#, r#""core": 1, "edema": 2"#).expect("swapped");
+        assert_eq!(swapped, ("1 edema, 2 core".into(), "1 core, 2 edema".into()));
+        assert!(differ(r#""edema": 1, "core": 2"#, r#""edema": 1, "vessel": 2"#).is_some());
+        assert_eq!(differ(r#""Edema": 1, "enh. tumour": 2"#, r#""oedema": 1, "enh_tumor": 2"#), None);
+        // Names of the same parts of a tumour, and names that say nothing.
+        let brats = r#""NCR": 1, "ED": 2, "ET": 3"#;
+        assert_eq!(differ(brats, r#""necrotic core": 1, "edema": 2, "enhancing tumor": 3"#), None);
+        let nnunet = r#""edema": 1, "necrotic core": 2, "enhancing tumor": 3"#;
+        assert_eq!(
+            differ(brats, nnunet),
+            Some((
+                "1 necrotic core, 2 oedema, 3 enhancing tumour".into(),
+                "1 oedema, 2 necrotic core, 3 enhancing tumour".into()
+            ))
+        );
+        assert_eq!(differ(r#""liver": 1, "lesion": 2"#, r#""label 1": 1, "2": 2"#), None);
+        assert!(differ(r#""liver": 1, "lesion": 2"#, r#""label 2": 1, "lesion": 2"#).is_some());
+        assert!(differ(r#""liver": 1"#, r#""liver": 1, "lesion": 2"#).is_some());
     }
 
     const REGIONS: &str = r#""labels": {"background": 0, "WT": [1, 2, 3], "TC": [2, 3], "ET": [3]}, "regions_class_order": [1, 2, 3]"#;

@@ -160,7 +160,7 @@ fn wrong_values_say_what_was_found_and_what_is_valid() {
     insta::assert_snapshot!(wrong("spacing", json!([1.0, "NaN", 1.0])), @r#"model/plans.json: `configurations.3d_fullres.spacing[1]` is the string "NaN", but must be a length in mm above 0"#);
     insta::assert_snapshot!(wrong("use_mask_for_norm", json!([true])), @"model/plans.json: `configurations.3d_fullres.use_mask_for_norm` is [true], but must be a list of 4 entries, as many as `normalization_schemes`");
     insta::assert_snapshot!(wrong("batch_dice", json!("yes")), @r#"model/plans.json: `configurations.3d_fullres.batch_dice` is the string "yes", but must be true or false"#);
-    insta::assert_snapshot!(wrong("resampling_fn_data_kwargs", json!({"order": 2})), @"model/plans.json: `configurations.3d_fullres.resampling_fn_data_kwargs.order` is 2, but must be the spline order 0, 1 or 3");
+    insta::assert_snapshot!(wrong("resampling_fn_data_kwargs", json!({"order": 4})), @"model/plans.json: `configurations.3d_fullres.resampling_fn_data_kwargs.order` is 4, but must be a spline order from 0 to 3");
     insta::assert_snapshot!(wrong("architecture/arch_kwargs/features_per_stage", json!([32, 64])), @"model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.features_per_stage` is [32,64], but must be a list of 6 entries (from `n_stages`), found 2");
     insta::assert_snapshot!(wrong("architecture/arch_kwargs/strides", json!([[1, 1], [2, 2], [2, 2], [2, 2], [2, 2], [2, 2]])), @"model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.strides[0]` is [1,1], but must be a list of 3 numbers, one per axis of the patch");
     insta::assert_snapshot!(wrong("architecture/arch_kwargs/kernel_sizes", json!(4)), @"model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.kernel_sizes` is 4, but must be odd along every axis");
@@ -172,11 +172,11 @@ fn wrong_values_say_what_was_found_and_what_is_valid() {
 #[test]
 fn unknown_names_list_the_known_ones() {
     insta::assert_snapshot!(wrong("architecture/network_class_name", json!("dynamic_network_architectures.architectures.unet.PlainConvUnet")), @"
-    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `dynamic_network_architectures.architectures.unet.PlainConvUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
+    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `dynamic_network_architectures.architectures.unet.PlainConvUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, ResidualUNet, Generic_UNet
     hint: did you mean `PlainConvUNet`?
     ");
     insta::assert_snapshot!(wrong("architecture/network_class_name", json!("my.own.Transformer")), @"
-    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `my.own.Transformer`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
+    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `my.own.Transformer`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, ResidualUNet, Generic_UNet
     hint: only nnU-Net's own networks, resampling functions and normalisation schemes can be used
     ");
     insta::assert_snapshot!(wrong("normalization_schemes", json!(["ZScoreNormalisation"])), @"
@@ -191,9 +191,9 @@ fn unknown_names_list_the_known_ones() {
     model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.norm_op` names `torch.nn.LayerNorm`, which is not known; known are torch.nn.modules.instancenorm.InstanceNorm3d, torch.nn.modules.batchnorm.BatchNorm3d, torch.nn.modules.normalization.GroupNorm
     hint: only nnU-Net's own networks, resampling functions and normalisation schemes can be used
     ");
-    insta::assert_snapshot!(wrong("architecture/arch_kwargs/nonlin", json!("torch.nn.GELU")), @"
-    model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.nonlin` names `torch.nn.GELU`, which is not known; known are torch.nn.LeakyReLU, torch.nn.ReLU
-    hint: did you mean `torch.nn.ReLU`?
+    insta::assert_snapshot!(wrong("architecture/arch_kwargs/nonlin", json!("torch.nn.SeLU")), @"
+    model/plans.json: `configurations.3d_fullres.architecture.arch_kwargs.nonlin` names `torch.nn.SeLU`, which is not known; known are torch.nn.LeakyReLU, torch.nn.ReLU, torch.nn.GELU, torch.nn.ELU, torch.nn.SiLU, torch.nn.PReLU
+    hint: did you mean `torch.nn.ELU`?
     ");
 }
 
@@ -213,7 +213,7 @@ fn what_would_run_as_something_else_is_refused_by_name() {
     hint: did you mean `LabelManager`?
     ");
     insta::assert_snapshot!(told("architecture/network_class_name", json!("mylab.networks.PlainConvUNet")), @"
-    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `mylab.networks.PlainConvUNet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
+    model/plans.json: `configurations.3d_fullres.architecture.network_class_name` names `mylab.networks.PlainConvUNet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, ResidualUNet, Generic_UNet
     hint: a class of another package is another network, even if it has the name of nnU-Net's
     ");
     insta::assert_snapshot!(told("architecture/arch_kwargs/pool", json!("max")), @"
@@ -271,7 +271,7 @@ fn plans_of_early_2_x_are_read() {
 
     plans["configurations"]["3d_fullres"]["UNet_class_name"] = json!("ResidualEncoderUnet");
     insta::assert_snapshot!(message(plans), @"
-    model/plans.json: `configurations.3d_fullres.UNet_class_name` names `ResidualEncoderUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, Generic_UNet
+    model/plans.json: `configurations.3d_fullres.UNet_class_name` names `ResidualEncoderUnet`, which is not known; known are PlainConvUNet, ResidualEncoderUNet, ResidualUNet, Generic_UNet
     hint: did you mean `ResidualEncoderUNet`?
     ");
 }
@@ -379,8 +379,8 @@ fn wrong_descriptions_are_refused_with_the_key() {
         dataset(description).expect_err("the description is wrong").to_string()
     };
     insta::assert_snapshot!(message("channel_names", Value::Null), @"model/dataset.json: `channel_names` is missing; found labels, numTraining, file_ending, regions_class_order, reference");
-    insta::assert_snapshot!(message("channel_names", json!({"0": "T1", "2": "T2"})), @r#"model/dataset.json: `channel_names` is {"0":"T1","2":"T2"}, but must be an object that names the channels "0", "1", … without a gap, such as {"0": "T1", "1": "FLAIR"}"#);
-    insta::assert_snapshot!(message("channel_names", json!({"T1": 0})), @r#"model/dataset.json: `channel_names` is {"T1":0}, but must be an object that names the channels "0", "1", … without a gap, such as {"0": "T1", "1": "FLAIR"}"#);
+    insta::assert_snapshot!(message("channel_names", json!({"0": "T1", "2": "T2"})), @r#"model/dataset.json: `channel_names` is {"0":"T1","2":"T2"}, but must be an object that names the channels "0", "1", … (or from "1" on) without a gap, such as {"0": "T1", "1": "FLAIR"}"#);
+    insta::assert_snapshot!(message("channel_names", json!({"T1": 0})), @r#"model/dataset.json: `channel_names` is {"T1":0}, but must be an object that names the channels "0", "1", … (or from "1" on) without a gap, such as {"0": "T1", "1": "FLAIR"}"#);
     insta::assert_snapshot!(message("labels", Value::Null), @"model/dataset.json: `labels` is missing; found channel_names, numTraining, file_ending, regions_class_order, reference");
     insta::assert_snapshot!(message("labels", json!({"tumor": 1})), @"model/dataset.json: `labels.background` is missing; found tumor");
     insta::assert_snapshot!(message("labels", json!({"background": 1})), @"model/dataset.json: `labels.background` is 1, but must be 0");
@@ -390,4 +390,47 @@ fn wrong_descriptions_are_refused_with_the_key() {
     insta::assert_snapshot!(message("regions_class_order", Value::Null), @"model/dataset.json: `regions_class_order` is missing; found channel_names, labels, numTraining, file_ending, reference");
     insta::assert_snapshot!(message("regions_class_order", json!([1, 2])), @"model/dataset.json: `regions_class_order` is [1,2], but must be a list with one label value for each of the 3 regions whole tumor, tumor core, enhancing tumor");
     insta::assert_snapshot!(message("file_ending", json!("nii.gz")), @r#"model/dataset.json: `file_ending` is the string "nii.gz", but must be a file ending that starts with a dot, such as ".nii.gz""#);
+}
+
+#[test]
+fn what_a_prediction_does_not_need_may_be_missing_or_written_as_text() {
+    let described = |more: &str| {
+        let text = format!(r#"{{"file_ending": ".nii.gz", {more}}}"#);
+        Dataset::parse(text.as_bytes(), Path::new("dataset.json"))
+    };
+    let labels = r#""labels": {"background": 0, "a": 1}"#;
+    let dataset =
+        described(&format!(r#""channel_names": {{"1": "T1", "2": "FLAIR"}}, "numTraining": "10", {labels}"#));
+    let dataset = dataset.expect("numbers from 1");
+    assert_eq!((dataset.channel_names, dataset.num_training), (vec!["T1".into(), "FLAIR".into()], Some(10)));
+    for channels in
+        [r#"{"1": "T1", "3": "T2"}"#, r#"{"2": "T1"}"#, r#"{"0": "T1", "2": "T2"}"#, r#"{"a": "T1"}"#]
+    {
+        let error = described(&format!(r#""channel_names": {channels}, {labels}"#)).expect_err(channels);
+        assert!(error.to_string().contains("(or from \"1\" on) without a gap"), "{error}");
+    }
+    let regions = r#""channel_names": {"0": "T1"}, "labels": {"background": 0, "wt": [1, 2], "tc": ["2"]}"#;
+    for order in [r#"["1", "2"]"#, r#"[1, "2"]"#, r#""[1, 2]""#, r#""1, 2""#, r#""12""#] {
+        let dataset = described(&format!(r#"{regions}, "regions_class_order": {order}"#)).expect(order);
+        let paints: Vec<u16> = dataset.labels.regions().iter().map(|r| r.paint).collect();
+        assert_eq!(paints, [1, 2], "{order}");
+    }
+    for order in [r#""1""#, r#""one""#, r#"["one", 2]"#, r#""1,2,3""#] {
+        described(&format!(r#"{regions}, "regions_class_order": {order}"#)).expect_err(order);
+    }
+
+    let mut plans = plans_json();
+    let c = plans["configurations"]["3d_fullres"].as_object_mut().expect("an object");
+    for key in ["batch_size", "resampling_fn_seg", "resampling_fn_seg_kwargs", "data_identifier"] {
+        c.shift_remove(key);
+    }
+    let channel = &mut plans["foreground_intensity_properties_per_channel"]["0"];
+    for key in ["min", "max", "median"] {
+        channel.as_object_mut().expect("an object").shift_remove(key);
+    }
+    let c = read(plans).expect("plans").configuration("3d_fullres").expect("enough for a prediction");
+    let error = c.check_trainable(Path::new("plans.json")).expect_err("not for a training").to_string();
+    assert!(error.starts_with("plans.json: `configurations.3d_fullres.batch_size` is missing"), "{error}");
+    let c = read(plans_json()).expect("plans").configuration("3d_fullres").expect("valid");
+    c.check_trainable(Path::new("plans.json")).expect("all is there");
 }

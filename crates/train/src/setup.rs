@@ -106,6 +106,7 @@ impl Setup {
         let plans = Plans::read(&places.preprocessed.join(format!("{}.json", places.plans)))?;
         let plans = settings.apply_to(&plans, &places.configuration)?;
         let configuration = plans.configuration(&places.configuration)?;
+        configuration.check_trainable(plans.path())?;
         if configuration.previous_stage.is_some() {
             return Err(TrainError::Cascade { configuration: configuration.name });
         }

@@ -20,6 +20,9 @@ use glioseg_infer::{
     InferError, Networks, PostprocessingChoice, PredictOptions, Prediction, Predictor, Watch,
 };
 
+/// How label maps of a validation end, whatever the dataset's own files do.
+const ENDING: &str = ".nii.gz";
+
 /// Name of the folder in a fold's folder.
 pub const FOLDER: &str = "validation";
 
@@ -60,7 +63,7 @@ pub(super) fn validate(
             unreachable!("the fold's cases are the dataset's")
         };
         let start = Instant::now();
-        let path = label_path(&folder, case.name());
+        let path = label_path(&folder, case.name(), ENDING);
         let npz = folder.join(format!("{}.npz", case.name()));
         let there = path.is_file() && (!save_probabilities || npz.is_file());
         let map = if there {
@@ -71,7 +74,7 @@ pub(super) fn validate(
             if let Some(probabilities) = probabilities.filter(|_| save_probabilities) {
                 write_probabilities(&npz, &probabilities)?;
             }
-            write_labels(&folder, case.name(), &labels)?;
+            write_labels(&folder, case.name(), ENDING, &labels)?;
             labels
         };
         let reference = read_labels(&raw.labels)?;

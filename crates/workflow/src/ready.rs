@@ -272,6 +272,7 @@ pub fn make_ready(
     }
     let plans = settings.apply_to(&Plans::read(&path)?, &places.configuration)?;
     let configuration = plans.configuration(&places.configuration)?;
+    configuration.check_trainable(plans.path())?;
     let prepared = folder.join(&configuration.data_identifier);
     let summary = cases(dataset, (&plans, &configuration), &prepared, false, stop, observer)?;
     if summary.left > 0 {

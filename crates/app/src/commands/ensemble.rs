@@ -7,10 +7,10 @@ use clap::Args;
 use glioseg_diagnose::count;
 use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, ensemble};
 use glioseg_infer::postprocess::Postprocessing;
+use glioseg_plan::OutputLabels;
 use serde_json::json;
 
 use super::{Outcome, print};
-use crate::arguments::Labels;
 use crate::ui::{Ui, about};
 
 /// Averages the probabilities that several predictions saved (CASE.npz), and writes one label map per case.
@@ -35,9 +35,10 @@ pub(crate) struct Ensemble {
     /// Steps on every label map: a postprocessing.json of glioseg or nnU-Net
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) postprocessing: Option<PathBuf>,
-    /// Which values are written
-    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
-    pub(crate) labels: Labels,
+    /// Which values are written: dataset (those of dataset.json), brats2018 to brats2022 or brats (1-2-4), brats2023 or
+    /// brats2024 (1-2-3, and 4 a resection cavity), nnunet
+    #[arg(long, value_name = "CODING", default_value = "dataset", help_heading = "Output")]
+    pub(crate) labels: OutputLabels,
     /// Also write the mean as CASE.npz, in the form of the input
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
@@ -55,7 +56,7 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
         dataset: options.dataset.clone(),
         postprocessing: postprocessing?.unwrap_or_default(),
         postprocessing_path: options.postprocessing.clone().unwrap_or_default(),
-        labels: options.labels.into(),
+        labels: options.labels,
         save_probabilities: options.save_probabilities,
         skip_finished: options.continue_,
     };

@@ -44,7 +44,8 @@ pub(crate) struct Evaluate {
     /// Says what the labels mean [default: dataset.json next to the predictions or references, else a guess]
     #[arg(long, value_name = "dataset.json", help_heading = "Labels")]
     pub(crate) dataset: Option<PathBuf>,
-    /// Label convention of the references: 1-2-4, 1-2-3, 1-2-3-4 or nnunet; or plain labels such as 1,2
+    /// Label convention of the references: 1-2-4 (brats2018 to brats2022), 1-2-3 (brats2023), 1-2-3-4 (brats2024), nnunet or
+    /// dataset (its dataset.json); or plain labels such as 1,2
     #[arg(long, value_name = "CONVENTION", conflicts_with = "dataset", help_heading = "Labels")]
     pub(crate) labels: Option<String>,
     /// Label convention of the predictions, where it is another one
@@ -128,11 +129,14 @@ fn calibrate(scores: &mut CohortScores, ui: &Ui) -> bool {
 /// What the labels mean: as told, else as a `dataset.json` nearby says, else a guess.
 fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
     let known = |scheme| LabelSource::Known(Box::new(scheme));
-    if let Some(text) = &options.labels {
+    // `dataset` says what is done without it.
+    if let Some(text) = options.labels.as_deref().filter(|text| !text.eq_ignore_ascii_case("dataset")) {
         let plain: Option<Vec<u16>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
-        let scheme = match plain {
-            Some(labels) => LabelScheme::plain(&labels),
-            None => LabelScheme::brats(text.parse::<Convention>()?),
+        // A year is a coding: no label map has such a value.
+        let scheme = match (text.parse::<Convention>(), plain) {
+            (Ok(convention), _) => LabelScheme::brats(convention),
+            (Err(_), Some(labels)) => LabelScheme::plain(&labels),
+            (Err(error), None) => return Err(error.into()),
         };
         return Ok(known(scheme));
     }

@@ -292,9 +292,9 @@ fn files_ending(folder: &Path, ending: &str) -> Option<usize> {
 }
 
 fn model(path: &Path) -> anyhow::Result<Facts> {
-    let (model, choice) = match Model::open(path, &Folds::Found, CheckpointChoice::Final) {
+    let (model, choice) = match Model::open(path, &Folds::Found, &CheckpointChoice::Final) {
         Ok(model) => (model, CheckpointChoice::Final),
-        Err(first) => match Model::open(path, &Folds::Found, CheckpointChoice::Best) {
+        Err(first) => match Model::open(path, &Folds::Found, &CheckpointChoice::Best) {
             Ok(model) => (model, CheckpointChoice::Best),
             Err(_) => return Err(first.into()),
         },

@@ -17,7 +17,6 @@ use serde_json::json;
 
 use super::table::{number, table};
 use super::{Outcome, described, print};
-use crate::arguments::Labels;
 use crate::problem::Problem;
 use crate::ui::{Ui, about};
 
@@ -60,7 +59,8 @@ pub(crate) struct Postprocess {
     /// Folder of reference label maps
     #[arg(long = "ref", value_name = "DIR", requires = "search", help_heading = "Search")]
     pub(crate) reference: Option<PathBuf>,
-    /// Coding of the references, where it is another one: 1-2-4, 1-2-3, 1-2-3-4 or nnunet
+    /// Coding of the references, where it is another one: 1-2-4 (brats2018 to brats2022), 1-2-3
+    /// (brats2023), 1-2-3-4 (brats2024) or nnunet
     #[arg(long, value_name = "CODING", requires = "search", help_heading = "Search")]
     pub(crate) ref_labels: Option<Convention>,
     /// Thresholds to compare, in voxels [default: the winner's, 0,10,50,100,200,500,750,1000,1500,2500,10000]
@@ -69,12 +69,13 @@ pub(crate) struct Postprocess {
     /// The dataset.json that says what the labels mean
     #[arg(long, value_name = "FILE", help_heading = "Labels")]
     pub(crate) dataset: Option<PathBuf>,
-    /// Coding of the input: 1-2-4, 1-2-3, 1-2-3-4 or nnunet
+    /// Coding of the input: 1-2-4 (brats2018 to brats2022), 1-2-3 (brats2023), 1-2-3-4 (brats2024) or nnunet
     #[arg(long, value_name = "CODING", conflicts_with = "dataset", help_heading = "Labels")]
     pub(crate) input_labels: Option<Convention>,
-    /// Which values are written
-    #[arg(long, value_enum, default_value_t, help_heading = "Labels")]
-    pub(crate) labels: Labels,
+    /// Which values are written: dataset (those of dataset.json), brats2018 to brats2022 or brats (1-2-4), brats2023 or
+    /// brats2024 (1-2-3, and 4 a resection cavity), nnunet
+    #[arg(long, value_name = "CODING", default_value = "dataset", help_heading = "Labels")]
+    pub(crate) labels: OutputLabels,
     /// One line of JSON per case (and per threshold) on stdout instead of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -178,11 +179,11 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
         ui.say(&format!("best threshold: {} voxels", search.best));
     }
     postprocessing.steps.extend(threshold);
-    let recoding = match options.labels.into() {
+    let recoding = match options.labels {
         OutputLabels::Dataset => Recoding::default(),
         labels => labels.recoding_of(&meaning.parts()?)?,
     };
-    if postprocessing.steps.is_empty() && options.labels == Labels::Dataset {
+    if postprocessing.steps.is_empty() && options.labels == OutputLabels::Dataset {
         return Err(Problem::new(
             "nothing to do",
             "give --threshold, --largest, --file, --search or --labels; see --help",

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use glioseg_diagnose::count;
-use glioseg_infer::model::{CheckpointChoice, Model};
+use glioseg_infer::model::Model;
 use glioseg_infer::recipe::Recipe;
 use glioseg_infer::{
     Accumulation, Batch, Event, InferError, PostprocessingChoice, PredictOptions, PredictSummary,
@@ -15,14 +15,14 @@ use glioseg_plan::record::{CaseRecord, CaseStatus, FlagKind};
 
 use super::report::{self, Report};
 use super::{Outcome, interrupt, peak_memory, print};
-use crate::cli::{self, Checkpoint, Predict};
+use crate::cli::{self, Predict};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
     let engine = options.compute.engine().map_err(InferError::from)?;
     let recipe = options.recipe.as_deref().map(Recipe::find).transpose().map_err(InferError::from)?;
     let labels = match (options.labels, &recipe) {
-        (Some(labels), _) => labels.into(),
+        (Some(labels), _) => labels,
         (None, Some(recipe)) => recipe.labels,
         (None, None) => OutputLabels::default(),
     };
@@ -34,10 +34,7 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
     };
     let predict = PredictOptions {
         folds: options.folds.clone().unwrap_or_default(),
-        checkpoint: match options.checkpoint {
-            Checkpoint::Final => CheckpointChoice::Final,
-            Checkpoint::Best => CheckpointChoice::Best,
-        },
+        checkpoint: options.checkpoint.clone(),
         step: options.step,
         mirroring: !options.no_mirroring,
         accumulation: match options.accumulation {
@@ -90,6 +87,14 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
             Event::Start { models, matches, ignored, cases, skipped, memory } => {
                 for model in models {
                     ui.say(&describe_model(model));
+                    let stray = model.stray_folds();
+                    if !stray.is_empty() {
+                        ui.warn(&format!(
+                            "folders of {} that are not named like a fold (fold_0, fold_1 …, fold_all) are left out: {}",
+                            model.path.display(),
+                            stray.join(", ")
+                        ));
+                    }
                     let unused = model.unused_folds();
                     if options.folds.is_none() && !unused.is_empty() {
                         ui.warn(&format!(

@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use glioseg_formats::{FormatError, atomic, npz};
-use glioseg_plan::{Dataset, OutputLabels, meaning};
+use glioseg_plan::{Dataset, OutputLabels, differing_labels};
 use glioseg_volume::{LabelMap, crop};
 use half::f16;
 use rayon::prelude::*;
@@ -155,8 +155,7 @@ fn dataset_of(folders: &[PathBuf], case: &str, given: Option<&Path>) -> Result<D
     if given.is_none() {
         for other in folders {
             let (Some(one), Some(other)) = (&found, Dataset::describing(None, [other])?) else { continue };
-            let (first, second) = (meaning(&one.dataset.labels), meaning(&other.dataset.labels));
-            if first != second {
+            if let Some((first, second)) = differing_labels(&one.dataset, &other.dataset) {
                 let (first_path, second_path) = (one.path.clone(), other.path);
                 return Err(EnsembleError::OutputsDiffer { first, second, first_path, second_path });
             }
@@ -195,7 +194,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn case(&self, case: &str) -> Result<Option<Vec<(u16, usize)>>, EnsembleError> {
-        let labels = label_path(self.out, case);
+        let ending = self.dataset.written_ending();
+        let labels = label_path(self.out, case, ending);
         let probabilities = self.options.save_probabilities.then(|| self.out.join(format!("{case}.npz")));
         let there = |p: &PathBuf| p.is_file();
         if self.options.skip_finished && there(&labels) && probabilities.as_ref().is_none_or(there) {
@@ -210,7 +210,7 @@ impl Work<'_> {
             .apply(&mut map)
             .map_err(|label| EnsembleError::format(&files[0], format!("label {label} has no new value")))?;
         // Labels last: a case counts as finished when its label map is there.
-        write_labels(self.out, case, &map)?;
+        write_labels(self.out, case, ending, &map)?;
         Ok(Some(map.counts().into_iter().filter(|&(value, _)| value != 0).collect()))
     }
 }
@@ -235,7 +235,7 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     }
     let properties = match version {
         Version::V1 => files.iter().map(|f| Properties::beside(f)).collect::<Result<Vec<_>, _>>()?,
-        Version::V2 if files[0].with_extension("nii.gz").is_file() => Vec::new(),
+        Version::V2 if place::label_map_beside(&files[0]).is_some() => Vec::new(),
         Version::V2 => vec![Properties::beside(&files[0])?],
     };
     let decision = match version {

@@ -1,6 +1,6 @@
 //! Where the voxels of saved probabilities are: from the label map next to them, or nnU-Net's properties.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use glioseg_formats::{FormatError, nifti};
 use glioseg_interop::{Value, read_pickle_file};
@@ -133,7 +133,7 @@ impl SavedPlace {
             );
             return Err(EnsembleError::format(npz, reason));
         }
-        let beside = ["nii.gz", "nii"].into_iter().map(|e| npz.with_extension(e)).find(|p| p.is_file());
+        let beside = label_map_beside(npz);
         let geometry = match beside {
             Some(path) => {
                 let geometry = nifti::read_info(&path)?.geometry;
@@ -154,4 +154,8 @@ impl SavedPlace {
             None => Err(EnsembleError::NoGeometry { path: npz.into() }),
         }
     }
+}
+/// The label map of the same case, next to an npz.
+pub(super) fn label_map_beside(npz: &Path) -> Option<PathBuf> {
+    ["nii.gz", "nii"].into_iter().map(|ending| npz.with_extension(ending)).find(|p| p.is_file())
 }

@@ -70,7 +70,9 @@ fn postprocess_file(
         return Err(strange(label));
     }
     let changed = options.rules.apply(&mut map).map_err(strange)?;
-    write_labels(out, case, &map)?;
+    // As the input, so that a folder stays a folder of one kind.
+    let plain = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nii"));
+    write_labels(out, case, if plain { ".nii" } else { ".nii.gz" }, &map)?;
     Ok(changed)
 }
 

@@ -100,7 +100,6 @@ const BUILTINS: &[&str] = &[
     "NotImplemented",
     "object",
     "tuple",
-    "bytes",
     "type",
     "memoryview",
     "property",

@@ -59,7 +59,7 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Node> {
         ("builtins" | "__builtin__", "list") | ("collections", "deque") => G::List,
         ("builtins", "range") | ("__builtin__", "xrange") => G::Range,
         ("builtins" | "__builtin__", "set" | "frozenset") => G::Set,
-        ("builtins" | "__builtin__", "bytearray") => G::ByteArray,
+        ("builtins" | "__builtin__", "bytearray" | "bytes") => G::ByteArray,
         ("builtins" | "__builtin__", "int" | "long" | "float" | "str" | "unicode" | "bool") => G::Scalar,
         (
             "pathlib" | "pathlib._local",
@@ -114,7 +114,8 @@ pub(super) fn call(machine: &mut Machine<'_>, global: Global, args: &[Id]) -> Re
             [] | [_] => Ok(Node::Dict(vec![])),
             [_, items, ..] => pairs(machine, *items),
         },
-        Global::List => Ok(Node::List(sequence(machine, args)?)),
+        // A deque has its greatest length as a second argument.
+        Global::List => Ok(Node::List(sequence(machine, &args[..args.len().min(1)])?)),
         Global::Set => Ok(Node::Set(sequence(machine, args)?)),
         Global::TorchSize => Ok(Node::Tuple(sequence(machine, args)?)),
         Global::ByteArray => match args {
