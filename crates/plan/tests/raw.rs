@@ -143,29 +143,50 @@ fn folds_of_a_user_are_read_and_checked() {
     let splits =
         attempt(json!([{"train": ["a", "b"], "val": ["c"]}, {"val": [], "train": ["c"]}])).expect("valid");
     assert_eq!(splits.folds[1], Fold { train: vec!["c".into()], val: vec![] });
-    let warnings = splits.check(&cases, &path).expect("known cases");
+    assert_eq!(splits.check(0, &cases, &path).expect("known cases"), [""; 0]);
+    let warnings = splits.check(1, &cases, &path).expect("known cases");
     assert_eq!(warnings, ["fold 1 uses neither for training nor validation: a, b"]);
     let both = attempt(json!([{"train": ["a", "b", "c"], "val": ["c"]}])).expect("valid");
     assert_eq!(
-        both.check(&cases, &path).expect("known cases"),
+        both.check(0, &cases, &path).expect("known cases"),
         ["fold 0 validates with cases that it trains on, so its score will be too high: c"]
     );
-    let unknown = attempt(json!([{"train": ["a", "x", "y"], "val": ["c"]}])).expect("valid");
-    let error = unknown.check(&cases, Path::new("splits_final.json")).expect_err("unknown cases");
-    insta::assert_snapshot!(error, @"splits_final.json: fold 0 names 2 cases that are not in the dataset: x, y");
-    assert!(error.hint().expect("a hint").contains("five folds"));
-    insta::assert_snapshot!(
-        attempt(json!([{"train": [], "val": ["c"]}])).expect_err("no case"),
-        @"DIR/splits_final.json: fold 0 trains on no case"
-    );
-    insta::assert_snapshot!(
-        attempt(json!([{"train": ["a", "a"], "val": ["c"]}])).expect_err("twice"),
-        @r#"DIR/splits_final.json: fold 0 lists `a` twice in "train""#
-    );
-    insta::assert_snapshot!(
-        attempt(json!([{"train": ["a"]}])).expect_err("no val"),
-        @"DIR/splits_final.json: `[0].val` is missing; found train"
-    );
+    assert!(attempt(json!({"train": ["a"], "val": ["c"]})).expect_err("no list").contains("a list"));
+}
+
+#[test]
+fn a_bad_fold_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, copy) = (folder.path().join(Splits::FILE), folder.path().join("copy.json"));
+    let folds = json!([
+        {"train": ["a", "b"], "val": ["c"]},
+        {"train": ["a", "x", "y"], "val": ["c"]},
+        {"train": [], "val": ["c"]},
+        {"train": ["a", "a"], "val": ["c"]},
+        {"train": ["a"]},
+        {"train": ["a", 2], "val": ["c"]},
+        7,
+        {"train": ["b", "c"], "val": ["a"]},
+    ]);
+    std::fs::write(&path, folds.to_string()).expect("written");
+    Splits::take_over(&path, &copy).expect("copied");
+    Splits::take_over(&path, &copy).expect("the same");
+    let splits = Splits::read(&copy).expect("a list");
+    let check = |fold| splits.check(fold, &["a", "b", "c"], Path::new("splits_final.json"));
+    for fold in [0, 7, 8] {
+        assert_eq!(check(fold).expect("usable"), [""; 0], "{fold}");
+    }
+    assert_eq!(splits.fold(7, &["a", "b", "c"]).train, ["b", "c"]);
+    let wrong: Vec<String> = (1..7).map(|fold| check(fold).expect_err("bad").to_string()).collect();
+    insta::assert_snapshot!(wrong.join("\n"), @r#"
+    splits_final.json: fold 1 names 2 cases that are not in the dataset: x, y
+    splits_final.json: fold 2 trains on no case
+    splits_final.json: fold 3 lists `a` twice in "train"
+    splits_final.json: fold 4 is wrong: `[4].val` is missing; found train
+    splits_final.json: fold 5 is wrong: `[5].train[1]` is 2, but must be a string
+    splits_final.json: fold 6 is wrong: `[6]` is 7, but must be an object
+    "#);
+    assert!(check(1).expect_err("bad").hint().expect("a hint").contains("five folds"));
 }
 
 #[test]

@@ -183,7 +183,8 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
         OutputLabels::Dataset => Recoding::default(),
         labels => labels.recoding_of(&meaning.parts()?)?,
     };
-    if postprocessing.steps.is_empty() && options.labels == OutputLabels::Dataset {
+    // A file without steps says that nothing is to be changed: the cases are copied.
+    if postprocessing.steps.is_empty() && options.file.is_none() && options.labels == OutputLabels::Dataset {
         return Err(Problem::new(
             "nothing to do",
             "give --threshold, --largest, --file, --search or --labels; see --help",
