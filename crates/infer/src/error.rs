@@ -143,6 +143,14 @@ pub enum InferError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Two files of one checkpoint with different weights.
+    #[error("{} and {} hold different weights", taken.display(), twin.display())]
+    TwoCheckpoints {
+        /// Ours.
+        taken: PathBuf,
+        /// nnU-Net's.
+        twin: PathBuf,
+    },
     /// There is less free memory than the case needs.
     #[error(
         "on the plan's grid of {shape:?} voxels (z, y, x) the case needs {:.2} GiB more memory, but {:.2} GiB are free",
@@ -231,6 +239,10 @@ impl Diagnose for InferError {
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
+            Self::TwoCheckpoints { twin, .. } => Some(format!(
+                "remove one of the two, or take one by its name: --checkpoint {}",
+                twin.file_name().unwrap_or_default().display()
+            )),
             Self::CaseMemory { .. } => Some(
                 "close other programs or crop the image; if its voxel size in the header is wrong, correct that".into(),
             ),

@@ -113,9 +113,10 @@ impl Diagnose for CrossvalError {
             Self::BadFold { reason, usable } => {
                 let usable: Vec<String> = usable.iter().map(ToString::to_string).collect();
                 let hint = reason.hint().unwrap_or_default();
-                Some(match usable.is_empty() {
-                    true => hint,
-                    false => format!("{hint}; the others can be used: -f {}", usable.join(",")),
+                Some(if usable.is_empty() {
+                    hint
+                } else {
+                    format!("{hint}; the others can be used: -f {}", usable.join(","))
                 })
             }
             Self::Ensemble(e) => e.hint(),

@@ -95,6 +95,16 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                             stray.join(", ")
                         ));
                     }
+                    for fold in &model.folds {
+                        if let Some(twin) = fold.twin() {
+                            ui.warn(&format!(
+                                "fold {} has its weights twice: {} is taken, {} holds the same",
+                                fold.name,
+                                fold.checkpoint.display(),
+                                twin.display()
+                            ));
+                        }
+                    }
                     let unused = model.unused_folds();
                     if options.folds.is_none() && !unused.is_empty() {
                         ui.warn(&format!(
