@@ -94,6 +94,11 @@ pub enum Event<'a> {
         /// What the networks take; a case and its sums come on top.
         memory: MemoryPlan,
     },
+    /// Label maps that were in the output folder and are not of this batch.
+    Stale {
+        /// Their names.
+        files: &'a [String],
+    },
     /// The network begins with a case.
     Case {
         /// Its name.
@@ -239,6 +244,14 @@ impl<'a> Job<'a> {
             skipped: self.skipped,
             memory: predictor.memory(),
         });
+        // With parts, and to continue, files of other runs are meant to be there.
+        if batch.part.is_none() && !batch.skip_finished {
+            let own = self.cases.iter().map(|c| &c.id).chain(self.bad.iter().map(|f| &f.case.id));
+            let files = folder.strangers(&own.map(String::as_str).collect());
+            if !files.is_empty() {
+                observer(Event::Stale { files: &files });
+            }
+        }
         let mut summary = PredictSummary { skipped: self.skipped, ..PredictSummary::default() };
         let all = self.bad.len() + self.cases.len();
         let mut record_case = |case: CaseRecord| -> Result<(), InferError> {

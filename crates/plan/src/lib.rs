@@ -38,7 +38,7 @@ pub use configuration::{Configuration, InterpolationMode, Normalization, Resampl
 pub use convention::{Convention, Evidence, TumourParts};
 pub use dataset::{Dataset, Described, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, FingerprintSources, IgnoreLabel};
 pub use groups::{case_groups, case_size};
 pub use integrity::{
     CaseDigest, IntegrityReport, Problem, Severity, Twin, check_dataset, header_errors, twins,

@@ -269,6 +269,13 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
             list(&extra)
         ));
     }
+    if !scores.stale.is_empty() {
+        let stale: Vec<&str> = scores.stale.iter().map(String::as_str).collect();
+        ui.warn(&format!(
+            "of an earlier prediction, since predict.json does not list them as done, and left out: {}",
+            list(&stale)
+        ));
+    }
     if !failed.is_empty() {
         ui.warn(&format!("could not score {}: they are in no mean", list(&failed)));
     }

@@ -138,6 +138,16 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                 ui.say(&format!("memory of the networks {memory}"));
                 seen.of = cases;
             }
+            Event::Stale { files } => {
+                let shown = files[..files.len().min(5)].join(", ");
+                let more =
+                    if files.len() > 5 { format!(" and {} more", files.len() - 5) } else { String::new() };
+                ui.warn(&format!(
+                    "{} holds label maps that are not of these cases: {shown}{more}; predict.json does not list them, and \
+                     `glioseg evaluate` leaves them out",
+                    options.output.display()
+                ));
+            }
             Event::Case { case, number, of, passes } => {
                 ui.start(format!("{case} ({number}/{of})"), passes as u64);
             }

@@ -1,6 +1,7 @@
 //! What is told while a dataset is made ready for a training.
 
 use glioseg_diagnose::count;
+use glioseg_plan::{IgnoreLabel, RawDataset};
 use glioseg_prep::store::{CaseOutcome, StoreError};
 use glioseg_workflow::ready::ReadyEvent;
 
@@ -12,6 +13,13 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
         ReadyEvent::FingerprintKept { path } => {
             ui.say(&format!("{} already exists; --overwrite makes it again", path.display()));
         }
+        ReadyEvent::FingerprintStale { path, reason } => {
+            ui.say(&format!("{} is made again: {reason}", path.display()));
+        }
+        ReadyEvent::PlansStale { path, reason } => ui.warn(&format!(
+            "{} was made of other data: {reason}; `glioseg plan` makes fingerprint and plans again",
+            path.display()
+        )),
         ReadyEvent::Read { case, number, of, oddities } => {
             ui.say(&format!("case {number}/{of} {case}"));
             for odd in oddities {
@@ -57,6 +65,18 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
         ReadyEvent::Doubtful { case, doubts } => ui.warn(&format!("case `{case}`: {}", doubts.join("; "))),
         _ => {}
     }
+}
+
+/// How the ignore label counts: as `--as-nnunet` says, else as in the fingerprint that exists, else left out.
+pub(crate) fn ignore_label(dataset: &RawDataset, as_nnunet: bool, ui: &Ui) -> Option<IgnoreLabel> {
+    if let Some(label) = dataset.description.labels.ignore_label() {
+        ui.say(&if as_nnunet {
+            format!("the ignore label {label} counts as foreground, as in nnU-Net")
+        } else {
+            format!("the ignore label {label} is left out of the intensities; nnU-Net counts it as foreground (--as-nnunet)")
+        });
+    }
+    as_nnunet.then_some(IgnoreLabel::AsForeground)
 }
 
 /// Message, place and remedy of a case that failed.

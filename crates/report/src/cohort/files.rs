@@ -63,7 +63,7 @@ pub(crate) fn case_of(path: &Path) -> Option<String> {
 }
 
 /// The name without `.nii` or `.nii.gz`; `None` for other and for hidden files.
-fn stem(path: &Path) -> Option<String> {
+pub(super) fn stem(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_string_lossy();
     let lower = name.to_ascii_lowercase();
     let ending = [".nii.gz", ".nii"].into_iter().find(|e| lower.ends_with(e))?;
