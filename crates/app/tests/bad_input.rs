@@ -298,3 +298,37 @@ fn an_unknown_device_says_what_this_build_has() {
         assert!(stderr.contains(value) && stderr.contains(known) && stderr.contains("hint:"), "{stderr}");
     }
 }
+
+#[test]
+fn a_fold_with_its_weights_twice_says_which_are_taken_and_refuses_different_ones() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out, both) = (dir.path().join("in"), dir.path().join("out"), dir.path().join("both"));
+    fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "good"), 2);
+    let (code, _, stderr) = run(&["convert", &model().display().to_string(), &both.display().to_string()]);
+    assert_eq!(code, 0, "{stderr}");
+    let fold = both.join("fold_0");
+    fs::copy(model().join("fold_0/checkpoint_final.pth"), fold.join("checkpoint_final.pth")).expect("copied");
+    let arguments = |out: &Path| {
+        let [model, input, out] = [&both, &input, out].map(|p| p.display().to_string());
+        run(&["predict", "-m", &model, "-i", &input, "-o", &out, "--no-mirroring"])
+    };
+    let (code, _, stderr) = arguments(&out);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stderr.contains("fold 0 has its weights twice")
+            && stderr.contains("checkpoint_final.safetensors is taken"),
+        "{stderr}"
+    );
+    let ours = fold.join("checkpoint_final.safetensors");
+    let mut bytes = fs::read(&ours).expect("weights");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x40;
+    fs::write(&ours, bytes).expect("written");
+    let (code, _, stderr) = arguments(&dir.path().join("other"));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("hold different weights") && stderr.contains("--checkpoint checkpoint_final.pth"),
+        "{stderr}"
+    );
+}

@@ -341,7 +341,8 @@ fn a_dataset_is_made_of_files_of_any_name() {
     let grid = Geometry::isotropic([4, 5, 6]);
     for (case, largest) in [("P1", 2), ("P2", 1)] {
         std::fs::create_dir_all(scans.join(case)).expect("a folder");
-        let volume = Volume::new(1, (0..120).map(|i| i as f32).collect(), grid.clone()).expect("whole");
+        let volume =
+            Volume::new(1, (0..120).map(|i| (i * largest) as f32).collect(), grid.clone()).expect("whole");
         nifti::write_volume(&scans.join(case).join("FLAIR.nii.gz"), &volume).expect("written");
         let labels = (0..120).map(|i| (i % (largest + 1)) as u16).collect();
         let map = glioseg_volume::LabelMap::new(labels, grid.clone()).expect("whole");

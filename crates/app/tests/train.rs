@@ -367,13 +367,7 @@ fn more_epochs_are_added_and_what_cannot_be_resumed_is_named() {
         log.contains("there is no training to resume in") && log.contains("hint: leave out --resume"),
         "{log}"
     );
-    let other = place
-        .fold("none")
-        .with_file_name("")
-        .parent()
-        .expect("a model")
-        .with_file_name("Other__p__c")
-        .join("fold_0");
+    let other = place.path("none").join("Other__p__c/fold_0");
     std::fs::create_dir_all(&other).expect("a folder");
     std::fs::write(other.join("checkpoint_latest.safetensors"), b"").expect("written");
     let (code, _, log) = place.train("none", &["--resume"]);

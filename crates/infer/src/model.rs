@@ -197,7 +197,7 @@ impl Model {
             .collect()
     }
 
-    /// Folders beside the folds whose names are almost those of a fold, such as `fold_0 (copy)`; they are not used.
+    /// Folders next to the folds whose names are almost those of a fold, such as `fold_0 (copy)`; they are not used.
     pub fn stray_folds(&self) -> Vec<String> {
         stray_folders(&self.path)
     }

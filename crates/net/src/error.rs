@@ -123,8 +123,8 @@ pub enum NetError {
         /// What it holds instead.
         found: String,
     },
-    /// Something among the weights is no tensor of numbers.
-    #[error("{}: the weight `{name}` is no tensor of numbers but {found}", path.display())]
+    /// Something among the weights is not a tensor of numbers.
+    #[error("{}: the weight `{name}` is not a tensor of numbers but {found}", path.display())]
     NoTensor {
         /// The file.
         path: PathBuf,

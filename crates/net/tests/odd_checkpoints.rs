@@ -1,4 +1,4 @@
-//! Checkpoints as people write them: the same facts in other Python types, and objects beside the weights.
+//! Checkpoints as people write them: the same facts in other Python types, and objects next to the weights.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ fn longs(values: &[i64]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// A checkpoint with one weight, `w`, of 1.5 and -2, and this entry beside it.
+/// A checkpoint with one weight, `w`, of 1.5 and -2, and this entry next to it.
 fn with(key: &str, value: &[u8], storages: &[(&str, &[u8])]) -> Result<Checkpoint, NetError> {
     let weights = dict(&[("w", &tensor("FloatStorage", "0", 2, &[2]))]);
     let object = dict(&[("network_weights", &weights), (key, value)]);
@@ -251,8 +251,8 @@ fn weights_may_have_attributes_and_any_type_of_numbers() {
 #[test]
 fn an_object_among_the_weights_is_refused_by_name() {
     for (weight, expected) in [
-        (call("mylab\nWeight", b""), "the weight `w` is no tensor of numbers but mylab.Weight"),
-        (array("<f4", 1, &[0; 4]), "the weight `w` is no tensor of numbers but a numpy array"),
+        (call("mylab\nWeight", b""), "the weight `w` is not a tensor of numbers but mylab.Weight"),
+        (array("<f4", 1, &[0; 4]), "the weight `w` is not a tensor of numbers but a numpy array"),
     ] {
         let file = file(&dict(&[("network_weights", &dict(&[("w", &weight)]))]), &[]);
         let error = Checkpoint::open(&file.path).expect_err("no tensor");

@@ -76,7 +76,7 @@ fn numbers(torch: &TorchFile, value: &Value) -> Result<Vec<f64>, &'static str> {
     match value {
         Value::Int(_) | Value::Float(_) => Ok(value.as_f64().into_iter().collect()),
         Value::Array(array) if array.shape.len() < 2 && !is_bool(array) => array.to_f64().ok_or(kind),
-        // At most one entry per axis of an image: anything longer is no list of axes.
+        // At most one entry per axis of an image: anything longer is not a list of axes.
         Value::Tensor(tensor) if tensor.shape.len() < 2 && tensor.count().is_some_and(|n| n <= 8) => {
             let values = torch.read(tensor).map_err(|_| kind)?;
             Ok(values.into_iter().map(f64::from).collect())

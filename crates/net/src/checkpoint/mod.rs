@@ -388,7 +388,7 @@ fn v1_metadata(path: &Path, value: &Value) -> Result<Metadata, NetError> {
     })
 }
 
-/// Every tensor of a state dict, with its name; the first entry that is no tensor.
+/// Every tensor of a state dict, with its name; the first entry that is not a tensor.
 ///
 /// Counters of batches do not matter to a network and may be anything.
 fn state_dict(weights: &Value) -> Result<Vec<(String, TensorPlace)>, (String, &Value)> {

@@ -69,7 +69,7 @@ pub(super) fn dropout_factors(p: f64, rows: usize, seed: u64) -> Vec<f32> {
     (0..rows).map(factor).collect()
 }
 
-/// The activation that is no leaky ReLU, on a map of `channels` channels.
+/// The activation that is not a leaky ReLU, on a map of `channels` channels.
 pub(super) fn bend(curved: &Curved, parameters: &Parameters, values: &mut [f32], shape: MapShape) {
     let slopes = curved.slopes.map(|id| parameters.values(id));
     values.par_chunks_mut(shape.voxels()).enumerate().for_each(|(row, values)| {

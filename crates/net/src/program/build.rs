@@ -234,7 +234,7 @@ impl<'a> Builder<'a> {
         Epilogue { dropout, slope, curve, nonlin_first: self.spec.nonlin_first, ..epilogue }
     }
 
-    /// The activation that is no leaky ReLU.
+    /// The activation that is not a leaky ReLU.
     fn curved(&mut self, prefix: &str) -> Option<Curved> {
         let curve = self.spec.curve?;
         let slopes = match curve {

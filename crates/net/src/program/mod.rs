@@ -116,7 +116,7 @@ pub struct Epilogue {
     pub norm: Option<Norm>,
     /// Slope of the activation below zero, if there is one; at most 1.
     pub slope: Option<f32>,
-    /// The activation where it is no leaky ReLU; then `slope` is `None`. Outside training only.
+    /// The activation where it is not a leaky ReLU; then `slope` is `None`. Outside training only.
     pub curve: Option<Curved>,
     /// The activation comes before the normalisation.
     pub nonlin_first: bool,
@@ -174,7 +174,7 @@ pub struct AddActivate {
     pub skip: MapId,
     /// Slope of the activation; at most 1.
     pub slope: f32,
-    /// The activation where it is no leaky ReLU; then `slope` is 1. Outside training only.
+    /// The activation where it is not a leaky ReLU; then `slope` is 1. Outside training only.
     pub curve: Option<Curved>,
     /// The result.
     pub out: MapId,
