@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use glioseg_infer::Part;
 use glioseg_infer::model::{CheckpointChoice, Folds};
+use glioseg_plan::matching::NamedPattern;
 
 use glioseg_plan::OutputLabels;
 
@@ -102,8 +103,12 @@ pub(crate) struct Predict {
     #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
-    #[arg(short, long, required = true, value_name = "INPUT", num_args = 1..)]
+    #[arg(short, long, required_unless_present = "channel", value_name = "INPUT", num_args = 1..)]
     pub(crate) input: Vec<PathBuf>,
+    /// Files of any name, once for each channel, such as --channel t1=scan1.nii.gz, or a pattern below INPUT such as
+    /// --channel flair='*/FLAIR.nii.gz': what the stars stand for is the name of the case
+    #[arg(long, value_name = "NAME=FILE", help_heading = "Input")]
+    pub(crate) channel: Vec<NamedPattern>,
     /// Folder for CASE.nii.gz and predict.json; made if it is not there
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,

@@ -9,6 +9,7 @@ mod commands;
 mod documents;
 mod problem;
 mod ui;
+mod web;
 
 use std::process::ExitCode;
 

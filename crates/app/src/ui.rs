@@ -35,6 +35,11 @@ impl Ui {
         self.bar.suspend(|| eprintln!("warning: {line}"));
     }
 
+    /// What went wrong with one case, while the others are worked on.
+    pub(crate) fn fail(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("error: {line}"));
+    }
+
     /// An error with the file it is about and what to do, in three lines.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         self.bar.suspend(|| eprintln!("{}", describe(error)));
@@ -128,6 +133,7 @@ diagnosed!(
     glioseg_interop::PickleError,
     glioseg_kernels::KernelError,
     glioseg_plan::PlanError,
+    glioseg_plan::matching::MatchError,
     glioseg_prep::PrepError,
     glioseg_prep::augment::AugmentError,
     glioseg_prep::store::StoreError,
@@ -173,6 +179,7 @@ mod tests {
     use glioseg_metrics::MetricsError;
     use glioseg_net::NetError;
     use glioseg_plan::PlanError;
+    use glioseg_plan::matching::MatchError;
     use glioseg_prep::PrepError;
     use glioseg_prep::augment::AugmentError;
     use glioseg_prep::store::StoreError;
@@ -235,6 +242,8 @@ mod tests {
             (ReportError::from(rule()).into(), "name rules of that list"),
             (ReportError::from(empty()).into(), "copy or download the file again"),
             (CaseError::Unreadable { reason: "gone".into(), path: path() }.into(), "check the path"),
+            (MatchError::NotAPair { text: "t1".into() }.into(), "write it like"),
+            (CaseError::from(MatchError::NotAPair { text: "t1".into() }).into(), "write it like"),
             (twice().into(), "the folds of splits_final.json"),
             (CrossvalError::from(empty()).into(), "copy or download the file again"),
             (ReadyError::Channels { count: 2 }.into(), "without --strict"),

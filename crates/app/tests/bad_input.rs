@@ -84,20 +84,20 @@ fn bad_cases_are_named_with_a_remedy_and_the_good_one_is_done() {
 
     let (code, stdout, stderr) = predict(&input, &out, &[]);
     assert_eq!(code, 1, "{stderr}");
-    assert_eq!(stdout.lines().count(), 1, "only the good case: {stdout}");
+    assert_eq!(stdout.lines().count(), 2, "only the good case and that with a NaN: {stdout}");
+    assert!(stderr.contains("nan_0001.nii.gz: NaN and infinite voxels count as 0: 1 of"), "{stderr}");
     assert!(out.join("good.nii.gz").is_file());
     let record = record(&out);
     let failed: Vec<&serde_json::Value> =
         record["cases"].as_array().expect("cases").iter().filter(|c| c["status"] == "failed").collect();
-    assert_eq!(failed.len(), 10, "{failed:#?}");
+    assert_eq!(failed.len(), 9, "{failed:#?}");
     for (case, message, hint) in [
         ("truncated", "truncated_0001.nii.gz is damaged: its gzip stream", "copy or download it again"),
         ("corrupt", "corrupt_0001.nii.gz is damaged: its gzip stream", "copy or download it again"),
         ("empty", "empty_0001.nii.gz is empty (0 bytes)", "copy or download the file again"),
         ("magic", "magic_0001.nii.gz is not a NIfTI file", "give a NIfTI-1 or NIfTI-2 file"),
         ("dims", "dims_0001.nii.gz", "damaged"),
-        ("nan", "nan_0001.nii.gz holds 1 voxels of", "replace NaN"),
-        ("grid", "44 x 42 x 40 voxels of 4 x 4 x 4 mm (z, y, x), but", "resample the second onto the first"),
+        ("grid", "44 x 42 x 40 voxels of 4 x 4 x 4 mm (z, y, x), but", "register the second to the first"),
         ("grid", "40 x 40 x 40 voxels of 3 x 3 x 3 mm", "share one grid"),
         ("singular", "affine is singular", "sform or qform"),
         ("missing", "case `missing` has no file for channel `t1ce`; found: `t1`, `t2`, `flair`", "t1ce"),
@@ -222,11 +222,12 @@ fn an_input_without_cases_says_which_names_are_expected() {
     let dir = tempfile::tempdir().expect("a folder");
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
     fs::create_dir(&input).expect("a folder");
-    let volume = small_phantom(1);
-    nifti::write_volume(&input.join("scan.nii.gz"), &volume).expect("written");
+    let phantom = small_phantom(1);
+    let channel = Volume::new(1, phantom.channel(0).to_vec(), phantom.geometry.clone()).expect("whole");
+    nifti::write_volume(&input.join("scan.nii.gz"), &channel).expect("written");
     let (code, stderr) = start(&model(), &input, &out, &[]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("no cases found (1 image files seen, for example scan.nii.gz)"), "{stderr}");
+    assert!(stderr.contains("the names of scan.nii.gz do not tell case and channel"), "{stderr}");
     assert!(stderr.contains("CASE_0000.nii.gz") && stderr.contains("CASE-t1c.nii.gz"), "{stderr}");
 }
 
@@ -296,4 +297,38 @@ fn an_unknown_device_says_what_this_build_has() {
             if option == "--device" { "this build runs on: cpu" } else { "this build computes in: f32" };
         assert!(stderr.contains(value) && stderr.contains(known) && stderr.contains("hint:"), "{stderr}");
     }
+}
+
+#[test]
+fn a_fold_with_its_weights_twice_says_which_are_taken_and_refuses_different_ones() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, out, both) = (dir.path().join("in"), dir.path().join("out"), dir.path().join("both"));
+    fs::create_dir(&input).expect("a folder");
+    write_case(&numbered(&input, "good"), 2);
+    let (code, _, stderr) = run(&["convert", &model().display().to_string(), &both.display().to_string()]);
+    assert_eq!(code, 0, "{stderr}");
+    let fold = both.join("fold_0");
+    fs::copy(model().join("fold_0/checkpoint_final.pth"), fold.join("checkpoint_final.pth")).expect("copied");
+    let arguments = |out: &Path| {
+        let [model, input, out] = [&both, &input, out].map(|p| p.display().to_string());
+        run(&["predict", "-m", &model, "-i", &input, "-o", &out, "--no-mirroring"])
+    };
+    let (code, _, stderr) = arguments(&out);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stderr.contains("fold 0 has its weights twice")
+            && stderr.contains("checkpoint_final.safetensors is taken"),
+        "{stderr}"
+    );
+    let ours = fold.join("checkpoint_final.safetensors");
+    let mut bytes = fs::read(&ours).expect("weights");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x40;
+    fs::write(&ours, bytes).expect("written");
+    let (code, _, stderr) = arguments(&dir.path().join("other"));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("hold different weights") && stderr.contains("--checkpoint checkpoint_final.pth"),
+        "{stderr}"
+    );
 }

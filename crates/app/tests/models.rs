@@ -58,7 +58,12 @@ fn copies_of_folds_are_left_out_and_any_checkpoint_can_be_named() {
     let (code, stderr) = predict(&[&folder], &input, &out, &[]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("are left out: fold_0 (copy), fold_2_v1"), "{stderr}");
-    assert_eq!(record(&out)["models"][0]["folds"].as_array().map(Vec::len), Some(1), "{}", record(&out));
+    assert_eq!(
+        record(&out)["models"][0]["folds"].as_object().map(serde_json::Map::len),
+        Some(1),
+        "{}",
+        record(&out)
+    );
 
     fs::rename(&checkpoint, folder.join("fold_0/checkpoint_latest.pth")).expect("renamed");
     let (code, stderr) = predict(&[&folder], &input, &dir.path().join("none"), &[]);

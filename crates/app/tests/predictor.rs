@@ -159,7 +159,7 @@ mod ctrl_c {
     fn end_by_pressing(arguments: &[&str]) -> i32 {
         let mut child = start(arguments);
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        until(&mut lines, "1 cases");
+        until(&mut lines, "1 case ");
         let begun = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("a child") {

@@ -54,6 +54,41 @@ fn ask(address: &str, request: &str) -> (String, Vec<u8>) {
 }
 
 #[test]
+fn slow_clients_do_not_stop_the_others() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("a.txt"), "here").expect("written");
+    // Larger than what the system keeps of an answer that nobody reads.
+    std::fs::write(dir.path().join("big.nii"), vec![7; 32 << 20]).expect("written");
+    let (_server, address) = serve(dir.path());
+    let mut slow = Vec::new();
+    for i in 0..200 {
+        let request = match i % 4 {
+            0 => "POST /a.txt HTTP/1.1\r\nHost: HOST\r\nContent-Length: 1000000\r\n\r\nabc",
+            1 => "GET /a.txt HTTP/1.1\r\nHost: HOST\r\nContent-Length: 1000000\r\n\r\nabc",
+            2 => "GET /big.nii HTTP/1.1\r\nHost: HOST\r\n\r\n",
+            _ => "GET /a.txt HTTP/1.1\r\nHo",
+        };
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        stream.write_all(request.replace("HOST", &address).as_bytes()).expect("written");
+        slow.push(stream);
+    }
+    let get = |path: &str| {
+        ask(&address, &format!("GET {path} HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n"))
+    };
+    let (head, body) = get("/a.txt");
+    assert!(head.starts_with("HTTP/1.1 200") && body == b"here", "{head}");
+    let (head, body) = get("/big.nii");
+    assert!(head.contains("Content-Length: 33554432"), "{head}");
+    assert!(body.len() == 32 << 20 && body.iter().all(|&b| b == 7), "the file, whole");
+    // Whoever was slow gets the rest all the same.
+    let mut half = slow.swap_remove(3);
+    half.write_all(format!("st: {address}\r\nConnection: close\r\n\r\n").as_bytes()).expect("in time");
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.ends_with("here"), "{answer}");
+}
+
+#[test]
 fn only_what_reports_consist_of_is_served() {
     let dir = tempfile::tempdir().expect("a folder");
     let inside = dir.path().join("inside");

@@ -342,3 +342,53 @@ fn five_folds_become_one_recommendation_that_predict_follows() {
     assert_eq!(code, 0, "{log}");
     assert!(!log.contains("epoch 1/1"), "{log}");
 }
+
+#[test]
+fn more_epochs_are_added_and_what_cannot_be_resumed_is_named() {
+    let place = Workplace::new(5);
+    let (code, _, log) = place.train("r", &["--epochs", "2"]);
+    assert_eq!(code, 0, "{log}");
+    let first = place.weights("r");
+    // The options of the first run hold: nothing is left to train.
+    let (code, _, log) = place.train("r", &["--resume"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("only the validation is done"), "{log}");
+    let (code, _, log) = place.train("r", &["--resume", "--epochs", "3"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("resumes from epoch"), "{log}");
+    assert!(place.weights("r") != first, "a third epoch changes the weights");
+    let history = std::fs::read_to_string(place.fold("r").join("training_log.jsonl")).expect("a log");
+    assert_eq!(history.lines().count(), 3, "{history}");
+
+    // Nothing to resume: the stopped trainings of the fold are listed.
+    let (code, _, log) = place.train("none", &["--resume"]);
+    assert_eq!(code, 2);
+    assert!(
+        log.contains("there is no training to resume in") && log.contains("hint: leave out --resume"),
+        "{log}"
+    );
+    let other = place.path("none").join("Other__p__c/fold_0");
+    std::fs::create_dir_all(&other).expect("a folder");
+    std::fs::write(other.join("checkpoint_latest.safetensors"), b"").expect("written");
+    let (code, _, log) = place.train("none", &["--resume"]);
+    assert_eq!(code, 2);
+    assert!(log.contains("stopped trainings of this fold: ") && log.contains("Other__p__c/fold_0"), "{log}");
+
+    // A training of nnU-Net is neither trained over nor resumed.
+    let theirs = place.fold("theirs");
+    std::fs::create_dir_all(&theirs).expect("a folder");
+    std::fs::write(theirs.join("checkpoint_best.pth"), b"weights").expect("written");
+    for more in [&[][..], &["--resume"]] {
+        let (code, _, log) = place.train("theirs", more);
+        assert_eq!(code, 2, "{log}");
+        assert!(
+            log.contains(if more.is_empty() {
+                "holds a training of nnU-Net (checkpoint_best.pth)"
+            } else {
+                "no training to resume"
+            }),
+            "{log}"
+        );
+    }
+    assert_eq!(std::fs::read(theirs.join("checkpoint_best.pth")).expect("there"), b"weights");
+}

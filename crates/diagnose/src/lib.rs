@@ -19,6 +19,16 @@ pub trait Diagnose: Error {
     }
 }
 
+/// A number with its noun: `1 case`, `2 cases`.
+///
+/// ```
+/// use glioseg_diagnose::count;
+/// assert_eq!([count(0, "case"), count(1, "case"), count(2, "case")], ["0 cases", "1 case", "2 cases"]);
+/// ```
+pub fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Errors of other crates are large: [`From`] that boxes them into the variants of one of ours.
 ///
 /// ```

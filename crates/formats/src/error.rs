@@ -90,6 +90,18 @@ pub enum FormatError {
         /// How many, and the first.
         found: NotFinite,
     },
+    /// A finite value that is infinite in the precision that everything is computed in.
+    #[error(
+        "{} holds {value:e} at z, y, x = {position:?}, which is beyond the range of 32-bit floats", path.display()
+    )]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// The value.
+        value: f64,
+        /// Its voxel, z, y, x.
+        position: [usize; 3],
+    },
     /// A label map with a value that is not a label.
     #[error("{} is not a label map: it holds {value} at z, y, x = {position:?}", path.display())]
     NotLabel {
@@ -199,7 +211,10 @@ impl Diagnose for FormatError {
             }
             Self::Placement { source, .. } | Self::Volume(source) => return source.hint(),
             Self::NotFinite { .. } => {
-                "replace NaN and infinite voxels, usually by 0, before the prediction".to_owned()
+                "replace these voxels in the file; without --strict they count as 0".to_owned()
+            }
+            Self::Range { .. } => {
+                "no scanner gives such a value: look at the header's slope and intercept, or correct the voxel".to_owned()
             }
             Self::NotLabel { .. } => {
                 "a label map holds whole numbers from 0 to 65535: is this an image or a probability map?"
@@ -207,7 +222,9 @@ impl Diagnose for FormatError {
             }
             Self::LabelChannels { .. } => "give a 3-D label map".to_owned(),
             Self::GridMismatch { .. } => {
-                "channels of a case must share one grid; resample the second onto the first".to_owned()
+                "channels of a case must share one grid: register the second to the first and resample it; raw scans \
+                 also have to be skull-stripped, where the training's were"
+                    .to_owned()
             }
             Self::Npz { .. } => {
                 "expected an npz as numpy writes it, its array f4 or f2 in C order; is it cut off?".to_owned()

@@ -216,7 +216,7 @@ fn voxels_that_are_not_finite_are_counted_and_the_first_is_named() {
         &error.to_string(),
         &["a.nii", "2 voxels of 24", "the first (-inf) in channel 1 at z, y, x = [0, 0, 1]"],
     );
-    assert_says(&error.hint().expect("a hint"), &["replace NaN"]);
+    assert_says(&error.hint().expect("a hint"), &["without --strict they count as 0"]);
     let sound = nifti::read_volume(&Made::small().write(folder.path(), "b.nii")).expect("sound");
     assert!(sound.check_finite().is_ok());
 }
@@ -312,4 +312,85 @@ proptest! {
             prop_assert!(!error.to_string().is_empty() && error.hint().is_some());
         }
     }
+}
+
+#[test]
+fn what_itk_reads_all_the_same_is_read_and_told() {
+    let folder = folder();
+    let sound = Made::small();
+    let expected = nifti::read_volume(&sound.write(folder.path(), "sound.nii")).expect("sound");
+    let oddities = |path: &Path| {
+        let (volume, infos) = nifti::read_stack(&[path]).expect("readable");
+        assert_eq!((&volume.data, volume.shape()), (&expected.data, expected.shape()), "{}", path.display());
+        infos[0].oddities.clone()
+    };
+    assert_eq!(oddities(&folder.path().join("sound.nii")), Vec::<String>::new());
+    for (size, big) in [(0, false), (7, true)] {
+        let made = Made { big, ..Made::small() };
+        let mut bytes = made.bytes();
+        bytes[..4].copy_from_slice(&if big { i32::to_be_bytes(size) } else { i32::to_le_bytes(size) });
+        let path = write(folder.path(), &format!("size{size}.nii"), &bytes);
+        assert_eq!(oddities(&path), [format!("its header says that it has {size} bytes, not 348")]);
+    }
+    let packed = gzip(&sound.bytes());
+    for cut in [1, 4, 8] {
+        let path = write(folder.path(), &format!("cut{cut}.nii.gz"), &packed[..packed.len() - cut]);
+        assert_eq!(oddities(&path), ["it ends before its check sum, so damage would not be seen"]);
+        // Where nobody is told, such a file is refused.
+        assert_says(&refusal(&path).0, &["breaks off"]);
+    }
+    for dim in [vec![4, 2, 3, 4, 0], vec![7, 2, 3, 4, 1, 1, 0, 0], vec![5, 2, 3, 4, 1, 0]] {
+        let path = Made { dim: dim.clone(), ..Made::small() }.write(folder.path(), "dims.nii");
+        assert_eq!(oddities(&path), Vec::<String>::new(), "{dim:?}");
+    }
+}
+
+#[test]
+fn scales_count_as_in_itk() {
+    let folder = folder();
+    let plain = nifti::read_volume(&Made::small().write(folder.path(), "plain.nii")).expect("sound").data;
+    for (scale, slope, inter) in [
+        ((2e-16, 0.0), 1.0, 0.0),
+        ((1e-38, 0.0), 1.0, 0.0),
+        ((-1e-17, 5.0), 1.0, 5.0),
+        ((0.0, 5.0), 1.0, 5.0),
+        ((f64::INFINITY, 0.0), 1.0, 0.0),
+        ((f64::NAN, 5.0), 1.0, 5.0),
+        ((2.0, f64::INFINITY), 2.0, 0.0),
+        ((1.0, 1e-17), 1.0, 0.0),
+        ((3e-16, 0.0), f64::from(3e-16f32), 0.0),
+    ] {
+        let made = Made { scale, ..Made::small() };
+        let found = nifti::read_volume(&made.write(folder.path(), "scaled.nii")).expect("sound").data;
+        let expected: Vec<f32> = plain.iter().map(|&v| (f64::from(v) * slope + inter) as f32).collect();
+        assert_eq!(found, expected, "{scale:?}");
+    }
+}
+
+#[test]
+fn a_finite_value_that_no_f32_holds_is_named_as_such() {
+    let folder = folder();
+    let mut values = [1f64; 24];
+    values[5] = f64::INFINITY;
+    values[7] = -1e300;
+    let voxels = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let path = Made { datatype: 64, voxels, ..Made::small() }.write(folder.path(), "a.nii");
+    assert_says(&refusal(&path).0, &["a.nii", "-1e300", "[1, 0, 1]", "beyond the range of 32-bit floats"]);
+    // A scale can do it too.
+    let made = Made { scale: (3e38, 0.0), ..Made::small() };
+    assert_says(&refusal(&made.write(folder.path(), "b.nii")).0, &["b.nii", "beyond the range"]);
+}
+
+#[test]
+fn labels_that_are_no_numbers_count_as_0_where_somebody_is_told() {
+    let folder = folder();
+    let mut values = [2f32; 24];
+    (values[3], values[4]) = (f32::NAN, f32::INFINITY);
+    let voxels = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let path = Made { datatype: 16, voxels, ..Made::small() }.write(folder.path(), "a.nii");
+    assert_says(&nifti::read_labels(&path).expect_err("NaN").to_string(), &["not a label map", "NaN"]);
+    let mut oddities = Vec::new();
+    let map = nifti::read_labels_noting(&path, &mut oddities).expect("noted");
+    assert_eq!(map.data, [[2, 2, 2, 0, 0, 2].as_slice(), &[2; 18]].concat());
+    assert_eq!(oddities, [format!("{}: NaN and infinite voxels count as 0: 2 of 24", path.display())]);
 }

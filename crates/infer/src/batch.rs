@@ -10,12 +10,13 @@ use std::thread;
 
 use glioseg_diagnose::Diagnose as _;
 use glioseg_net::MemoryPlan;
+use glioseg_plan::matching::NamedPattern;
 use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
 
 use super::folder::Folder;
 use super::predictor::ModelSet;
 use super::{CaseImages, InferError, Inferred, PredictOptions, Predictor, Prepared, Watch};
-use crate::cases::{CaseFiles, ChannelMatch, find_cases};
+use crate::cases::{CaseFiles, ChannelMatch, find_cases, match_cases};
 use crate::model::Model;
 
 /// The K-th of N equal shares of the cases.
@@ -44,6 +45,8 @@ impl std::str::FromStr for Part {
 pub struct Batch<'a> {
     /// Folders of images, folders of one folder per case, or image files.
     pub inputs: &'a [PathBuf],
+    /// Cases whose files are given channel by channel, instead of being found in `inputs` by their names.
+    pub channels: Option<&'a [NamedPattern]>,
     /// Folder for `CASE.nii.gz`, `predict.json` and `dataset.json`.
     pub out: &'a Path,
     /// Only this share of the cases.
@@ -57,7 +60,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// All cases of `inputs`.
     pub fn new(inputs: &'a [PathBuf], out: &'a Path) -> Self {
-        Self { inputs, out, part: None, skip_finished: false, stop: None }
+        Self { inputs, channels: None, out, part: None, skip_finished: false, stop: None }
     }
 
     fn watch(&self) -> Watch<'a> {
@@ -90,6 +93,11 @@ pub enum Event<'a> {
         skipped: usize,
         /// What the networks take; a case and its sums come on top.
         memory: MemoryPlan,
+    },
+    /// Label maps that were in the output folder and are not of this batch.
+    Stale {
+        /// Their names.
+        files: &'a [String],
     },
     /// The network begins with a case.
     Case {
@@ -190,7 +198,13 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(set: &ModelSet, batch: &'a Batch<'a>) -> Result<Self, InferError> {
         let dataset = &set.first().dataset;
-        let found = find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?;
+        let found = match batch.channels {
+            None => find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?,
+            Some(patterns) => {
+                let root = batch.inputs.first().map_or(Path::new(""), PathBuf::as_path);
+                match_cases(root, patterns, &dataset.channel_names)?
+            }
+        };
         let folder = Folder::make(batch.out, batch.inputs, dataset.written_ending())?;
         let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
             found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();
@@ -230,6 +244,14 @@ impl<'a> Job<'a> {
             skipped: self.skipped,
             memory: predictor.memory(),
         });
+        // With parts, and to continue, files of other runs are meant to be there.
+        if batch.part.is_none() && !batch.skip_finished {
+            let own = self.cases.iter().map(|c| &c.id).chain(self.bad.iter().map(|f| &f.case.id));
+            let files = folder.strangers(&own.map(String::as_str).collect());
+            if !files.is_empty() {
+                observer(Event::Stale { files: &files });
+            }
+        }
         let mut summary = PredictSummary { skipped: self.skipped, ..PredictSummary::default() };
         let all = self.bad.len() + self.cases.len();
         let mut record_case = |case: CaseRecord| -> Result<(), InferError> {
@@ -325,7 +347,8 @@ fn read_cases(
         if watch.is_stopped() {
             return;
         }
-        let prepared = CaseImages::read(case.clone()).and_then(|images| set.prepare(images));
+        let prepared =
+            CaseImages::read(case.clone(), set.image_reader()).and_then(|images| set.prepare(images));
         if queue.send(prepared.map_err(|error| Failure::new(case, error))).is_err() {
             return;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use glioseg_formats::nifti;
+use glioseg_plan::ImageReader;
 use glioseg_plan::record::{CaseRecord, ChannelCheck};
 use glioseg_prep::{PreparedCase, Trail};
 use glioseg_volume::{Geometry, LabelMap, Volume};
@@ -79,13 +80,19 @@ impl CaseImages {
 
     /// Reads the channels of a case in parallel; they must share one grid.
     ///
+    /// The image stays in the order of the first file; with a `reader` that turns images, other files whose axes lead
+    /// elsewhere are turned to those of the first.
+    ///
     /// # Errors
     /// [`InferError::Volume`] with the file that cannot be read, or the two that differ.
-    pub fn read(case: CaseFiles) -> Result<Self, InferError> {
+    pub fn read(case: CaseFiles, reader: ImageReader) -> Result<Self, InferError> {
         let start = Instant::now();
         let CaseFiles { id, files } = case;
-        let (image, infos) = nifti::read_stack(&files)?;
+        let (image, infos) = nifti::read_stack_along(&files, reader.turns())?;
         let mut warnings = Vec::new();
+        for (path, info) in files.iter().zip(&infos) {
+            warnings.extend(info.oddities.iter().map(|odd| format!("{}: {odd}", path.display())));
+        }
         for (path, info) in files.iter().zip(&infos).skip(1) {
             let grids = infos[0].geometry.same_grid(&info.geometry);
             if !grids.same_position() {

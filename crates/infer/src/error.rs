@@ -143,6 +143,35 @@ pub enum InferError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Two files of one checkpoint with different weights.
+    #[error("{} and {} hold different weights", taken.display(), twin.display())]
+    TwoCheckpoints {
+        /// Ours.
+        taken: PathBuf,
+        /// nnU-Net's.
+        twin: PathBuf,
+    },
+    /// There is less free memory than the case needs.
+    #[error(
+        "on the plan's grid of {shape:?} voxels (z, y, x) the case needs {:.2} GiB more memory, but {:.2} GiB are free",
+        gib(*needed), gib(*free)
+    )]
+    CaseMemory {
+        /// Voxels on the plan's grid.
+        shape: [usize; 3],
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Images that are not in the space of the training, in a strict prediction.
+    #[error("{}: {reason}", path.display())]
+    Unprepared {
+        /// The first file, or the case.
+        path: PathBuf,
+        /// What shows it.
+        reason: String,
+    },
     /// Channels that do not look like their names, where that is not allowed.
     #[error("{}", doubts.join("; "))]
     DoubtfulChannels {
@@ -192,6 +221,10 @@ fn fold_list(found: &[String]) -> String {
     }
 }
 
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}
+
 /// Whether this is the file of a best checkpoint.
 fn is_best(file: &str) -> bool {
     file.starts_with("checkpoint_best") || file.starts_with("model_best")
@@ -206,6 +239,18 @@ impl Diagnose for InferError {
             Self::Prep(e) => e.hint(),
             Self::Net(e) => e.hint(),
             Self::Recipe(e) => e.hint(),
+            Self::TwoCheckpoints { twin, .. } => Some(format!(
+                "remove one of the two, or take one by its name: --checkpoint {}",
+                twin.file_name().unwrap_or_default().display()
+            )),
+            Self::CaseMemory { .. } => Some(
+                "close other programs or crop the image; if its voxel size in the header is wrong, correct that".into(),
+            ),
+            Self::Unprepared { .. } => Some(
+                "prepare the scans as the training's images were: registered, on one grid, skull-stripped (for BraTS the SRI24 \
+                 atlas with voxels of 1 mm); if they are right after all, leave out --strict"
+                    .into(),
+            ),
             Self::DoubtfulChannels { .. } => Some(
                 "look at the images: rename the files if they are exchanged; if they are right after all, leave out --strict"
                     .into(),

@@ -1,5 +1,6 @@
 //! A folder that predictions are written to.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -75,6 +76,21 @@ impl Folder {
             && (!options.uncertainty || self.path.join(Self::map(case, "disagreement")).is_file())
     }
 
+    /// Label maps in the folder that are of no case of `own`, sorted.
+    pub(crate) fn strangers(&self, own: &HashSet<&str>) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut found: Vec<String> = names
+            .filter(|name| !name.starts_with('.'))
+            .filter(|name| {
+                let stem = [".nii.gz", ".nii"].iter().find_map(|ending| name.strip_suffix(ending));
+                stem.is_some_and(|stem| !own.contains(stem))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
     /// Writes all files of a case, the label map last; the record with what was written and how long it took.
     ///
     /// # Errors
@@ -106,5 +122,20 @@ impl Folder {
             *value = (*value * 1000.0).round() / 1000.0;
         }
         Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_maps_of_other_cases_are_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["a.nii.gz", "b.nii.gz", "c.nii", "c.npz", ".d.nii.gz.part", "predict.json"] {
+            std::fs::write(folder.path().join(name), b"").expect("written");
+        }
+        let made = Folder::make(folder.path(), &[], ".nii.gz").expect("a folder");
+        assert_eq!(made.strangers(&HashSet::from(["a", "x"])), ["b.nii.gz", "c.nii"]);
     }
 }

@@ -115,6 +115,14 @@ pub struct Fold {
     pub checkpoint: PathBuf,
 }
 
+impl Fold {
+    /// nnU-Net's file of the same name next to the one that is taken.
+    pub fn twin(&self) -> Option<PathBuf> {
+        let taken = self.checkpoint.extension().is_some_and(|ending| ending == "safetensors");
+        Some(self.checkpoint.with_extension("pth")).filter(|path| taken && path.is_file())
+    }
+}
+
 /// A result folder of nnU-Net v2 or v1 or of this program, opened and checked; weights are read later, fold by fold.
 #[derive(Debug)]
 pub struct Model {

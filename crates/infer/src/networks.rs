@@ -1,5 +1,6 @@
 //! The networks of all models and folds, as far as they fit into memory; the one place of inference that knows what computes.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use glioseg_net::{Checkpoint, Engine, EngineChoice, MemoryPlan, Mode, NetworkSpec, Parameters, Program};
@@ -55,6 +56,9 @@ impl Networks {
                 let checkpoint = Checkpoint::open(&fold.checkpoint)?;
                 of_model.push(checkpoint.sha256()?);
                 let weights = Arc::new(weights(model, &checkpoint, interpolate_positions)?);
+                if let Some(twin) = fold.twin() {
+                    same_weights(&weights, &fold.checkpoint, &twin)?;
+                }
                 bytes += weights.num_trained() * size_of::<f32>();
                 if bytes > RESIDENT_WEIGHTS {
                     resident = None;
@@ -142,6 +146,21 @@ impl Networks {
         }
         Ok(())
     }
+}
+
+/// Refuses two checkpoints of one name that hold different weights: which is meant cannot be known.
+fn same_weights(weights: &Parameters, taken: &Path, twin: &Path) -> Result<(), InferError> {
+    let other = Checkpoint::open(twin)?;
+    let same = weights.iter().all(|(shape, values)| {
+        // Values that only one of the files has (position embeddings that were interpolated) are not compared.
+        other.read(&shape.name).map_or(true, |theirs| {
+            theirs.len() != values.len() || theirs.iter().zip(values).all(|(a, b)| a.to_bits() == b.to_bits())
+        })
+    });
+    if same {
+        return Ok(());
+    }
+    Err(InferError::TwoCheckpoints { taken: taken.to_owned(), twin: twin.to_owned() })
 }
 
 /// A model's network, for tiles of its size.

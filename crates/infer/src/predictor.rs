@@ -7,8 +7,9 @@ use std::time::Instant;
 use glioseg_formats::FormatError;
 use glioseg_net::{EngineChoice, MemoryPlan};
 use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind};
-use glioseg_plan::{Labels, OutputLabels, Rules, differing_labels};
+use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, differing_labels, free_memory};
 use glioseg_prep::guard::check_volume;
+use glioseg_prep::guard::space::{TrainingSpace, check_space};
 use glioseg_prep::{PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
@@ -19,6 +20,7 @@ use super::flags::{ImageFacts, TrainingRange, flags};
 use super::networks::Networks;
 use super::probabilities::V1Properties;
 use super::uncertainty::{CaseMoments, Moments};
+use super::window::sum_bytes;
 use super::{
     Accumulation, CaseImages, Grid, InferError, Inferred, LogitSum, Origin, PostprocessingChoice, Prediction,
     Prepared, Watch, WindowOptions,
@@ -292,17 +294,67 @@ impl ModelSet {
         &self.models[0]
     }
 
+    /// The reader of a case's files: that of the first model that turns images, if one does.
+    pub(crate) fn image_reader(&self) -> ImageReader {
+        let readers = || self.models.iter().map(|m| m.plans.image_reader());
+        readers().find(|reader| reader.turns().is_some()).unwrap_or_default()
+    }
+
     /// Whether all models are applied by version 1's rules.
     fn by_v1(&self) -> bool {
         self.models.iter().all(|m| m.configuration.rules == Rules::V1)
     }
 
+    /// What the first model was trained on.
+    fn training_space(&self) -> TrainingSpace {
+        let model = self.first();
+        TrainingSpace {
+            masked: model.configuration.use_mask_for_norm.contains(&true),
+            spacing_mm: model.plans.original_median_spacing(),
+        }
+    }
+
+    /// Makes voxels that are NaN or infinite 0, with a warning; refuses them if the prediction is strict.
+    fn clear_not_finite(&self, case: &mut CaseImages) -> Result<(), InferError> {
+        if self.options.strict {
+            case.image.check_finite().map_err(|found| {
+                let file = case.origin.channel_files().get(found.channel).map(|f| (*f).to_owned());
+                FormatError::NotFinite { path: file.unwrap_or_else(|| case.id.clone().into()), found }
+            })?;
+        }
+        let total = case.image.geometry.voxels();
+        for (channel, count) in case.image.clear_not_finite() {
+            let names = &self.first().dataset.channel_names;
+            let of = |file: &&std::path::Path| format!("{}: NaN and infinite voxels", file.display());
+            let what = case
+                .origin
+                .channel_files()
+                .get(channel)
+                .map_or_else(|| format!("NaN and infinite voxels of channel `{}`", names[channel]), of);
+            case.warnings.push(format!("{what} count as 0: {count} of {total}"));
+        }
+        Ok(())
+    }
+
     /// [`Predictor::prepare`].
-    pub(crate) fn prepare(&self, case: CaseImages) -> Result<Prepared, InferError> {
+    pub(crate) fn prepare(&self, mut case: CaseImages) -> Result<Prepared, InferError> {
         let start = Instant::now();
-        let channels = self.check_channels(&case)?;
-        let CaseImages { id, image, origin, mut warnings, seconds } = case;
+        self.check_channel_count(&case)?;
+        self.clear_not_finite(&mut case)?;
         let names = &self.first().dataset.channel_names;
+        let space = check_space(&case.image, names, &self.training_space());
+        // The comparison of channels knows brains alone: a skull would make it suggest an exchange.
+        let channels = match space {
+            Some(_) => ChannelCheck::default(),
+            None => check_volume(&case.image, names),
+        };
+        let CaseImages { id, image, origin, mut warnings, seconds } = case;
+        if let Some(reason) = space {
+            if self.options.strict {
+                return Err(InferError::Unprepared { reason, path: origin.place(&id) });
+            }
+            warnings.push(format!("{reason}; the channels were not compared with their names"));
+        }
         let files = origin.channel_files();
         for (i, channel) in names.iter().enumerate() {
             let values = image.channel(i);
@@ -330,21 +382,17 @@ impl ModelSet {
         self.inputs(facts, prepared)
     }
 
-    /// Refuses images of another number of channels and values that are no numbers; compares channels with their names.
-    fn check_channels(&self, case: &CaseImages) -> Result<ChannelCheck, InferError> {
+    /// Refuses images of another number of channels.
+    fn check_channel_count(&self, case: &CaseImages) -> Result<(), InferError> {
         let names = &self.first().dataset.channel_names;
-        if case.image.channels != names.len() {
-            return Err(InferError::Channels {
-                path: case.origin.place(&case.id),
-                expected: names.clone(),
-                found: case.image.channels,
-            });
+        if case.image.channels == names.len() {
+            return Ok(());
         }
-        case.image.check_finite().map_err(|found| {
-            let file = case.origin.channel_files().get(found.channel).map(|f| (*f).to_owned());
-            FormatError::NotFinite { path: file.unwrap_or_else(|| case.id.clone().into()), found }
-        })?;
-        Ok(check_volume(&case.image, names))
+        Err(InferError::Channels {
+            path: case.origin.place(&case.id),
+            expected: names.clone(),
+            found: case.image.channels,
+        })
     }
 
     /// The image as every model's network reads it; models that prepare it alike share one.
@@ -367,6 +415,22 @@ impl ModelSet {
         Ok(prepared)
     }
 
+    /// Refuses a case whose answer does not fit the free memory.
+    fn check_memory(&self, model: &Model, case: &PreparedCase, grid: &Geometry) -> Result<(), InferError> {
+        let Some(free) = free_memory() else { return Ok(()) };
+        let outputs = model.dataset.labels.num_outputs();
+        let precision = self.options.accumulation.under(model.configuration.rules);
+        let kept = self.options.save_probabilities || self.models.len() > 1;
+        let inside: usize = case.properties.shape_after_cropping.iter().product();
+        // Labels inside the box and on the whole grid; probabilities of the sum and of the next model.
+        let back = 2 * (inside + grid.voxels()) + if kept { 8 * outputs * inside } else { 0 };
+        let needed = sum_bytes(outputs, case.shape, precision, model.folds.len()) + back as u64;
+        if needed > free {
+            return Err(InferError::CaseMemory { shape: case.shape, needed, free });
+        }
+        Ok(())
+    }
+
     /// Adds windows and the ways back to a case that is prepared for every model.
     fn inputs(&self, facts: CaseFacts, prepared: Vec<Arc<PreparedCase>>) -> Result<Prepared, InferError> {
         let mut passes = 0;
@@ -380,6 +444,7 @@ impl ModelSet {
             };
             let grid = Grid::new(case.shape, window.tile, window.step)?;
             passes += (grid.len() * model.folds.len()) << window.mirror_axes.len();
+            self.check_memory(model, &case, &facts.geometry)?;
             let trail = case.properties.trail(&model.configuration);
             inputs.push(Input { case, trail, window });
         }
@@ -445,6 +510,7 @@ impl ModelSet {
 fn prepares_alike(a: &Model, b: &Model) -> bool {
     let (x, y) = (&a.configuration, &b.configuration);
     a.plans.transpose_forward() == b.plans.transpose_forward()
+        && a.plans.image_reader().turns() == b.plans.image_reader().turns()
         && x.rules == y.rules
         && a.plans.foreground_intensities() == b.plans.foreground_intensities()
         && x.spacing == y.spacing

@@ -11,7 +11,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
-use glioseg_plan::Rules;
+use glioseg_plan::{Rules, free_memory, try_zeroed};
 use glioseg_volume::crop::Box3;
 
 use super::gaussian::gaussian_weights_v1;
@@ -82,10 +82,18 @@ enum Sums {
 }
 
 impl Sums {
-    fn zeros(precision: Accumulation, len: usize) -> Self {
+    /// `None` if the system does not give the memory.
+    fn zeros(precision: Accumulation, len: usize) -> Option<Self> {
+        Some(match precision {
+            Accumulation::Half => Self::Half(try_zeroed(len)?),
+            Accumulation::Single => Self::Single(try_zeroed(len)?),
+        })
+    }
+
+    fn empty(precision: Accumulation) -> Self {
         match precision {
-            Accumulation::Half => Self::Half(vec![f16::ZERO; len]),
-            Accumulation::Single => Self::Single(vec![0.0; len]),
+            Accumulation::Half => Self::Half(Vec::new()),
+            Accumulation::Single => Self::Single(Vec::new()),
         }
     }
 
@@ -219,12 +227,14 @@ impl LogitSum {
                 (weights, mirror_combinations_v1(&options.mirror_axes))
             }
         };
+        let sums = Sums::zeros(precision, channels * voxels).zip(Sums::zeros(precision, voxels));
+        let (sum, weight) = sums.ok_or_else(|| no_memory(channels, shape, precision))?;
         Ok(Self {
             channels,
             precision,
-            sum: Sums::zeros(precision, channels * voxels),
-            weight: Sums::zeros(precision, voxels),
-            total: Sums::zeros(precision, 0),
+            sum,
+            weight,
+            total: Sums::empty(precision),
             folds: 0,
             tile_weights,
             mirrors,
@@ -268,8 +278,9 @@ impl LogitSum {
         let tile = self.grid.tile;
         let voxels: usize = tile.iter().product();
         if self.sum.is_empty() {
-            let volume: usize = self.grid.shape.iter().product();
-            self.sum = Sums::zeros(self.precision, self.channels * volume);
+            let shape = self.grid.shape;
+            self.sum = Sums::zeros(self.precision, self.channels * shape.iter().product::<usize>())
+                .ok_or_else(|| no_memory(self.channels, shape, self.precision))?;
         } else {
             self.sum.clear();
         }
@@ -367,7 +378,7 @@ impl LogitSum {
         );
         self.folds += 1;
         if self.folds == 1 {
-            self.total = std::mem::replace(&mut self.sum, Sums::zeros(self.precision, 0));
+            self.total = std::mem::replace(&mut self.sum, Sums::empty(self.precision));
             return;
         }
         let fold = &self.sum;
@@ -406,6 +417,23 @@ impl LogitSum {
         }
         Ok(logits)
     }
+}
+
+/// Bytes that the mean of `folds` folds takes: sums and weights, and in the end the logits as `f32`.
+pub(super) fn sum_bytes(channels: usize, shape: [usize; 3], precision: Accumulation, folds: usize) -> u64 {
+    let voxels: u64 = shape.iter().map(|&n| n as u64).product();
+    let value = match precision {
+        Accumulation::Half => 2,
+        Accumulation::Single => 4,
+    };
+    let (channels, sums) = (channels as u64, if folds > 1 { 2 } else { 1 });
+    // The last fold's sum is there no longer when the mean becomes f32, but its weights are.
+    voxels * (value * (channels * sums + 1)).max(value * (channels + 1) + 4 * channels)
+}
+
+fn no_memory(channels: usize, shape: [usize; 3], precision: Accumulation) -> InferError {
+    let needed = sum_bytes(channels, shape, precision, 1);
+    InferError::CaseMemory { shape, needed, free: free_memory().unwrap_or(0) }
 }
 
 /// Writes the tile at `start` of every channel, mirrored along `axes`, into `patch`; zeros where it leaves the volume.

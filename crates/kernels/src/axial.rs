@@ -6,7 +6,7 @@
 //! that ever exist: memory is linear in the axis. The gradient does the same again and keeps nothing between the passes.
 
 mod backward;
-mod block;
+pub(crate) mod block;
 mod matrix;
 
 pub use backward::{AxialGradients, axial_attention_backward, position_gradients};

@@ -200,6 +200,19 @@ pub fn return_freed_memory() {
     }
 }
 
+/// Gives pages back to the system that hold nothing but freed memory, such as what reading and preparing a case left between
+/// allocations that stay.
+pub fn trim_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: the allocator's own, under its own locks; it touches freed memory only.
+        let _ = unsafe { malloc_trim(0) };
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Buffer> = RefCell::new(Buffer::zeroed(0));
 }
@@ -218,8 +231,7 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
 }
 
 /// Values of this thread's scratch.
-#[cfg(test)]
-pub(crate) fn scratch_of_thread() -> usize {
+pub fn scratch_of_thread() -> usize {
     SCRATCH.with_borrow(|scratch| scratch.len())
 }
 

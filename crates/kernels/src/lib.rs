@@ -30,6 +30,8 @@ mod pool;
 mod scratch;
 mod source;
 mod stats;
+#[doc(hidden)]
+pub mod testing;
 mod transposed;
 mod upsampled;
 
@@ -43,7 +45,7 @@ pub use backward::weights::{
     backward_weights_scratch, bias_gradient, conv3d_backward_weights, conv3d_backward_weights_by,
     conv3d_backward_weights_reference,
 };
-pub use buffer::{Arena, buffer_bytes, return_freed_memory, zeroed_tensor};
+pub use buffer::{Arena, buffer_bytes, return_freed_memory, trim_freed_memory, zeroed_tensor};
 pub use conv3d::{Algorithm, ConvShape, PackedConv, conv3d, conv3d_reference};
 pub use error::KernelError;
 pub use isa::{Cpu, ISA_VARIABLE, Level, vectorised};

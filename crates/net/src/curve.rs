@@ -1,7 +1,7 @@
 //! Activations that are curves, or whose kink has a learnt or steep slope: what the kernels' leaky ReLU, a maximum of two
 //! lines, cannot be.
 //!
-//! They are computed one value at a time and go over a map in a pass of their own. They have no derivative here: such networks predict, and training
+//! They are computed one value at a time, in a pass of their own over a map. They have no derivative here: such networks predict, and training
 //! them is refused.
 
 /// An activation other than a leaky ReLU of slope at most 1.
@@ -54,12 +54,16 @@ impl Curve {
             // The sum is rounded to f32 as PyTorch's: far below 0 little is left of it.
             Self::Gelu { tanh: false } => {
                 let erf = |x: f32| libm::erf(f64::from(x * std::f32::consts::FRAC_1_SQRT_2)) as f32;
-                values.iter_mut().for_each(|x| *x = *x * 0.5 * (1.0 + erf(*x)));
+                for x in values {
+                    *x = *x * 0.5 * (1.0 + erf(*x));
+                }
             }
             Self::Gelu { tanh: true } => {
                 let factor = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
                 let tanh = |x: f32| f64::from(factor * (x + 0.044_715 * (x * x * x))).tanh() as f32;
-                values.iter_mut().for_each(|x| *x = 0.5 * *x * (1.0 + tanh(*x)));
+                for x in values {
+                    *x = 0.5 * *x * (1.0 + tanh(*x));
+                }
             }
             Self::Elu { alpha } => each(values, |x| if x > 0.0 { x } else { f64::from(alpha) * x.exp_m1() }),
             Self::Silu => each(values, |x| x / (1.0 + (-x).exp())),
@@ -86,36 +90,37 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::excessive_precision, reason = "the digits that torch prints")]
     fn curves_are_pytorchs() {
         // torch 2.15, `torch.nn.functional`, of -3, -1, -0.1, 0, 0.5, 2 in f32.
         let x = [-3.0f32, -1.0, -0.1, 0.0, 0.5, 2.0];
         let cases: [(Curve, [f32; 6]); 7] = [
             (
                 Curve::Gelu { tanh: false },
-                [-0.00405022502, -0.158655256, -0.0460172184, 0.0, 0.345731229, 1.95449972],
+                [-0.004_050_225_02, -0.158_655_256, -0.046_017_218_4, 0.0, 0.345_731_229, 1.954_499_72],
             ),
             (
                 Curve::Gelu { tanh: true },
-                [-0.00363743305, -0.158807993, -0.0460172482, 0.0, 0.345714003, 1.95459771],
+                [-0.003_637_433_05, -0.158_807_993, -0.046_017_248_2, 0.0, 0.345_714_003, 1.954_597_71],
             ),
-            (Curve::Elu { alpha: 1.0 }, [-0.950212955, -0.63212055, -0.0951625854, 0.0, 0.5, 2.0]),
-            (Curve::Elu { alpha: 0.3 }, [-0.285063893, -0.189636171, -0.0285487771, 0.0, 0.5, 2.0]),
-            (Curve::Silu, [-0.142277613, -0.268941432, -0.0475020818, 0.0, 0.311229676, 1.76159406]),
+            (Curve::Elu { alpha: 1.0 }, [-0.950_212_955, -0.632_120_55, -0.095_162_585_4, 0.0, 0.5, 2.0]),
+            (Curve::Elu { alpha: 0.3 }, [-0.285_063_893, -0.189_636_171, -0.028_548_777_1, 0.0, 0.5, 2.0]),
+            (
+                Curve::Silu,
+                [-0.142_277_613, -0.268_941_432, -0.047_502_081_8, 0.0, 0.311_229_676, 1.761_594_06],
+            ),
             (
                 Curve::Prelu { parameters: 1, init: 0.25 },
-                [-5.10000038, -1.70000005, -0.170000002, 0.0, 0.5, 2.0],
+                [-5.100_000_38, -1.700_000_05, -0.170_000_002, 0.0, 0.5, 2.0],
             ),
-            (Curve::Steep { slope: 1.5 }, [-4.5, -1.5, -0.150000006, 0.0, 0.5, 2.0]),
+            (Curve::Steep { slope: 1.5 }, [-4.5, -1.5, -0.150_000_006, 0.0, 0.5, 2.0]),
         ];
         for (curve, expected) in cases {
             let mut values = x;
             curve.apply(&mut values, 1.7);
             for (ours, theirs) in values.iter().zip(expected) {
-                // PyTorch computes in f32: near 0 its sums cancel.
-                assert!(
-                    (ours - theirs).abs() <= 2.5e-7 * theirs.abs().max(1.0),
-                    "{curve:?}: {ours} {theirs}"
-                );
+                // PyTorch's own error function is off by 3.6e-7 at -2.12, which GELU multiplies by 1.5.
+                assert!((ours - theirs).abs() <= 6e-7 * theirs.abs().max(1.0), "{curve:?}: {ours} {theirs}");
             }
         }
     }

@@ -36,7 +36,7 @@ pub use checkpoint::Checkpoint;
 pub use curve::Curve;
 pub use engine::{
     Device, Engine, EngineChoice, Evaluation, Kernels, LayerTime, Logits, MemoryPlan, Precision, StepReport,
-    Update, free_memory,
+    Update,
 };
 pub use error::NetError;
 pub use init::mix;

@@ -1,7 +1,7 @@
 //! `dataset.json`: channels and labels of a dataset.
 
-use crate::PlanError;
 use crate::json::{Node, parse_json, read_json};
+use crate::{ImageReader, PlanError};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,8 @@ pub struct Dataset {
     pub file_ending: String,
     /// Number of training cases, where given.
     pub num_training: Option<usize>,
-    /// Reader class that the dataset asks for instead of the usual one.
-    pub overwrite_image_reader_writer: Option<String>,
+    /// Reader that the dataset asks for instead of the usual one.
+    pub overwrite_image_reader: Option<ImageReader>,
     /// The whole file, with the keys that have no meaning here.
     pub raw: Value,
 }
@@ -95,9 +95,28 @@ impl Dataset {
             },
         };
         let num_training = root.opt("numTraining")?.map(|n| whole_number(&n)).transpose()?;
-        let overwrite_image_reader_writer =
-            root.opt("overwrite_image_reader_writer")?.map(|n| n.str().map(str::to_owned)).transpose()?;
-        Ok(Dataset { channel_names, labels, file_ending, num_training, overwrite_image_reader_writer, raw })
+        let overwrite_image_reader = match root.opt("overwrite_image_reader_writer")? {
+            None => None,
+            // nnU-Net's own way to say "no other than the usual one".
+            Some(node) if node.str()? == "None" => None,
+            Some(node) => {
+                let known = ImageReader::from_name(node.str()?);
+                Some(known.ok_or_else(|| node.unknown(&ImageReader::NAMES))?)
+            }
+        };
+        Ok(Dataset { channel_names, labels, file_ending, num_training, overwrite_image_reader, raw })
+    }
+
+    /// How nnU-Net reads these images, unless plans say otherwise.
+    ///
+    /// # Source
+    /// nnU-Net v2, `determine_reader_writer_from_dataset_json`.
+    pub fn image_reader(&self) -> ImageReader {
+        match self.overwrite_image_reader {
+            Some(reader) => reader,
+            None if self.file_ending.eq_ignore_ascii_case(".nii") => ImageReader::Nibabel,
+            None => ImageReader::SimpleItk,
+        }
     }
 }
 
@@ -301,6 +320,11 @@ impl Labels {
     /// Every label value with background, ascending, the ignore label left out.
     pub fn all_labels(&self) -> &[u16] {
         &self.all
+    }
+
+    /// Every value that a label map may hold: all labels, and the ignore label last.
+    pub fn declared(&self) -> Vec<u16> {
+        self.all.iter().copied().chain(self.ignore).collect()
     }
 
     /// The value of voxels that are not scored, if there is one.

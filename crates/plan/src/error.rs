@@ -1,5 +1,6 @@
 //! What can be wrong with a dataset description or plans.
 
+use crate::splits::some_of;
 use glioseg_diagnose::Diagnose;
 use glioseg_formats::FormatError;
 use std::path::{Path, PathBuf};
@@ -141,6 +142,30 @@ pub enum PlanError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A label map with values that `dataset.json` does not declare.
+    #[error(
+        "case `{case}`: the label map has labels that dataset.json does not declare: {}; it declares {}",
+        counted(labels),
+        list(declared)
+    )]
+    UndeclaredLabels {
+        /// The case.
+        case: String,
+        /// The label map.
+        path: PathBuf,
+        /// Every such label with its number of voxels.
+        labels: Vec<(u16, u64)>,
+        /// The labels that are declared, the ignore label among them.
+        declared: Vec<u16>,
+    },
+    /// A dataset with errors that concern all of it.
+    #[error("{} cannot be trained on: {}", folder.display(), problems.join("; "))]
+    Unfit {
+        /// The dataset.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problems: Vec<String>,
+    },
     /// Label maps without a single foreground voxel.
     #[error("none of the {cases} training cases has a labelled voxel")]
     NoForeground {
@@ -148,7 +173,7 @@ pub enum PlanError {
         cases: usize,
     },
     /// Fewer cases than folds.
-    #[error("{cases} cases cannot be split into {folds} folds")]
+    #[error("{} cannot be split into {folds} folds", glioseg_diagnose::count(*cases, "case"))]
     TooFewCases {
         /// Number of cases.
         cases: usize,
@@ -302,6 +327,13 @@ fn list(labels: &[u16]) -> String {
     labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// `3 (20 voxels), 9 (1 voxel)`.
+fn counted(labels: &[(u16, u64)]) -> String {
+    let one = |(label, n): &(u16, u64)| format!("{label} ({n} voxel{})", if *n == 1 { "" } else { "s" });
+    let shown: Vec<String> = labels.iter().map(one).collect();
+    some_of(&shown.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 fn more_files(more: usize) -> String {
     if more == 0 { String::new() } else { format!(" (and {more} more files have such labels)") }
 }
@@ -365,6 +397,13 @@ impl Diagnose for PlanError {
             PlanError::Case { .. } => {
                 Some("`glioseg dataset check` lists every problem of every case".to_owned())
             }
+            PlanError::UndeclaredLabels { .. } => Some(
+                "declare these labels in dataset.json, correct the label map, or take the case out of the dataset"
+                    .to_owned(),
+            ),
+            PlanError::Unfit { .. } => {
+                Some("correct the dataset; `glioseg dataset check` lists every problem and where it is".to_owned())
+            }
             PlanError::NoForeground { .. } => {
                 Some("check that the label maps are those of this dataset and are not empty".to_owned())
             }
@@ -404,7 +443,7 @@ impl Diagnose for PlanError {
 
     fn path(&self) -> Option<&Path> {
         match self {
-            PlanError::Case { path, .. } => Some(path),
+            PlanError::Case { path, .. } | PlanError::UndeclaredLabels { path, .. } => Some(path),
             _ => None,
         }
     }

@@ -7,17 +7,23 @@
 
 mod histogram;
 mod samples;
+mod sources;
 
-use crate::groups::{case_groups, case_size, memory_budget};
+pub use sources::FingerprintSources;
+
+use crate::groups::{case_groups, case_size};
 use crate::json::{Node, parse_json, read_json};
+use crate::memory::memory_budget;
 use crate::plans::foreground_intensities;
-use crate::{ForegroundIntensities, PlanError, RawCase, RawDataset};
+use crate::{ForegroundIntensities, PlanError, RawCase, RawDataset, ReadCase};
 use glioseg_formats::atomic;
+use glioseg_formats::nifti::read_info;
 use glioseg_interop::{KeyOrder, RandomState, python_json};
 use glioseg_volume::crop;
 use histogram::Histogram;
 use rayon::prelude::*;
 use samples::{CaseSamples, Samples, draw};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::io::Write as _;
 use std::path::Path;
@@ -27,6 +33,16 @@ const SAMPLES: usize = 100_000_000;
 
 /// nnU-Net's seed for the draws of a case.
 const SEED: u32 = 1234;
+
+/// Whether voxels with the ignore label count as foreground in the statistics of intensities.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IgnoreLabel {
+    /// They do not: nobody said what they are.
+    #[default]
+    LeftOut,
+    /// They do, as in nnU-Net, whose foreground is every label above 0.
+    AsForeground,
+}
 
 /// What the planner needs to know of a dataset, `dataset_fingerprint.json`. One entry per case, in nnU-Net's order.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,21 +65,44 @@ struct CaseFacts {
     /// One per channel.
     intensities: Vec<Histogram>,
     samples: CaseSamples,
+    /// What is odd about its files.
+    oddities: Vec<String>,
 }
 
 impl Fingerprint {
     /// Name of the file next to the preprocessed data.
     pub const FILE: &'static str = "dataset_fingerprint.json";
 
-    /// Reads every case of a dataset; `progress` is told the name of each case that is done.
+    /// Reads every case of a dataset; `progress` is told the name of each case that is done, and what is odd about its files. Voxels with the ignore label
+    /// are left out of the intensities; see [`Fingerprint::extract_with`].
+    ///
+    /// # Errors
+    /// As [`Fingerprint::extract_with`].
+    pub fn extract(
+        dataset: &RawDataset,
+        progress: &(dyn Fn(&str, &[String]) + Sync),
+    ) -> Result<Fingerprint, PlanError> {
+        Fingerprint::extract_with(dataset, IgnoreLabel::LeftOut, progress)
+    }
+
+    /// Reads every case of a dataset; `progress` is told the name of each case that is done, and what is odd about its files.
     ///
     /// # Errors
     /// The [`PlanError`] of the first case that cannot be used; [`PlanError::NoForeground`] if no case has a labelled
     /// voxel. A single case without one contributes no intensities.
     ///
     /// # Source
-    /// nnU-Net v2, `DatasetFingerprintExtractor`.
-    pub fn extract(dataset: &RawDataset, progress: &(dyn Fn(&str) + Sync)) -> Result<Fingerprint, PlanError> {
+    /// nnU-Net v2, `DatasetFingerprintExtractor`; it counts the ignore label as foreground, which is right only with
+    /// [`IgnoreLabel::AsForeground`] here. Datasets without an ignore label have the same fingerprint either way.
+    pub fn extract_with(
+        dataset: &RawDataset,
+        ignore: IgnoreLabel,
+        progress: &(dyn Fn(&str, &[String]) + Sync),
+    ) -> Result<Fingerprint, PlanError> {
+        let left_out = match ignore {
+            IgnoreLabel::LeftOut => dataset.description.labels.ignore_label(),
+            IgnoreLabel::AsForeground => None,
+        };
         let per_case = SAMPLES / dataset.cases.len().max(1);
         let bytes: Vec<u64> = dataset
             .cases
@@ -80,8 +119,8 @@ impl Fingerprint {
             let results: Vec<Result<CaseFacts, PlanError>> = dataset.cases[group]
                 .par_iter()
                 .map(|case| {
-                    let facts = analyze(case, dataset, per_case)?;
-                    progress(&case.name);
+                    let facts = analyze(case, dataset, left_out, per_case)?;
+                    progress(&case.name, &facts.oddities);
                     Ok(facts)
                 })
                 .collect();
@@ -196,12 +235,13 @@ impl Fingerprint {
     /// Checks that the fingerprint can be that of `dataset`; `path` is named in the error.
     ///
     /// # Errors
-    /// [`PlanError::Fingerprint`] if it has another number of cases or channels.
+    /// [`PlanError::Fingerprint`] if it has another number of cases or channels, or an image that can be read now has
+    /// another spacing, or fewer voxels than were left after cropping.
     pub fn check(&self, dataset: &RawDataset, path: &Path) -> Result<(), PlanError> {
         let (cases, channels) = (dataset.cases.len(), dataset.description.channel_names.len());
         let (own_cases, own_channels) = (self.spacings_mm.len(), self.foreground_intensities.len());
         if (cases, channels) == (own_cases, own_channels) {
-            return Ok(());
+            return self.check_headers(dataset, path);
         }
         Err(PlanError::Fingerprint {
             path: path.to_owned(),
@@ -212,17 +252,55 @@ impl Fingerprint {
             ),
         })
     }
+
+    /// Spacings and shapes of the images as their headers tell.
+    fn check_headers(&self, dataset: &RawDataset, path: &Path) -> Result<(), PlanError> {
+        for (number, case) in dataset.cases.iter().enumerate() {
+            let Some(info) = case.images.first().and_then(|image| read_info(image).ok()) else { continue };
+            let (own, now) = (self.spacings_mm[number], info.geometry.spacing);
+            let (a, b) = (any_order(own), any_order(now));
+            let same = a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs());
+            let (cropped, whole) = (self.shapes_after_crop[number], info.geometry.shape);
+            let fits =
+                any_order(cropped).iter().zip(any_order(whole)).all(|(cropped, whole)| *cropped <= whole);
+            if !(same && fits) {
+                let reason = format!(
+                    "the fingerprint has spacing {own:?} and shape {cropped:?} for case `{}`, but its image has {now:?} \
+                     and {whole:?} (z, y, x): the images have changed",
+                    case.name
+                );
+                return Err(PlanError::Fingerprint { path: path.to_owned(), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers whatever the order of the axes: a reader may turn them.
+fn any_order<T: PartialOrd>(mut values: [T; 3]) -> [T; 3] {
+    values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    values
 }
 
 fn triple<'a>(node: &Node<'a>) -> Result<[Node<'a>; 3], PlanError> {
     <[Node<'a>; 3]>::try_from(node.list()?).map_err(|_| node.wrong("a list of 3 numbers (z, y, x)"))
 }
 
-/// Reads a case, crops it, and draws intensities from its foreground.
-fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<CaseFacts, PlanError> {
-    let (volume, labels) = case.read(&dataset.description)?;
-    let shape = volume.shape();
-    let mut mask = crop::nonzero_mask(&volume.data, shape);
+/// Reads a case, crops it, and draws intensities from its foreground, in which the label `left_out` does not count.
+fn analyze(
+    case: &RawCase,
+    dataset: &RawDataset,
+    left_out: Option<u16>,
+    per_case: usize,
+) -> Result<CaseFacts, PlanError> {
+    let reader = dataset.description.image_reader();
+    let ReadCase { image: volume, labels, oddities } = case.read(&dataset.description, reader)?;
+    let (turn, spacing_mm) = reader.turn(&volume.geometry);
+    let shape = turn.along(volume.shape());
+    let voxels = volume.geometry.voxels();
+    let labels = turn.apply(labels.data, volume.shape());
+    let image = turn.apply(volume.data, volume.geometry.shape);
+    let mut mask = crop::nonzero_mask(&image, shape);
     crop::fill_holes(&mut mask, shape);
     let bbox = crop::bounding_box(&mask, shape).unwrap_or_else(|| shape.map(|size| [0, size]));
     drop(mask);
@@ -231,7 +309,8 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
     for z in z0..z1 {
         for y in y0..y1 {
             let row = (z * shape[1] + y) * shape[2];
-            foreground.extend((row + x0..row + x1).filter(|&i| labels.data[i] > 0));
+            let counts = |label: u16| label > 0 && Some(label) != left_out;
+            foreground.extend((row + x0..row + x1).filter(|&i| counts(labels[i])));
         }
     }
     drop(labels);
@@ -241,7 +320,7 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
     };
     let mut random = RandomState::new(SEED);
     let (mut intensities, mut samples) = (Vec::new(), CaseSamples::default());
-    for channel in volume.data.chunks_exact(volume.geometry.voxels()) {
+    for channel in image.chunks_exact(voxels) {
         let values: Vec<f32> = foreground.iter().map(|&i| channel[i]).collect();
         let Some(last) = count.checked_sub(1) else {
             intensities.push(Histogram::default());
@@ -263,11 +342,12 @@ fn analyze(case: &RawCase, dataset: &RawDataset, per_case: usize) -> Result<Case
     }
     let shape_after_crop = crop::box_shape(bbox);
     Ok(CaseFacts {
-        spacing_mm: volume.geometry.spacing,
+        spacing_mm,
         shape_after_crop,
-        relative_size: shape_after_crop.iter().product::<usize>() as f64 / volume.geometry.voxels() as f64,
+        relative_size: shape_after_crop.iter().product::<usize>() as f64 / voxels as f64,
         intensities,
         samples,
+        oddities,
     })
 }
 

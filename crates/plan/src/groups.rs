@@ -4,9 +4,6 @@ use crate::RawCase;
 use glioseg_formats::nifti::read_info;
 use std::ops::Range;
 
-/// Used where the system does not tell how much memory is free.
-const UNKNOWN_MEMORY: u64 = 4 << 30;
-
 /// Splits cases into runs of neighbours that are worked on at once: at most one per thread, and together within
 /// `budget` bytes, but always at least one.
 ///
@@ -30,14 +27,6 @@ pub fn case_groups(case_bytes: &[u64], threads: usize, budget: u64) -> Vec<Range
     groups
 }
 
-/// Half of the memory that is free now, in bytes.
-pub fn memory_budget() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
-    kib.map_or(UNKNOWN_MEMORY, |kib| kib * 512)
-}
-
 /// Voxels and channels of a case as its headers tell; 0 where they cannot be read.
 pub fn case_size(case: &RawCase) -> (u64, u64) {
     let infos = case.images.iter().filter_map(|path| read_info(path).ok());
@@ -56,6 +45,5 @@ mod tests {
         assert_eq!(case_groups(&[60, 30, 50, 200, 1], 8, 100), [0..2, 2..3, 3..4, 4..5]);
         assert_eq!(case_groups(&[], 2, 100), []);
         assert_eq!(case_groups(&[u64::MAX, u64::MAX], 2, 100), [0..1, 1..2]);
-        assert!(memory_budget() > 0);
     }
 }

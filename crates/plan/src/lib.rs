@@ -16,10 +16,14 @@ mod fingerprint;
 mod groups;
 mod integrity;
 mod json;
+mod made;
+pub mod matching;
+mod memory;
 pub mod number;
 mod planner;
 mod plans;
 mod raw;
+mod reader;
 mod recoding;
 pub mod record;
 mod splits;
@@ -34,13 +38,18 @@ pub use configuration::{Configuration, InterpolationMode, Normalization, Resampl
 pub use convention::{Convention, Evidence, TumourParts};
 pub use dataset::{Dataset, Described, Label, Labels, Region, canonical_channel};
 pub use error::PlanError;
-pub use fingerprint::Fingerprint;
-pub use groups::{case_groups, case_size, memory_budget};
-pub use integrity::{IntegrityReport, Problem, Severity, check_dataset};
+pub use fingerprint::{Fingerprint, FingerprintSources, IgnoreLabel};
+pub use groups::{case_groups, case_size};
+pub use integrity::{
+    CaseDigest, IntegrityReport, Problem, Severity, Twin, check_dataset, header_errors, twins,
+};
 pub use json::{parse_json, read_json};
+pub use made::{Making, make_dataset};
+pub use memory::{free_memory, memory_budget, try_zeroed};
 pub use planner::{Attempt, PlanOptions, Planned, Planner, plan};
 pub use plans::{ForegroundIntensities, Plans};
-pub use raw::{RawCase, RawDataset, preprocessed_folder, results_folder};
+pub use raw::{RawCase, RawDataset, ReadCase, odd_images, preprocessed_folder, results_folder};
+pub use reader::ImageReader;
 pub use recoding::{OutputLabels, Recoding, differing_labels, meaning, other_labels, write_description};
 pub use splits::{Fold, Splits};
 pub use steps::{Neighbours, PostprocessingStep};

@@ -1,7 +1,7 @@
 //! `plans.json`: what the planner decided for a dataset.
 
 use crate::json::{Node, parse_json, read_json};
-use crate::{Configuration, PlanError};
+use crate::{Configuration, ImageReader, PlanError};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,12 @@ pub struct ForegroundIntensities {
     pub median: f64,
 }
 
+/// The reader that plans name. Another reader than those known would give the network other voxels.
+fn image_reader(root: &Node<'_>) -> Result<ImageReader, PlanError> {
+    let Some(node) = root.opt("image_reader_writer")? else { return Ok(ImageReader::default()) };
+    ImageReader::from_name(node.str()?).ok_or_else(|| node.unknown(&ImageReader::NAMES))
+}
+
 /// nnU-Net v2's plans for a dataset.
 ///
 /// # Source
@@ -37,7 +43,7 @@ pub struct Plans {
     raw: Value,
     dataset_name: String,
     name: String,
-    image_reader_writer: String,
+    image_reader: ImageReader,
     transpose_forward: [usize; 3],
     transpose_backward: [usize; 3],
     original_median_spacing: Option<[f64; 3]>,
@@ -89,7 +95,7 @@ impl Plans {
             path: path.to_owned(),
             dataset_name: text("dataset_name")?,
             name: text("plans_name")?,
-            image_reader_writer: text("image_reader_writer")?,
+            image_reader: image_reader(&root)?,
             transpose_forward,
             transpose_backward,
             original_median_spacing: triple("original_median_spacing_after_transp")?,
@@ -122,9 +128,9 @@ impl Plans {
         &self.name
     }
 
-    /// nnU-Net's reader class, such as `SimpleITKIO`; empty where the file has none.
-    pub fn image_reader_writer(&self) -> &str {
-        &self.image_reader_writer
+    /// How images are read; as they are stored where the file does not say.
+    pub fn image_reader(&self) -> ImageReader {
+        self.image_reader
     }
 
     /// For every axis of the transposed array the axis `[z, y, x]` of the image it comes from.

@@ -6,12 +6,12 @@
 //! the files is read case by case.
 
 use crate::json::Node;
-use crate::{Dataset, PlanError};
-use glioseg_formats::FormatError;
-use glioseg_formats::nifti::{read_labels, read_stack};
+use crate::{Dataset, ImageReader, PlanError};
+use glioseg_formats::nifti::{ImageInfo, read_labels_noting, read_stack_along};
 use glioseg_volume::{LabelMap, Volume};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,17 @@ pub struct RawCase {
     pub images: Vec<PathBuf>,
     /// The label map.
     pub labels: PathBuf,
+}
+
+/// A training case as read.
+#[derive(Debug, Clone)]
+pub struct ReadCase {
+    /// All channels.
+    pub image: Volume,
+    /// Labels on the same grid.
+    pub labels: LabelMap,
+    /// What is odd about the files, a sentence each. NaN and infinite voxels count as 0.
+    pub oddities: Vec<String>,
 }
 
 /// A dataset to train on, with the files of every case.
@@ -64,26 +75,24 @@ impl RawDataset {
         let cases = if let Some(links) = root.opt("dataset")? {
             linked_cases(&links, folder)?
         } else {
-            let mut found = listed_images(&images, ending)?;
             let training = root.opt("training")?.filter(|_| root.has("modality"));
+            let mut found = match listed_images(&images, ending) {
+                // The list may name files elsewhere.
+                Err(_) if training.is_some() => Listing { cases: BTreeMap::new(), others: Vec::new() },
+                found => found?,
+            };
+            let mut maps = names_in(&labels, ending).unwrap_or_default();
             let cases: Vec<RawCase> = match training {
-                Some(list) => training_names(&list, ending)?
-                    .into_iter()
-                    .map(|name| RawCase {
-                        images: found.cases.remove(&name).unwrap_or_else(|| {
-                            // The Decathlon keeps all channels in one file.
-                            vec![images.join(format!("{name}{ending}"))]
-                        }),
-                        labels: labels.join(format!("{name}{ending}")),
-                        name,
-                    })
-                    .collect(),
+                Some(list) => training_cases(&list, folder, ending)?,
                 None => std::mem::take(&mut found.cases)
                     .into_iter()
-                    .map(|(name, images)| RawCase {
-                        images,
-                        labels: labels.join(format!("{name}{ending}")),
-                        name,
+                    .map(|(name, images)| {
+                        let map = format!("{name}{ending}");
+                        RawCase {
+                            images,
+                            labels: maps.remove(&map).unwrap_or_else(|| labels.join(map)),
+                            name,
+                        }
                     })
                     .collect(),
             };
@@ -91,7 +100,7 @@ impl RawDataset {
                 cases.iter().flat_map(|c| c.images.iter().chain([&c.labels])).map(PathBuf::as_path).collect();
             strays = found.others;
             strays.extend(found.cases.into_values().flatten());
-            strays.extend(names_in(&labels).unwrap_or_default().into_iter().map(|name| labels.join(name)));
+            strays.extend(maps.into_values());
             strays.retain(|path| !used.contains(path.as_path()));
             strays.sort();
             cases
@@ -145,36 +154,26 @@ impl RawDataset {
         new.entry("numTraining").or_insert_with(|| Value::from(self.cases.len()));
         Value::Object(new)
     }
-
-    /// nnU-Net's reader class for these images.
-    ///
-    /// # Source
-    /// nnU-Net v2, `determine_reader_writer_from_dataset_json`.
-    pub fn image_reader_writer(&self) -> &str {
-        const READERS: [&str; 5] =
-            ["NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient"];
-        match &self.description.overwrite_image_reader_writer {
-            Some(reader) if READERS.contains(&reader.as_str()) => reader,
-            _ if self.description.file_ending.eq_ignore_ascii_case(".nii") => "NibabelIO",
-            _ => "SimpleITKIO",
-        }
-    }
 }
 
 impl RawCase {
     /// Reads image and label map, and checks that they fit each other and the dataset.
     ///
+    /// Both stay in the order of the first image's file. With a `reader` that turns images, files whose axes lead elsewhere
+    /// are turned to those of the first.
+    ///
     /// # Errors
-    /// [`PlanError::Volume`] if a file cannot be read or holds voxels that are not finite; [`PlanError::Case`] if the
-    /// number of channels is not the dataset's, or the shapes differ.
-    pub fn read(&self, description: &Dataset) -> Result<(Volume, LabelMap), PlanError> {
+    /// [`PlanError::Volume`] if a file cannot be read; [`PlanError::Case`] if the number of channels is not the dataset's, or
+    /// the shapes differ; [`PlanError::UndeclaredLabels`].
+    pub fn read(&self, description: &Dataset, reader: ImageReader) -> Result<ReadCase, PlanError> {
         let failed = |path: &Path, reason: String| {
             Err(PlanError::Case { case: self.name.clone(), path: path.to_owned(), reason })
         };
         let Some(first) = self.images.first() else {
             return failed(&self.labels, "has no image".to_owned());
         };
-        let (volume, _) = read_stack(&self.images)?;
+        let rule = reader.turns();
+        let (mut volume, infos) = read_stack_along(&self.images, rule)?;
         let channels = description.channel_names.len();
         if volume.channels != channels {
             let reason = format!(
@@ -184,8 +183,11 @@ impl RawCase {
             );
             return failed(first, reason);
         }
-        volume.check_finite().map_err(|found| FormatError::NotFinite { path: first.to_owned(), found })?;
-        let labels = read_labels(&self.labels)?;
+        let mut oddities = odd_images(&self.images, &infos, &mut volume);
+        let mut labels = read_labels_noting(&self.labels, &mut oddities)?;
+        if let Some(rule) = rule {
+            labels = labels.along(&volume.geometry, rule);
+        }
         if labels.shape() != volume.shape() {
             let reason = format!(
                 "the label map {} has shape {:?}, but the image {:?} (z, y, x)",
@@ -195,8 +197,48 @@ impl RawCase {
             );
             return failed(&self.labels, reason);
         }
-        Ok((volume, labels))
+        self.check_declared(&labels, description)?;
+        Ok(ReadCase { image: volume, labels, oddities })
     }
+
+    /// Refuses labels that no output could stand for: a training would silently take them for background, or abort.
+    fn check_declared(&self, map: &LabelMap, description: &Dataset) -> Result<(), PlanError> {
+        let declared = description.labels.declared();
+        let labels: Vec<(u16, u64)> = map
+            .counts()
+            .into_iter()
+            .filter(|(label, _)| !declared.contains(label))
+            .map(|(l, n)| (l, n as u64))
+            .collect();
+        if labels.is_empty() {
+            return Ok(());
+        }
+        Err(PlanError::UndeclaredLabels {
+            case: self.name.clone(),
+            path: self.labels.clone(),
+            labels,
+            declared,
+        })
+    }
+}
+
+/// What is odd about the files of a case, a sentence each. Voxels that are NaN or infinite become 0.
+///
+/// `infos` belong to `files`, whose channels `image` holds in order.
+pub fn odd_images<P: AsRef<Path>>(files: &[P], infos: &[ImageInfo], image: &mut Volume) -> Vec<String> {
+    let mut oddities = Vec::new();
+    let mut of_channel = Vec::new();
+    for (file, info) in files.iter().map(|f| f.as_ref().display()).zip(infos) {
+        oddities.extend(info.oddities.iter().map(|odd| format!("{file}: {odd}")));
+        of_channel.extend((0..info.channels).map(|channel| (file.to_string(), channel, info.channels)));
+    }
+    let total = image.geometry.voxels();
+    for (channel, count) in image.clear_not_finite() {
+        let (file, channel, channels) = &of_channel[channel];
+        let which = if *channels > 1 { format!(" of channel {channel}") } else { String::new() };
+        oddities.push(format!("{file}: NaN and infinite voxels{which} count as 0: {count} of {total}"));
+    }
+    oddities
 }
 
 /// Where fingerprint, plans and preprocessed data of a raw dataset go, unless the user says otherwise.
@@ -240,25 +282,31 @@ struct Listing {
     others: Vec<PathBuf>,
 }
 
-/// Sorted names of the files of a folder, without hidden ones (which nnU-Net would take for cases).
-fn names_in(folder: &Path) -> Result<Vec<String>, PlanError> {
+/// Files of a folder by name, without hidden ones (which nnU-Net would take for cases).
+///
+/// Dangling links, and folders that are named as images are, are listed too: their case fails, rather than being missed.
+/// In a name that is not UTF-8 what cannot be read is replaced; the path stays as it is.
+fn names_in(folder: &Path, ending: &str) -> Result<BTreeMap<String, PathBuf>, PlanError> {
     let failed = |source| PlanError::Read { path: folder.to_owned(), source };
-    let mut names = Vec::new();
+    let mut names = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && !entry.path().is_dir() {
-            names.push(name);
+        let path = entry.map_err(failed)?.path();
+        let mut name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') || (path.is_dir() && !name.ends_with(ending)) {
+            continue;
         }
+        // Two names that differ only in what cannot be read.
+        while names.contains_key(&name) {
+            name.insert(0, char::REPLACEMENT_CHARACTER);
+        }
+        names.insert(name, path);
     }
-    names.sort_unstable();
     Ok(names)
 }
 
 fn listed_images(folder: &Path, ending: &str) -> Result<Listing, PlanError> {
     let mut listing = Listing { cases: BTreeMap::new(), others: Vec::new() };
-    for name in names_in(folder)? {
-        let path = folder.join(&name);
+    for (name, path) in names_in(folder, ending)? {
         match name.strip_suffix(ending).and_then(case_of) {
             Some(case) => listing.cases.entry(case.to_owned()).or_default().push(path),
             None => listing.others.push(path),
@@ -273,20 +321,55 @@ fn case_of(stem: &str) -> Option<&str> {
     (!case.is_empty() && channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit())).then_some(case)
 }
 
-/// Case names of v1's `training`: a list of `{"image": "./imagesTr/CASE.nii.gz", "label": …}`.
-fn training_names(list: &Node<'_>, ending: &str) -> Result<Vec<String>, PlanError> {
-    let mut names = Vec::new();
+/// The cases of v1's `training`: a list of `{"image": "./imagesTr/CASE.nii.gz", "label": …}`.
+///
+/// The files named are those that are used, wherever they lie. Version 1 itself writes `CASE.nii.gz` for the channels
+/// `CASE_0000.nii.gz` …, so these are looked for where the file named is not there; the Decathlon keeps all channels in
+/// the file named.
+fn training_cases(list: &Node<'_>, folder: &Path, ending: &str) -> Result<Vec<RawCase>, PlanError> {
+    let mut listings: HashMap<PathBuf, Listing> = HashMap::new();
+    let mut cases: BTreeMap<String, RawCase> = BTreeMap::new();
     for entry in list.list()? {
-        let image = if entry.value().is_object() { entry.get("image")? } else { entry };
-        let file = image.str()?.rsplit(['/', '\\']).next().unwrap_or_default();
-        match file.strip_suffix(ending) {
-            Some(name) if !name.is_empty() => names.push(name.to_owned()),
-            _ => return Err(image.wrong(format!("the path of an image that ends with \"{ending}\""))),
-        }
+        let image = if entry.value().is_object() { entry.get("image")? } else { entry.clone() };
+        let path = folder.join(image.str()?.replace('\\', "/").trim_start_matches("./"));
+        let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let stem = file.strip_suffix(ending).filter(|stem| !stem.is_empty());
+        let Some(stem) = stem else {
+            return Err(image.wrong(format!("the path of an image that ends with \"{ending}\"")));
+        };
+        let parent = path.parent().unwrap_or(folder).to_owned();
+        let listing = match listings.entry(parent) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let found = listed_images(new.key(), ending)?;
+                new.insert(found)
+            }
+        };
+        // A file of the first channel stands for the others of its case.
+        let first = case_of(stem).filter(|case| {
+            path.symlink_metadata().is_ok()
+                && listing.cases.get(*case).is_some_and(|files| files.first() == Some(&path))
+        });
+        let (name, images) = match (listing.cases.get(stem), first) {
+            (Some(channels), _) => (stem, channels.clone()),
+            (None, Some(case)) => (case, listing.cases[case].clone()),
+            (None, None) => (stem, vec![path.clone()]),
+        };
+        let labels = match entry.value().is_object().then(|| entry.opt("label")).transpose()?.flatten() {
+            Some(label) => folder.join(label.str()?.replace('\\', "/").trim_start_matches("./")),
+            None => folder.join("labelsTr").join(format!("{name}{ending}")),
+        };
+        let case = RawCase { name: name.to_owned(), images, labels };
+        match cases.get(name) {
+            Some(other) if *other != case => {
+                return Err(
+                    image.wrong(format!("the image of another case than `{name}`, which is listed already"))
+                );
+            }
+            _ => cases.insert(name.to_owned(), case),
+        };
     }
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
+    Ok(cases.into_values().collect())
 }
 
 /// The cases of the key `dataset`.

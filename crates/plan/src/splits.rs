@@ -5,7 +5,7 @@ use crate::json::{Node, read_json};
 use glioseg_formats::atomic;
 use glioseg_interop::{KeyOrder, RandomState, python_json};
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -24,8 +24,10 @@ pub struct Fold {
 /// The folds of a dataset, `splits_final.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splits {
-    /// Fold 0, 1, ….
+    /// Fold 0, 1, …; one that cannot be used is empty.
     pub folds: Vec<Fold>,
+    /// Why folds cannot be used. The others can.
+    faults: BTreeMap<usize, String>,
 }
 
 impl Splits {
@@ -60,90 +62,69 @@ impl Splits {
                 Fold { train: of(false), val: of(true) }
             })
             .collect();
-        Ok(Splits { folds })
+        Ok(Splits { folds, faults: BTreeMap::new() })
     }
 
     /// Reads `splits_final.json`, which may have any number of folds.
     ///
-    /// # Errors
-    /// Any [`PlanError`] that names file and fold: no list of objects with `train` and `val`, a fold that trains on
-    /// nothing, a name that occurs twice in a list.
-    pub fn read(path: &Path) -> Result<Splits, PlanError> {
-        let value = read_json(path)?;
-        let mut folds = Vec::new();
-        for (number, node) in Node::root(path, &value).list()?.iter().enumerate() {
-            let names = |key: &str| -> Result<Vec<String>, PlanError> {
-                let names: Vec<String> = node
-                    .get(key)?
-                    .list()?
-                    .iter()
-                    .map(|n| n.str().map(str::to_owned))
-                    .collect::<Result<_, _>>()?;
-                let mut seen = HashSet::new();
-                match names.iter().find(|name| !seen.insert(name.as_str())) {
-                    Some(twice) => Err(PlanError::Split {
-                        path: path.to_owned(),
-                        fold: number,
-                        reason: format!("lists `{twice}` twice in \"{key}\""),
-                    }),
-                    None => Ok(names),
-                }
-            };
-            let fold = Fold { train: names("train")?, val: names("val")? };
-            if fold.train.is_empty() {
-                return Err(PlanError::Split {
-                    path: path.to_owned(),
-                    fold: number,
-                    reason: "trains on no case".to_owned(),
-                });
-            }
-            folds.push(fold);
-        }
-        Ok(Splits { folds })
-    }
-
-    /// Checks the folds of the file `path` against the cases of the dataset; returns what nnU-Net only warns of.
+    /// A fold that cannot be used does not stop the others: [`Splits::check`] tells what is wrong with it.
     ///
     /// # Errors
-    /// [`PlanError::Split`] if a fold names a case that the dataset does not have.
-    pub fn check<S: AsRef<str>>(&self, cases: &[S], path: &Path) -> Result<Vec<String>, PlanError> {
+    /// Any [`PlanError`] that names the file if it holds no list.
+    pub fn read(path: &Path) -> Result<Splits, PlanError> {
+        let value = read_json(path)?;
+        let (mut folds, mut faults) = (Vec::new(), BTreeMap::new());
+        for (number, node) in Node::root(path, &value).list()?.iter().enumerate() {
+            folds.push(read_fold(node).unwrap_or_else(|reason| {
+                faults.insert(number, reason);
+                Fold { train: Vec::new(), val: Vec::new() }
+            }));
+        }
+        Ok(Splits { folds, faults })
+    }
+
+    /// Checks a fold of the file `path` against the cases of the dataset; returns what nnU-Net only warns of. A fold that
+    /// the file does not have is a split of its own, and right.
+    ///
+    /// # Errors
+    /// [`PlanError::Split`] if the fold has no lists `train` and `val`, trains on nothing, names a case twice in a list, or
+    /// names a case that the dataset does not have.
+    pub fn check<S: AsRef<str>>(
+        &self,
+        number: usize,
+        cases: &[S],
+        path: &Path,
+    ) -> Result<Vec<String>, PlanError> {
+        let wrong = |reason: String| PlanError::Split { path: path.to_owned(), fold: number, reason };
+        if let Some(reason) = self.faults.get(&number) {
+            return Err(wrong(reason.clone()));
+        }
+        let Some(fold) = self.folds.get(number) else { return Ok(Vec::new()) };
         let known: HashSet<&str> = cases.iter().map(AsRef::as_ref).collect();
         let mut warnings = Vec::new();
-        for (number, fold) in self.folds.iter().enumerate() {
-            let all = || fold.train.iter().chain(&fold.val).map(String::as_str);
-            let unknown: Vec<&str> = all().filter(|name| !known.contains(name)).collect();
-            if !unknown.is_empty() {
-                return Err(PlanError::Split {
-                    path: path.to_owned(),
-                    fold: number,
-                    reason: format!(
-                        "names {} that {} not in the dataset: {}",
-                        if unknown.len() == 1 {
-                            "a case".to_owned()
-                        } else {
-                            format!("{} cases", unknown.len())
-                        },
-                        if unknown.len() == 1 { "is" } else { "are" },
-                        some_of(&unknown)
-                    ),
-                });
-            }
-            let train: HashSet<&str> = fold.train.iter().map(String::as_str).collect();
-            let both: Vec<&str> = fold.val.iter().map(String::as_str).filter(|n| train.contains(n)).collect();
-            if !both.is_empty() {
-                warnings.push(format!(
-                    "fold {number} validates with cases that it trains on, so its score will be too high: {}",
-                    some_of(&both)
-                ));
-            }
-            let used: HashSet<&str> = all().collect();
-            let left: Vec<&str> = cases.iter().map(AsRef::as_ref).filter(|n| !used.contains(n)).collect();
-            if !left.is_empty() {
-                warnings.push(format!(
-                    "fold {number} uses neither for training nor validation: {}",
-                    some_of(&left)
-                ));
-            }
+        let all = || fold.train.iter().chain(&fold.val).map(String::as_str);
+        let unknown: Vec<&str> = all().filter(|name| !known.contains(name)).collect();
+        if !unknown.is_empty() {
+            return Err(wrong(format!(
+                "names {} that {} not in the dataset: {}",
+                if unknown.len() == 1 { "a case".to_owned() } else { format!("{} cases", unknown.len()) },
+                if unknown.len() == 1 { "is" } else { "are" },
+                some_of(&unknown)
+            )));
+        }
+        let train: HashSet<&str> = fold.train.iter().map(String::as_str).collect();
+        let both: Vec<&str> = fold.val.iter().map(String::as_str).filter(|n| train.contains(n)).collect();
+        if !both.is_empty() {
+            warnings.push(format!(
+                "fold {number} validates with cases that it trains on, so its score will be too high: {}",
+                some_of(&both)
+            ));
+        }
+        let used: HashSet<&str> = all().collect();
+        let left: Vec<&str> = cases.iter().map(AsRef::as_ref).filter(|n| !used.contains(n)).collect();
+        if !left.is_empty() {
+            warnings
+                .push(format!("fold {number} uses neither for training nor validation: {}", some_of(&left)));
         }
         Ok(warnings)
     }
@@ -204,7 +185,13 @@ impl Splits {
         }
         let theirs = Splits::read(from)?;
         if !to.exists() {
-            return theirs.write(to);
+            if theirs.faults.is_empty() {
+                return theirs.write(to);
+            }
+            // What is wrong with a fold is told where it is used.
+            let text =
+                std::fs::read(from).map_err(|source| PlanError::Read { path: from.to_owned(), source })?;
+            return Ok(atomic::write(to, |file| file.write_all(&text))?);
         }
         let ours = Splits::read(to)?;
         let set = |names: &[String]| names.iter().cloned().collect::<HashSet<_>>();
@@ -217,6 +204,35 @@ impl Splits {
             None => Ok(()),
         }
     }
+}
+
+/// The two lists of a fold, or what is wrong with them.
+fn read_fold(node: &Node<'_>) -> Result<Fold, String> {
+    let names = |key: &str| -> Result<Vec<String>, String> {
+        let list = node.get(key).and_then(|list| list.list()).map_err(|e| within(node, &e))?;
+        let names: Vec<String> = list
+            .iter()
+            .map(|n| n.str().map(str::to_owned))
+            .collect::<Result<_, _>>()
+            .map_err(|e| within(node, &e))?;
+        let mut seen = HashSet::new();
+        match names.iter().find(|name| !seen.insert(name.as_str())) {
+            Some(twice) => Err(format!("lists `{twice}` twice in \"{key}\"")),
+            None => Ok(names),
+        }
+    };
+    let fold = Fold { train: names("train")?, val: names("val")? };
+    if fold.train.is_empty() {
+        return Err("trains on no case".to_owned());
+    }
+    Ok(fold)
+}
+
+/// The message of an error without the file, which is named with the fold.
+fn within(node: &Node<'_>, error: &PlanError) -> String {
+    let text = error.to_string();
+    let file = format!("{}: ", node.path().display());
+    format!("is wrong: {}", text.strip_prefix(&file).unwrap_or(&text))
 }
 
 fn sorted<S: AsRef<str>>(cases: &[S]) -> Vec<String> {

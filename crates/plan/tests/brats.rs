@@ -6,7 +6,7 @@ use std::path::Path;
 use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti;
 use glioseg_plan::brats::{Cohort, Linking, survey, write_dataset};
-use glioseg_plan::{Convention, RawDataset, TumourParts};
+use glioseg_plan::{Convention, RawDataset, ReadCase, TumourParts};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 
 const OLD: [&str; 4] = ["_t1", "_t1ce", "_t2", "_flair"];
@@ -68,7 +68,8 @@ fn editions_until_2022_become_nnunets_own_coding() {
     let dataset = RawDataset::open(&out).expect("a dataset");
     assert_eq!(dataset.description.channel_names, ["T1", "T1ce", "T2", "Flair"]);
     assert_eq!(TumourParts::of(&dataset.description).expect("regions"), Convention::NnUnet.parts());
-    let (volume, labels) = dataset.cases[0].read(&dataset.description).expect("readable");
+    let ReadCase { image: volume, labels, .. } =
+        dataset.cases[0].read(&dataset.description, dataset.description.image_reader()).expect("readable");
     assert_eq!(labels.data, tumour([2, 1, 3], None));
     assert_eq!([0, 1, 2, 3].map(|c| volume.channel(c)[0] as u8), [1, 2, 3, 4]);
     assert!(out.join("imagesTs/Brats18_TCIA09_2_1_0003.nii.gz").is_file());
@@ -93,7 +94,8 @@ fn the_odd_label_map_of_2020_is_found_and_files_can_be_references() {
     );
     let dataset = RawDataset::open(&out).expect("a dataset");
     for case in &dataset.cases {
-        let (_, labels) = case.read(&dataset.description).expect("readable");
+        let read = case.read(&dataset.description, dataset.description.image_reader());
+        let labels = read.expect("readable").labels;
         assert_eq!(labels.data, tumour([2, 1, 3], None), "{}", case.name);
     }
 }
@@ -121,7 +123,8 @@ fn editions_since_2023_stay_as_they_are() {
         let out = dir.path().join(format!("{name}-references"));
         write_dataset(&cohort, &out, Linking::Reference, &|_| {}).expect("written");
         let dataset = RawDataset::open(&out).expect("a dataset");
-        let (_, map) = dataset.cases[1].read(&dataset.description).expect("readable");
+        let read = dataset.cases[1].read(&dataset.description, dataset.description.image_reader());
+        let map = read.expect("readable").labels;
         assert_eq!(map.data, tumour([1, 2, 3], cavity));
         assert!(dataset.cases[1].labels.starts_with(&src));
     }

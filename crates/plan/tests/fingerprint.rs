@@ -18,7 +18,7 @@ fn golden_fingerprints_are_reproduced() {
         assert_eq!(dataset.case_names(), ["case_00", "case_01", "case_02", "case_04", "case_05", "case_06"]);
         assert!(dataset.strays.is_empty());
         let done = Mutex::new(Vec::new());
-        let fingerprint = Fingerprint::extract(&dataset, &|case| {
+        let fingerprint = Fingerprint::extract(&dataset, &|case, _| {
             done.lock().expect("no panic").push(case.to_owned());
         })
         .expect("a fingerprint");
@@ -80,7 +80,7 @@ fn made(folder: &Path, cases: usize, labelled: impl Fn(usize, usize) -> u16) -> 
 fn a_case_without_foreground_counts_for_shapes_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let dataset = made(folder.path(), 2, |case, i| u16::from(case == 1 && i == 50));
-    let fingerprint = Fingerprint::extract(&dataset, &|_| {}).expect("a fingerprint");
+    let fingerprint = Fingerprint::extract(&dataset, &|_, _| {}).expect("a fingerprint");
     assert_eq!(fingerprint.shapes_after_crop, [[4, 5, 6]; 2]);
     let f = fingerprint.foreground_intensities[0];
     let value = f64::from(50f32 * 0.37 + 1.0).to_bits();
@@ -93,7 +93,7 @@ fn a_case_without_foreground_counts_for_shapes_only() {
 fn a_dataset_without_any_foreground_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let dataset = made(folder.path(), 2, |_, _| 0);
-    let error = Fingerprint::extract(&dataset, &|_| {}).expect_err("nothing labelled");
+    let error = Fingerprint::extract(&dataset, &|_, _| {}).expect_err("nothing labelled");
     insta::assert_snapshot!(error, @"none of the 2 training cases has a labelled voxel");
     assert!(error.hint().is_some());
 }
@@ -105,7 +105,7 @@ fn images_that_cannot_be_used_are_named() {
     let labels = folder.path().join("labelsTr/c1.nii.gz");
     let small = LabelMap::new(vec![1; 60], Geometry::isotropic([2, 5, 6])).expect("labels");
     write_labels(&labels, &small).expect("written");
-    let error = Fingerprint::extract(&dataset, &|_| {}).expect_err("another shape");
+    let error = Fingerprint::extract(&dataset, &|_, _| {}).expect_err("another shape");
     assert_eq!(
         error.to_string(),
         format!(
@@ -116,7 +116,7 @@ fn images_that_cannot_be_used_are_named() {
     assert!(error.hint().expect("a hint").contains("dataset check"));
 
     std::fs::remove_file(&labels).expect("there");
-    let error = Fingerprint::extract(&dataset, &|_| {}).expect_err("no label map");
+    let error = Fingerprint::extract(&dataset, &|_, _| {}).expect_err("no label map");
     assert!(matches!(error, PlanError::Volume(_)) && error.to_string().contains("c1.nii.gz"), "{error}");
 }
 

@@ -31,7 +31,7 @@ fn the_anisotropic_plan_says_what_its_file_says() {
     let plans = plans("aniso/plans.json");
     assert_eq!(plans.dataset_name(), "Dataset502_aniso");
     assert_eq!(plans.plans_name(), "nnUNetPlans");
-    assert_eq!(plans.image_reader_writer(), "SimpleITKIO");
+    assert_eq!(plans.image_reader().name(), "SimpleITKIO");
     assert_eq!((plans.transpose_forward(), plans.transpose_backward()), ([0, 1, 2], [0, 1, 2]));
     assert_eq!(plans.original_median_spacing(), Some([3.0, 1.0, 1.0]));
     let written = plans.raw()["original_median_shape_after_transp"].as_array().expect("a list");

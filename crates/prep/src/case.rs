@@ -4,12 +4,12 @@ use crate::normalize::{normalize, normalize_v1};
 use crate::torch_labels::resample_torch_labels;
 use crate::trail::{Trail, Undo};
 use crate::{PrepError, resample_options};
-use glioseg_plan::{Configuration, Normalization, Plans, Rules};
-use glioseg_volume::Volume;
+use glioseg_plan::{Configuration, Normalization, Plans, Rules, free_memory};
 use glioseg_volume::crop::{self, Box3};
 use glioseg_volume::resample::{
     Flavour, LabelRule, ResampleOptions, resample, resample_labels, resampled_shape,
 };
+use glioseg_volume::{Geometry, Turn, Volume};
 
 /// The most voxels a resampled channel may have: 2 GiB, an edge of 812.
 const MAX_VOXELS: usize = 1 << 29;
@@ -25,6 +25,8 @@ pub struct Image {
     pub shape: [usize; 3],
     /// Spacing in mm along z, y, x.
     pub spacing_mm: [f64; 3],
+    /// The image's grid, by which plans that ask for it turn the axes to R, A and S. Without it nothing is turned.
+    pub grid: Option<Geometry>,
 }
 
 impl From<Volume> for Image {
@@ -34,6 +36,7 @@ impl From<Volume> for Image {
             shape: volume.geometry.shape,
             spacing_mm: volume.geometry.spacing,
             data: volume.data,
+            grid: Some(volume.geometry),
         }
     }
 }
@@ -51,12 +54,14 @@ pub struct PreparedCase {
     pub properties: CaseProperties,
 }
 
-/// What preprocessing did to a case. Shapes, box and spacings are in the plan's (transposed) axis order.
+/// What preprocessing did to a case. Shapes, box and spacings are in the plan's axis order: turned and transposed.
 ///
 /// # Source
 /// nnU-Net v2, the properties that `DefaultPreprocessor.run_case` stores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaseProperties {
+    /// How the image was turned first, by plans whose reader does so.
+    pub turn: Turn,
     /// For every axis of the image, z, y, x, the plan's axis it went to.
     pub transpose_backward: [usize; 3],
     /// Voxels of the whole image.
@@ -107,6 +112,9 @@ impl CaseProperties {
     /// The way back to the grid of the image.
     pub fn trail(&self, configuration: &Configuration) -> Trail {
         let mut trail = Trail::default();
+        if !self.turn.is_none() {
+            trail.push(Undo::Turn(self.turn.inverse()));
+        }
         trail.push(Undo::Transpose { axes: self.transpose_backward });
         trail.push(Undo::Crop { shape: self.shape_before_cropping, bbox: self.bbox });
         let options = self.probabilities_resampling(configuration);
@@ -115,7 +123,7 @@ impl CaseProperties {
     }
 }
 
-/// Preprocesses a case for prediction: transpose, crop to non-zero, normalise, resample.
+/// Preprocesses a case for prediction: turn to RAS where the plans' reader does, transpose, crop to non-zero, normalise, resample.
 ///
 /// The image is consumed. Statistics and mask are those of the cropped image before resampling. An image that is zero
 /// everywhere is not cropped, and values that are all the same become 0.
@@ -147,7 +155,7 @@ pub(crate) fn prepare(
     plans: &Plans,
     configuration: &Configuration,
 ) -> Result<(PreparedCase, Vec<i16>), PrepError> {
-    let Image { data, channels, shape, spacing_mm } = image;
+    let Image { data, channels, shape, spacing_mm, grid } = image;
     check(data.len(), channels, shape, spacing_mm, configuration)?;
     if let Some(labels) = &labels
         && labels.len() * channels != data.len()
@@ -155,8 +163,11 @@ pub(crate) fn prepare(
         return Err(PrepError::Length { len: labels.len(), channels: 1, shape });
     }
 
+    let (turn, spacing_mm) = grid.map_or((Turn::NONE, spacing_mm), |grid| plans.image_reader().turn(&grid));
+    let stored_shape = shape;
+    let shape = turn.along(shape);
     let forward = plans.transpose_forward();
-    let data = crop::transpose(data, shape, forward);
+    let data = crop::transpose(turn.apply(data, stored_shape), shape, forward);
     let shape_before_cropping = forward.map(|a| shape[a]);
     let spacing_transposed = forward.map(|a| spacing_mm[a]);
 
@@ -166,6 +177,7 @@ pub(crate) fn prepare(
         .unwrap_or_else(|| shape_before_cropping.map(|size| [0, size]));
     let shape_after_cropping = crop::box_shape(bbox);
     let properties = CaseProperties {
+        turn,
         transpose_backward: plans.transpose_backward(),
         shape_before_cropping,
         bbox,
@@ -180,10 +192,13 @@ pub(crate) fn prepare(
         Some(_) => checked_shape(&properties)?,
     };
 
+    if new_shape != shape_after_cropping {
+        check_memory(channels, new_shape, free_memory())?;
+    }
     let mut mask = (labels.is_some() || (0..channels).any(|c| masked(configuration, c)))
         .then(|| crop::crop(mask, shape_before_cropping, bbox));
     let labels = labels.map(|labels| {
-        let labels = crop::transpose(labels, shape, forward);
+        let labels = crop::transpose(turn.apply(labels, stored_shape), shape, forward);
         crop::crop(labels, shape_before_cropping, bbox)
     });
     let labels = labels.zip(mask.as_mut()).map(|(labels, mask)| mark_outside(labels, mask));
@@ -230,7 +245,7 @@ impl Cropped {
             normalize(values, configuration.normalization[c], mask, plans.foreground_intensities(), c)?;
         }
         self.mask = None;
-        let data = resample_channels(self.data, self.shape, options, new_shape);
+        let data = resample_channels(self.data, self.shape, options, new_shape)?;
         let labels = match self.labels {
             None => Vec::new(),
             Some(labels) => resample_to_plan(labels, properties, configuration, new_shape)?,
@@ -246,7 +261,7 @@ impl Cropped {
         plans: &Plans,
         configuration: &Configuration,
     ) -> Result<(Vec<f32>, Vec<i16>), PrepError> {
-        let mut data = resample_channels(self.data, self.shape, options, new_shape);
+        let mut data = resample_channels(self.data, self.shape, options, new_shape)?;
         let given = self.labels.is_some();
         let labels = self.labels.or_else(|| Some(self.mask?.iter().map(|&m| i16::from(m) - 1).collect()));
         let labels = match labels {
@@ -267,14 +282,33 @@ fn resample_channels(
     shape: [usize; 3],
     options: Option<ResampleOptions>,
     new_shape: [usize; 3],
-) -> Vec<f32> {
-    let Some(options) = options.filter(|_| new_shape != shape) else { return data };
+) -> Result<Vec<f32>, PrepError> {
+    let Some(options) = options.filter(|_| new_shape != shape) else { return Ok(data) };
     let voxels: usize = shape.iter().product();
-    let mut resampled = Vec::with_capacity(data.len() / voxels * new_shape.iter().product::<usize>());
+    let channels = data.len() / voxels;
+    let mut resampled: Vec<f32> = Vec::new();
+    if resampled.try_reserve_exact(channels * new_shape.iter().product::<usize>()).is_err() {
+        let (needed, free) = (case_bytes(channels, new_shape), free_memory().unwrap_or(0));
+        return Err(PrepError::Memory { new_shape, needed, free });
+    }
     for values in data.chunks_exact(voxels) {
         resampled.extend_from_slice(&resample(values, shape, new_shape, &options));
     }
-    resampled
+    Ok(resampled)
+}
+
+/// Bytes that resampling takes at most: all channels, and of one what two passes along axes hold.
+fn case_bytes(channels: usize, new_shape: [usize; 3]) -> u64 {
+    (channels as u64 + 2) * 4 * new_shape.iter().map(|&n| n as u64).product::<u64>()
+}
+
+/// Refuses a case that does not fit the free memory, before anything large is allocated.
+fn check_memory(channels: usize, new_shape: [usize; 3], free: Option<u64>) -> Result<(), PrepError> {
+    let needed = case_bytes(channels, new_shape);
+    match free {
+        Some(free) if needed > free => Err(PrepError::Memory { new_shape, needed, free }),
+        _ => Ok(()),
+    }
 }
 
 /// Background outside the mask becomes −1; labelled voxels outside join the mask.

@@ -51,6 +51,19 @@ pub enum PrepError {
         /// The most voxels a channel may have.
         limit: usize,
     },
+    /// There is less free memory than the resampled case needs.
+    #[error(
+        "resampled to {new_shape:?} voxels the case needs {:.2} GiB of memory, but {:.2} GiB are free",
+        gib(*needed), gib(*free)
+    )]
+    Memory {
+        /// Voxels of the resampled case.
+        new_shape: [usize; 3],
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// The plans have no foreground intensities for a channel that is normalised with them.
     #[error(
         "channel {channel} is normalised as CT, but the plans have foreground intensities for {known} channels only"
@@ -87,6 +100,10 @@ pub enum PrepError {
     },
 }
 
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}
+
 impl Diagnose for PrepError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -95,6 +112,9 @@ impl Diagnose for PrepError {
             }
             PrepError::Spacing { .. } | PrepError::TooLarge { .. } => {
                 "check the voxel size in the image's header (pixdim of a NIfTI file, in mm)"
+            }
+            PrepError::Memory { .. } => {
+                "close other programs or crop the image; if its voxel size in the header is wrong, correct that"
             }
             PrepError::NoIntensities { .. } => {
                 "the key foreground_intensity_properties_per_channel of plans.json must have an entry for every channel"

@@ -5,16 +5,19 @@
 //! whole voxels and serves labels and probabilities alike ([`Trail::back`]). On that way a box stays a box, so that nothing
 //! of the size of the image is made before somebody asks for it.
 //!
-//! A step of another kind (turned axes, a rigid transform) is a variant of [`Undo`] and an arm in [`Trail::back`]; whoever
+//! A step of another kind (a rigid transform) is a variant of [`Undo`] and an arm in [`Trail::back`]; whoever
 //! takes that step pushes it.
 
+use glioseg_volume::Turn;
 use glioseg_volume::crop::{self, Box3, box_shape};
 use glioseg_volume::resample::ResampleOptions;
 
 /// What undoes one step of the preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
-    /// Turns the axes: axis `a` of the array before the step is axis `axes[a]` of the one after it.
+    /// Turns the array back as it is stored.
+    Turn(Turn),
+    /// Reorders the axes: axis `a` of the array before the step is axis `axes[a]` of the one after it.
     Transpose {
         /// The axes after the step, z, y, x of the array before it.
         axes: [usize; 3],
@@ -86,6 +89,11 @@ impl Trail {
         let mut at = Boxed { values, bbox: shape.map(|n| [0, n]), shape };
         for step in self.steps[..self.steps.len() - 1].iter().rev() {
             match step {
+                Undo::Turn(turn) => {
+                    at.values = turn.apply(at.values, box_shape(at.bbox));
+                    at.bbox = turn.of_box(at.bbox, at.shape);
+                    at.shape = turn.along(at.shape);
+                }
                 Undo::Transpose { axes } => {
                     at.values = crop::transpose(at.values, box_shape(at.bbox), *axes);
                     at.bbox = axes.map(|a| at.bbox[a]);
@@ -136,12 +144,20 @@ mod tests {
     use proptest::prelude::*;
 
     /// Takes the steps that the trail undoes.
-    fn forward(values: &[u32], shape: [usize; 3], bbox: Box3, axes: [usize; 3]) -> (Vec<u32>, Trail) {
+    fn forward(
+        values: &[u32],
+        stored: [usize; 3],
+        turn: Turn,
+        bbox: Box3,
+        axes: [usize; 3],
+    ) -> (Vec<u32>, Trail) {
+        let (values, shape) = (turn.apply(values.to_vec(), stored), turn.along(stored));
         let backward = [0, 1, 2].map(|a| axes.iter().position(|&b| b == a).expect("a permutation"));
-        let turned = crop::transpose(values.to_vec(), shape, axes);
+        let turned = crop::transpose(values, shape, axes);
         let turned_shape = axes.map(|a| shape[a]);
         let cropped = crop::crop(turned, turned_shape, bbox);
         let mut trail = Trail::default();
+        trail.push(Undo::Turn(turn.inverse()));
         trail.push(Undo::Transpose { axes: backward });
         trail.push(Undo::Crop { shape: turned_shape, bbox });
         trail.push(Undo::Resample { shape: box_shape(bbox), options: None });
@@ -168,9 +184,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_voxel_of_the_box_returns_to_its_place_and_the_rest_is_outside((shape, bbox, axes) in cases()) {
+        fn every_voxel_of_the_box_returns_to_its_place_and_the_rest_is_outside(
+            (turned, bbox, axes) in cases(),
+            first in prop::sample::select(vec![[0usize, 1, 2], [2, 0, 1], [0, 2, 1]]),
+            flip in any::<[bool; 3]>(),
+        ) {
+            let turn = Turn { axes: first, flip };
+            let shape = turn.inverse().along(turned);
             let image: Vec<u32> = (1..=2 * shape.iter().product::<usize>() as u32).collect();
-            let (prepared, trail) = forward(&image, shape, bbox, axes);
+            let (prepared, trail) = forward(&image, shape, turn, bbox, axes);
             let kept: std::collections::HashSet<u32> = prepared.iter().copied().collect();
             let back = trail.back(prepared);
             prop_assert_eq!(back.shape, shape);

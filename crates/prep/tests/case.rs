@@ -3,6 +3,7 @@
 use glioseg_diagnose::Diagnose as _;
 use glioseg_plan::{Configuration, Plans};
 use glioseg_prep::{Image, PrepError, PreparedCase, preprocess_case};
+use glioseg_volume::{Affine, Geometry, Turn};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -35,7 +36,7 @@ fn image(shape: [usize; 3]) -> Image {
         (0..3).all(|a| (1..shape[a] - 2).contains(&at[a]))
     };
     let data = (0..shape.iter().product()).map(|i| if inside(i) { 1.0 + i as f32 } else { 0.0 }).collect();
-    Image { data, channels: 1, shape, spacing_mm: [1.0; 3] }
+    Image { data, channels: 1, shape, spacing_mm: [1.0; 3], grid: None }
 }
 
 fn prepare(image: Image, plans: &(Plans, Configuration)) -> Result<PreparedCase, PrepError> {
@@ -51,6 +52,50 @@ fn the_way_back_puts_every_voxel_where_it_was() {
         assert_eq!(case.shape, transpose.map(|a| [4, 6, 5][a]));
         let back = case.properties.trail(&plans.1).back(case.data);
         assert_eq!(back.channel(0, 0.0), image.data, "{transpose:?}");
+    }
+}
+
+#[test]
+fn plans_with_a_turning_reader_see_every_image_in_ras() {
+    let spacing = [1.0, 1.5, 3.0];
+    let ras = image([7, 9, 8]);
+    let place = |shape, rows| Geometry::from_affine(shape, Affine::from_rows(rows)).expect("regular");
+    let upright = place(
+        [7, 9, 8],
+        [[spacing[2], 0.0, 0.0, 5.0], [0.0, spacing[1], 0.0, -4.0], [0.0, 0.0, spacing[0], 2.0]],
+    );
+    for reader in ["NibabelIOWithReorient", "SimpleITKIOWithReorient", "NibabelIO"] {
+        let (plans, configuration) = plans([1, 2, 0], |_| ());
+        let mut raw = plans.raw().clone();
+        raw["image_reader_writer"] = json!(reader);
+        let plans = Plans::from_value(raw, Path::new("plans.json")).expect("plans");
+        let whole = |image: &Image, grid: &Geometry| {
+            let image = Image { spacing_mm: grid.spacing, grid: Some(grid.clone()), ..image.clone() };
+            preprocess_case(image, &plans, &configuration).expect("a case that fits")
+        };
+        let expected = whole(&ras, &upright);
+        for turn in [
+            Turn { axes: [0, 1, 2], flip: [false, true, true] },
+            Turn { axes: [2, 0, 1], flip: [true, false, true] },
+        ] {
+            let data = turn.apply(ras.data.clone(), ras.shape);
+            let affine = upright.affine().turned(&turn, ras.shape);
+            let grid = place(turn.along(ras.shape), affine.rows());
+            let turned = Image { data, shape: grid.shape, ..ras.clone() };
+            let case = whole(&turned, &grid);
+            if reader == "NibabelIO" {
+                assert_ne!(case.data, expected.data, "voxels stay in the order of the file");
+                continue;
+            }
+            assert_eq!((case.shape, &case.data), (expected.shape, &expected.data), "{reader} {turn:?}");
+            // What leaves the plan's grid lands where the file has it: mark one voxel of the box.
+            let marked: Vec<u16> =
+                (0..case.properties.shape_after_cropping.iter().product()).map(|i| i as u16).collect();
+            let back = |case: &PreparedCase| {
+                case.properties.trail(&configuration).back(marked.clone()).channel(0, 0)
+            };
+            assert_eq!(back(&case), turn.apply(back(&expected), ras.shape));
+        }
     }
 }
 

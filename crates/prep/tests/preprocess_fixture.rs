@@ -39,6 +39,7 @@ fn every_kind_of_plan_prepares_nnunets_values() {
                 .try_into()
                 .expect("three sizes"),
             spacing_mm: spacing.try_into().expect("three spacings"),
+            grid: None,
         };
         let case = preprocess_case(image, &plans, &configuration).expect("a case that fits");
         assert_eq!(json!(case.properties.shape_before_cropping), r["shape_before_cropping"], "record {i}");

@@ -37,7 +37,7 @@ static STORE: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         write_labels(&raw.path().join(format!("labelsTr/{case}.nii")), &labels).expect("written");
     }
     let dataset = RawDataset::open(raw.path()).expect("a dataset");
-    let fingerprint = Fingerprint::extract(&dataset, &|_| {}).expect("a fingerprint");
+    let fingerprint = Fingerprint::extract(&dataset, &|_, _| {}).expect("a fingerprint");
     let planned = plan(&dataset, &fingerprint, &PlanOptions::default()).expect("plans");
     assert_eq!(planned.json["image_reader_writer"], "NibabelIO");
     let plans = Plans::from_value(planned.json, Path::new("plans.json")).expect("plans");

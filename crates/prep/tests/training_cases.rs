@@ -34,6 +34,7 @@ fn every_kind_of_plan_prepares_nnunets_labels_and_locations() {
             channels: dataset.channel_names.len(),
             shape: shape.try_into().expect("three sizes"),
             spacing_mm: numbers(&r["spacing"]).try_into().expect("three spacings"),
+            grid: None,
         };
         let labels: Vec<u16> = numbers(&r["labels"]).iter().map(|&v| v as u16).collect();
         let made = preprocess_training_case(image, &labels, &dataset.labels, &plans, &configuration)

@@ -257,3 +257,29 @@ fn tables_are_written_and_runs_read_back() {
     let error = Run::read(&folder.path().join("ref")).expect_err("no scores");
     assert!(error.to_string().contains("neither scores.json nor summary.json"), "{error}");
 }
+
+#[test]
+fn label_maps_of_an_earlier_prediction_are_named_and_not_scored() {
+    use glioseg_plan::record::{CaseRecord, Record};
+    let folder = cohort(Convention::Brats123);
+    let options = known(Convention::Brats123);
+    let before = evaluate(&folder, &options).expect("scores");
+    let scored: Vec<String> = before.with_status(CaseStatus::Scored).into_iter().map(str::to_owned).collect();
+    assert!(scored.len() > 1 && before.stale.is_empty());
+    let mut record: Record = serde_json::from_value(serde_json::json!({
+        "program": "glioseg", "version": "0", "notice": "", "models": [], "settings": null, "cases": []
+    }))
+    .expect("a record");
+    for case in &scored[1..] {
+        let mut done = CaseRecord::failed(case.clone(), vec![], String::new(), None);
+        done.status = glioseg_plan::record::CaseStatus::Done;
+        record.put(done);
+    }
+    // The first case failed now; its file is of an earlier prediction.
+    record.put(CaseRecord::failed(scored[0].clone(), vec![], "cut off".into(), None));
+    record.write(&before.prediction.join("predict.json")).expect("written");
+    let after = evaluate(&folder, &options).expect("scores");
+    assert_eq!(after.with_status(CaseStatus::Scored), scored[1..]);
+    assert!(after.stale.contains(&scored[0]), "{:?}", after.stale);
+    assert!(after.with_status(CaseStatus::Missing).contains(&scored[0].as_str()));
+}

@@ -103,7 +103,17 @@ pub enum TrainError {
         /// The fold's folder.
         path: PathBuf,
         /// What it holds.
-        what: &'static str,
+        what: String,
+    },
+    /// There is no training that could be resumed.
+    #[error("there is no training to resume in {}{}", path.display(), others(stopped))]
+    NothingToResume {
+        /// The fold's folder.
+        path: PathBuf,
+        /// Folders with stopped trainings of the same fold.
+        stopped: Vec<PathBuf>,
+        /// What stands there instead, if it is not a training of this program.
+        holds: Option<String>,
     },
     /// A training to be resumed was started with other settings.
     #[error("the training in {} was started with {what} {before}, but now {what} is {now}", path.display())]
@@ -206,6 +216,16 @@ impl TrainError {
     }
 }
 
+/// The stopped trainings, for a message.
+fn others(stopped: &[PathBuf]) -> String {
+    let list: Vec<String> = stopped.iter().map(|path| path.display().to_string()).collect();
+    if list.is_empty() {
+        String::new()
+    } else {
+        format!("; stopped trainings of this fold: {}", list.join(", "))
+    }
+}
+
 impl Diagnose for TrainError {
     fn hint(&self) -> Option<String> {
         match self {
@@ -228,6 +248,18 @@ impl Diagnose for TrainError {
             Self::Exists { .. } => {
                 Some("continue with --resume, start again with --overwrite, or choose another --output".into())
             }
+            Self::NothingToResume { holds: Some(_), .. } => Some(
+                "a training of nnU-Net is resumed by nnU-Net; its weights can be the first ones of another training (--weights)"
+                    .into(),
+            ),
+            Self::NothingToResume { stopped, .. } if stopped.is_empty() => {
+                Some("leave out --resume to start it".into())
+            }
+            Self::NothingToResume { .. } => Some(
+                "give the options that decide its folder (--preset, --plans, -c, -f, --output) as in the first run, or leave out \
+                 --resume to start a training"
+                    .into(),
+            ),
             Self::OtherTraining { .. } => Some(
                 "give the options of the first run again, or start again with --overwrite in another --output".into(),
             ),

@@ -10,12 +10,13 @@ use glioseg_formats::atomic;
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::loss::{LossOptions, Overlap};
 use glioseg_net::optimiser::{Optimiser, poly_lr};
-use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update, free_memory};
+use glioseg_net::{Checkpoint, Engine, EngineChoice, Mode, Parameters, Program, Update};
+use glioseg_plan::free_memory;
 use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 
 use super::online::{dices, targets};
 use super::setup::Setup;
-use super::state::{BegunWith, EpochRecord, Progress, Store, check_begun};
+use super::state::{BegunWith, EpochRecord, LOG, Progress, Store, check_begun, stopped_trainings};
 use super::tensorboard::{self, Events};
 use super::{Estimate, TrainError, chart, pretrained, validation};
 
@@ -168,16 +169,24 @@ pub fn train(
     let store = Store::new(setup);
     if options.overwrite {
         store.clear()?;
-        let old = setup.folder.join(validation::FOLDER);
-        if old.exists() {
-            std::fs::remove_dir_all(&old).map_err(|e| TrainError::io(&old, "remove", e))?;
-        }
+        validation::clear(setup)?;
     } else if !options.resume
         && let Some(what) = store.occupied()
     {
         return Err(TrainError::Exists { path: setup.folder.clone(), what });
     }
-    let finished = store.finished();
+    if options.resume && store.finished().is_none() && store.newest().is_none() {
+        let (model, fold) = (setup.model_folder.parent(), setup.folder.file_name());
+        let stopped =
+            model.zip(fold).map(|(results, fold)| stopped_trainings(results, &fold.to_string_lossy()));
+        return Err(TrainError::NothingToResume {
+            path: setup.folder.clone(),
+            stopped: stopped.unwrap_or_default(),
+            holds: store.occupied(),
+        });
+    }
+    let more = options.resume && (store.newest().is_some() || store.wants_more(setup.settings.epochs));
+    let finished = store.finished().filter(|_| !more);
     // Before anything is written over.
     if let Some(path) = finished.clone().or_else(|| store.newest()).as_ref() {
         check_begun(path, &BegunWith::new(setup, options.weights.as_deref()))?;
@@ -205,6 +214,8 @@ pub fn train(
         }
         let weights = training.engine.parameters()?;
         let path = training.store.save_final(&weights, &training.progress)?;
+        // Whatever lies there is of other weights.
+        validation::clear(setup)?;
         (training.engine, path, training.progress.history)
     };
     engine.release();
@@ -252,7 +263,7 @@ impl<'a> Training<'a> {
         let optimiser = Optimiser::new(setup.settings.optimiser, parameters.shapes());
         parameters.set_optimiser(Some(optimiser));
         let mut resumed = None;
-        if options.resume && store.newest().is_some() {
+        if options.resume {
             let restored = store.restore(parameters, &begun_with)?;
             for damaged in restored.damaged {
                 observer(Event::Warning(format!(
@@ -262,21 +273,14 @@ impl<'a> Training<'a> {
             }
             (parameters, progress) = (restored.parameters, restored.progress);
             resumed = Some((progress.epoch, progress.iteration, restored.path));
-        } else {
-            if options.resume {
-                observer(Event::Warning(
-                    "there is no checkpoint to resume from: the training starts again".into(),
-                ));
-            }
-            if let Some(path) = &options.weights {
-                let taken = pretrained::load(&mut parameters, path, options.interpolate_positions)?;
-                observer(Event::Note(format!(
-                    "first weights from {}: {} tensors, {} keep random values",
-                    taken.path.display(),
-                    taken.tensors,
-                    taken.kept.len()
-                )));
-            }
+        } else if let Some(path) = &options.weights {
+            let taken = pretrained::load(&mut parameters, path, options.interpolate_positions)?;
+            observer(Event::Note(format!(
+                "first weights from {}: {} tensors, {} keep random values",
+                taken.path.display(),
+                taken.tensors,
+                taken.kept.len()
+            )));
         }
         engine.load(Arc::new(parameters))?;
         observer(Event::Start { setup, estimate: &estimate, free_memory: free, resumed });
@@ -569,7 +573,7 @@ impl Journal {
 
     /// Adds the last epoch: a line of JSON each, the curves, the picture.
     fn add(&mut self, history: &[EpochRecord], observer: &mut dyn FnMut(Event<'_>)) {
-        let lines = atomic::write(&self.folder.join("training_log.jsonl"), |file| {
+        let lines = atomic::write(&self.folder.join(LOG), |file| {
             for record in history {
                 serde_json::to_writer(&mut *file, record)?;
                 file.write_all(b"\n")?;

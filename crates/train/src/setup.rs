@@ -333,7 +333,7 @@ fn fold(
     let path = folder.join(Splits::FILE);
     let splits = if path.exists() {
         let splits = Splits::read(&path)?;
-        splits.check(&names, &path)?;
+        splits.check(number, &names, &path)?;
         splits
     } else {
         let splits = Splits::five_folds(&names)?;

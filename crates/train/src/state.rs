@@ -96,6 +96,16 @@ impl BegunWith {
     }
 }
 
+impl BegunWith {
+    /// Whether a training that has done `epoch` epochs can continue with these settings: the number of epochs may change, as long
+    /// as it is not below what is done.
+    fn continues_as(&self, now: &Self, epoch: usize) -> bool {
+        let epochs = now.settings.epochs;
+        let same = Self { settings: Settings { epochs, ..self.settings.clone() }, ..self.clone() };
+        same == *now && epochs >= epoch
+    }
+}
+
 impl Progress {
     pub(super) fn new(begun_with: BegunWith) -> Self {
         Self {
@@ -125,6 +135,8 @@ const PREVIOUS: &str = "checkpoint_previous.safetensors";
 const NEXT: &str = "checkpoint_next.safetensors";
 const BEST: &str = "checkpoint_best.safetensors";
 const FINAL: &str = "checkpoint_final.safetensors";
+/// A line per finished epoch.
+pub(super) const LOG: &str = "training_log.jsonl";
 
 /// The checkpoints of a fold.
 #[derive(Debug, Clone)]
@@ -168,14 +180,30 @@ impl Store {
     }
 
     /// What the folder holds, if that stands in the way of a new training.
-    pub(super) fn occupied(&self) -> Option<&'static str> {
+    pub(super) fn occupied(&self) -> Option<String> {
         if self.path(FINAL).exists() {
-            return Some("a finished training");
+            return Some("a finished training".to_owned());
         }
-        [LATEST, PREVIOUS, NEXT, BEST]
-            .iter()
-            .any(|n| self.path(n).exists())
-            .then_some("an unfinished training")
+        if [LATEST, PREVIOUS, NEXT, BEST].iter().any(|n| self.path(n).exists()) {
+            return Some("an unfinished training".to_owned());
+        }
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().display().to_string();
+        self.foreign().first().map(|path| format!("a training of nnU-Net ({})", name(path)))
+    }
+
+    /// Checkpoints of nnU-Net itself, sorted by name.
+    fn foreign(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut found: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let version_1 = name.starts_with("model_") && name.ends_with(".model");
+                version_1 || (name.starts_with("checkpoint_") && name.ends_with(".pth"))
+            })
+            .collect();
+        found.sort();
+        found
     }
 
     /// The finished network's file, if it is there.
@@ -201,8 +229,11 @@ impl Store {
         Ok(())
     }
 
-    /// Removes all checkpoints.
+    /// Removes all checkpoints, also nnU-Net's: two trainings in one folder could not be told apart.
     pub(super) fn clear(&self) -> Result<(), TrainError> {
+        for path in self.foreign() {
+            std::fs::remove_file(&path).map_err(|e| TrainError::io(&path, "remove", e))?;
+        }
         self.remove(&[LATEST, PREVIOUS, NEXT, BEST, FINAL])
     }
 
@@ -277,6 +308,11 @@ impl Store {
         mut parameters: Parameters,
         begun_with: &BegunWith,
     ) -> Result<Restored, TrainError> {
+        if self.newest().is_none()
+            && let Some(path) = self.finished()
+        {
+            return self.extend(path, parameters, begun_with);
+        }
         let mut damaged = vec![];
         let mut found: Vec<(Progress, Checkpoint)> = vec![];
         for path in [LATEST, NEXT, PREVIOUS].map(|n| self.path(n)).into_iter().filter(|p| p.exists()) {
@@ -286,11 +322,12 @@ impl Store {
             }
         }
         found.sort_by_key(|(progress, _)| std::cmp::Reverse(progress.position()));
-        for (progress, checkpoint) in found {
+        for (mut progress, checkpoint) in found {
             let path = checkpoint.path().to_owned();
-            if progress.begun_with != *begun_with {
+            if !progress.begun_with.continues_as(begun_with, progress.epoch) {
                 return Err(other_training(path, &progress.begun_with, begun_with));
             }
+            progress.begun_with = begun_with.clone();
             let mut optimiser = parameters.optimiser().cloned();
             let read = parameters.load_checkpoint(&checkpoint).and_then(|()| {
                 optimiser.as_mut().map_or(Ok(()), |o| o.restore(&checkpoint, &progress.steps))
@@ -308,6 +345,36 @@ impl Store {
     }
 }
 
+impl Store {
+    /// A finished training that gets more epochs: its weights, with an optimiser at rest, since a result holds weights alone.
+    fn extend(
+        &self,
+        path: PathBuf,
+        mut parameters: Parameters,
+        begun_with: &BegunWith,
+    ) -> Result<Restored, TrainError> {
+        let unusable = |reason: String| TrainError::NoCheckpoint { path: self.folder.clone(), reason };
+        let checkpoint = Checkpoint::open(&path).map_err(|e| unusable(e.to_string()))?;
+        checkpoint.verify().map_err(|e| unusable(e.to_string()))?;
+        parameters.load_checkpoint(&checkpoint).map_err(|e| unusable(e.to_string()))?;
+        let log = std::fs::read_to_string(self.path(LOG)).unwrap_or_default();
+        let history: Vec<EpochRecord> = log.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let progress = Progress {
+            epoch: checkpoint.metadata().current_epoch.unwrap_or(0),
+            best_ema: checkpoint.metadata().best_ema,
+            history,
+            ..Progress::new(begun_with.clone())
+        };
+        Ok(Restored { parameters, progress, path, damaged: vec![] })
+    }
+
+    /// Whether the finished training was started for fewer epochs than are asked for now.
+    pub(super) fn wants_more(&self, epochs: usize) -> bool {
+        let before = self.finished().and_then(|path| begun_with(&path));
+        before.is_some_and(|before| before.settings.epochs < epochs)
+    }
+}
+
 /// A checkpoint whose values are whole, and where its training stands.
 fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
     let checkpoint = Checkpoint::open(path)?;
@@ -320,10 +387,22 @@ fn open_state(path: &Path) -> Result<(Progress, Checkpoint), NetError> {
     Ok((progress, checkpoint))
 }
 
+/// Folders of this fold in a results folder that hold a training to resume.
+pub(super) fn stopped_trainings(results: &Path, fold: &str) -> Vec<PathBuf> {
+    let models = std::fs::read_dir(results).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = models
+        .map(|model| model.path().join(fold))
+        .filter(|folder| [LATEST, NEXT, PREVIOUS].iter().any(|name| folder.join(name).exists()))
+        .collect();
+    folders.sort();
+    folders
+}
+
 /// What the training in a fold's folder was started with: one that can continue, or one that is finished. `None` if there is
 /// no usable checkpoint.
 pub fn saved_settings(folder: &Path) -> Option<Settings> {
-    let paths = [FINAL, LATEST, NEXT, PREVIOUS].map(|n| folder.join(n));
+    // A finished training that gets more epochs has both.
+    let paths = [LATEST, NEXT, PREVIOUS, FINAL].map(|n| folder.join(n));
     paths.iter().find_map(|path| begun_with(path)).map(|begun| begun.settings)
 }
 
@@ -336,7 +415,7 @@ fn begun_with(path: &Path) -> Option<BegunWith> {
 /// Refuses to resume a training that was started with other settings.
 pub(super) fn check_begun(path: &Path, now: &BegunWith) -> Result<(), TrainError> {
     match begun_with(path) {
-        Some(before) if before != *now => Err(other_training(path.to_owned(), &before, now)),
+        Some(before) if !before.continues_as(now, 0) => Err(other_training(path.to_owned(), &before, now)),
         _ => Ok(()),
     }
 }

@@ -1,16 +1,21 @@
 //! The validation at the end: every held-out case as a whole, and nnU-Net's `summary.json`.
 
 use std::cell::RefCell;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use glioseg_formats::atomic;
 use glioseg_formats::nifti::{read_info, read_labels};
+use glioseg_interop::{KeyOrder, python_json};
 use glioseg_metrics::rules::nnunet;
 use glioseg_metrics::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
-use glioseg_net::Engine;
+use glioseg_net::{Checkpoint, Engine};
 use glioseg_prep::PreparedCase;
 use glioseg_prep::store::StoredCase;
+
+use serde_json::{Value, json};
 
 use super::{Event, Setup, TrainError};
 use glioseg_infer::model::{CheckpointChoice, Fold, Model};
@@ -26,7 +31,20 @@ const ENDING: &str = ".nii.gz";
 /// Name of the folder in a fold's folder.
 pub const FOLDER: &str = "validation";
 
-/// Segments the validation cases with the trained network and scores them; those whose results are there are only scored.
+/// Names the checkpoint that the results in the folder are of.
+const MADE_WITH: &str = "made_with.json";
+
+/// Removes the folder of an earlier validation.
+pub(super) fn clear(setup: &Setup) -> Result<(), TrainError> {
+    let folder = setup.folder.join(FOLDER);
+    match std::fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io(&folder, "remove", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Segments the validation cases with the trained network and scores them; those whose results are there are only scored,
+/// if they are of the same checkpoint.
 ///
 /// `None` if `stop` was set before all were done.
 ///
@@ -41,6 +59,15 @@ pub(super) fn validate(
 ) -> Result<Option<NnUnetSummary>, TrainError> {
     let folder = setup.folder.join(FOLDER);
     std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, "make", e))?;
+    let checkpoint = setup.folder.join(CheckpointChoice::Final.stem()).with_extension("safetensors");
+    let hash = Checkpoint::open(&checkpoint)?.sha256()?;
+    let names = setup.val_cases.0.iter().map(StoredCase::name);
+    for file in remove_older(&folder, names, &checkpoint, &hash)? {
+        observer(Event::Warning(format!(
+            "{} was of another network and is made again",
+            folder.join(file).display()
+        )));
+    }
     let predictor = predictor(setup, engine)?;
     let scheme = LabelScheme::dataset(&setup.dataset.description.labels);
     let ignore = setup.dataset.description.labels.ignore_label();
@@ -84,6 +111,42 @@ pub(super) fn validate(
     let summary = NnUnetSummary::of(scored);
     summary.write(&folder.join("summary.json"))?;
     Ok(Some(summary))
+}
+
+/// Removes results of another checkpoint (of a training in this folder that was begun again, or trained longer), and notes
+/// which one those to come are of; returns the label maps that were removed.
+///
+/// Results of before this was noted count as those of the checkpoint if they are not older than it.
+fn remove_older<'a>(
+    folder: &Path,
+    cases: impl Iterator<Item = &'a str>,
+    checkpoint: &Path,
+    hash: &str,
+) -> Result<Vec<String>, TrainError> {
+    let marker = folder.join(MADE_WITH);
+    let noted = std::fs::read(&marker).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let same = noted.as_ref().map(|noted| noted["checkpoint_sha256"] == hash);
+    if same == Some(true) {
+        return Ok(Vec::new());
+    }
+    let time = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    let mut removed = Vec::new();
+    for case in cases {
+        let map = label_path(folder, case, ENDING);
+        let older = same.is_some() || time(&map) < time(checkpoint);
+        if !older || !map.is_file() {
+            continue;
+        }
+        for path in [map.clone(), folder.join(format!("{case}.npz"))] {
+            if path.is_file() {
+                std::fs::remove_file(&path).map_err(|e| TrainError::io(&path, "remove", e))?;
+            }
+        }
+        removed.push(map.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    }
+    let text = python_json(&json!({ "checkpoint_sha256": hash }), KeyOrder::Given);
+    atomic::write(&marker, |file| file.write_all(text.as_bytes()))?;
+    Ok(removed)
 }
 
 /// The trained network as `predict` would apply it. The decision is taken on probabilities, which is nnU-Net's way here.
@@ -130,4 +193,34 @@ fn segment(
     };
     drop(prepared);
     Ok(Some(predictor.finish(inferred)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_another_checkpoint_are_removed_and_those_of_this_one_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let write = |name: &str| std::fs::write(path(name), b"").expect("written");
+        let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(100);
+        for name in ["a.nii.gz", "a.npz"] {
+            write(name);
+            let file = std::fs::File::options().write(true).open(path(name)).expect("there");
+            file.set_modified(earlier).expect("a time");
+        }
+        write("final.safetensors");
+        write("b.nii.gz");
+        let run = |hash: &str| {
+            remove_older(folder.path(), ["a", "b", "c"].into_iter(), &path("final.safetensors"), hash)
+                .expect("removed")
+        };
+        // Nothing is noted: what is older than the checkpoint goes.
+        assert_eq!(run("1"), ["a.nii.gz"]);
+        assert!(!path("a.npz").exists() && path("b.nii.gz").exists());
+        write("a.nii.gz");
+        assert_eq!(run("1"), [""; 0]);
+        assert_eq!(run("2"), ["a.nii.gz", "b.nii.gz"]);
+    }
 }

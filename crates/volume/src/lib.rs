@@ -10,6 +10,7 @@ pub mod distance;
 mod error;
 mod geometry;
 mod labels;
+mod orientation;
 pub mod phantom;
 pub mod resample;
 #[doc(hidden)]
@@ -19,4 +20,5 @@ mod volume;
 pub use affine::Affine;
 pub use error::{NotFinite, VolumeError};
 pub use geometry::{Geometry, GridComparison, HeaderForms};
+pub use orientation::{Turn, TurnRule};
 pub use volume::{LabelMap, Volume};

@@ -78,6 +78,20 @@ impl Volume {
             value: self.data[index],
         })
     }
+
+    /// Makes every voxel that is NaN or infinite 0; tells channel and number of each channel that had some.
+    pub fn clear_not_finite(&mut self) -> Vec<(usize, usize)> {
+        let voxels = self.geometry.voxels();
+        let mut found = Vec::new();
+        for (channel, values) in self.data.chunks_exact_mut(voxels.max(1)).enumerate() {
+            let count = values.iter().filter(|v| !v.is_finite()).count();
+            if count > 0 {
+                values.iter_mut().filter(|v| !v.is_finite()).for_each(|v| *v = 0.0);
+                found.push((channel, count));
+            }
+        }
+        found
+    }
 }
 
 impl LabelMap {

@@ -63,6 +63,14 @@ pub enum CrossvalError {
         /// How many there are.
         folds: usize,
     },
+    /// A fold that cannot be used.
+    #[error("{reason}")]
+    BadFold {
+        /// What is wrong with it.
+        reason: Box<PlanError>,
+        /// The folds that can be used.
+        usable: Vec<usize>,
+    },
     /// A file or folder.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -102,6 +110,15 @@ impl Diagnose for CrossvalError {
             Self::Grid { .. } => Some("was the dataset changed after the training? train the fold again".into()),
             Self::Io { .. } => Some("check the path, its permissions, and the space on the disk".into()),
             Self::NoFold { folds, .. } => Some(format!("take folds from 0 to {}", folds.saturating_sub(1))),
+            Self::BadFold { reason, usable } => {
+                let usable: Vec<String> = usable.iter().map(ToString::to_string).collect();
+                let hint = reason.hint().unwrap_or_default();
+                Some(if usable.is_empty() {
+                    hint
+                } else {
+                    format!("{hint}; the others can be used: -f {}", usable.join(","))
+                })
+            }
             Self::Ensemble(e) => e.hint(),
             Self::Plan(e) => e.hint(),
             Self::Volume(e) => e.hint(),
@@ -360,15 +377,29 @@ pub fn decide_postprocessing(
 /// The folds of a cross-validation: those that are asked for, else all of `splits_final.json`.
 ///
 /// # Errors
-/// [`CrossvalError::NoFold`] for a fold that does not exist; errors of the file.
-pub fn chosen_folds(places: &Places, asked: Option<&[usize]>) -> Result<Vec<usize>, CrossvalError> {
+/// [`CrossvalError::NoFold`] for a fold that does not exist, [`CrossvalError::BadFold`] for one that cannot be used: told
+/// before the first of them is trained. Errors of the file.
+pub fn chosen_folds(
+    places: &Places,
+    dataset: &RawDataset,
+    asked: Option<&[usize]>,
+) -> Result<Vec<usize>, CrossvalError> {
     let path = places.preprocessed.join(Splits::FILE);
-    let folds = Splits::read(&path)?.folds.len();
-    let Some(asked) = asked else { return Ok((0..folds).collect()) };
-    match asked.iter().find(|&&fold| fold >= folds) {
-        Some(&fold) => Err(CrossvalError::NoFold { path, fold, folds }),
-        None => Ok(asked.to_vec()),
+    let splits = Splits::read(&path)?;
+    let folds = splits.folds.len();
+    let chosen = asked.map_or_else(|| (0..folds).collect(), <[usize]>::to_vec);
+    if let Some(&fold) = chosen.iter().find(|&&fold| fold >= folds) {
+        return Err(CrossvalError::NoFold { path, fold, folds });
     }
+    let names = dataset.case_names();
+    let check = |fold: usize| splits.check(fold, &names, &path).map(drop);
+    for &fold in &chosen {
+        if let Err(reason) = check(fold) {
+            let usable = (0..folds).filter(|&f| check(f).is_ok()).collect();
+            return Err(CrossvalError::BadFold { reason: Box::new(reason), usable });
+        }
+    }
+    Ok(chosen)
 }
 
 /// Whether a fold is trained and validated, with probabilities where an ensemble needs them.
@@ -469,4 +500,40 @@ fn information(
         },
         "command": command,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_fold_is_refused_before_the_others_are_trained_which_can_be_chosen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for name in ["imagesTr", "labelsTr"] {
+            std::fs::create_dir(path(name)).expect("a folder");
+        }
+        let description = json!({"channel_names": {"0": "t1"}, "labels": {"background": 0, "tumor": 1},
+            "numTraining": 2, "file_ending": ".nii.gz"});
+        std::fs::write(path("dataset.json"), description.to_string()).expect("written");
+        for case in ["a", "b"] {
+            std::fs::write(path(&format!("imagesTr/{case}_0000.nii.gz")), "").expect("written");
+        }
+        let splits = json!([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["x"]}, {"train": ["b"], "val": ["a"]}]);
+        std::fs::write(path(Splits::FILE), splits.to_string()).expect("written");
+        let dataset = RawDataset::open(folder.path()).expect("a dataset");
+        let places = Places {
+            dataset: folder.path().to_owned(),
+            preprocessed: folder.path().to_owned(),
+            results: folder.path().to_owned(),
+            plans: "nnUNetPlans".to_owned(),
+            configuration: "3d_fullres".to_owned(),
+        };
+        let chosen = |asked: Option<&[usize]>| chosen_folds(&places, &dataset, asked);
+        let error = chosen(None).expect_err("fold 1 names `x`");
+        assert!(error.to_string().ends_with("fold 1 names a case that is not in the dataset: x"), "{error}");
+        assert!(error.hint().expect("a hint").ends_with("the others can be used: -f 0,2"), "{error:?}");
+        assert_eq!(chosen(Some(&[0, 2])).expect("good folds"), [0, 2]);
+        assert!(matches!(chosen(Some(&[3])), Err(CrossvalError::NoFold { fold: 3, folds: 3, .. })));
+    }
 }

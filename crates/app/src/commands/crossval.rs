@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use glioseg_net::EngineChoice;
-use glioseg_plan::RawDataset;
+use glioseg_plan::{RawDataset, Splits};
 use glioseg_train::{
     FoldChoice, Places, Settings, Setup, TrainError, TrainOptions, TrainOutcome, saved_settings,
 };
@@ -56,9 +56,11 @@ pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
         if !make_ready(&dataset, &places, &settings, options.how.strict, ui)? {
             return Ok(Outcome::SomeFailed);
         }
-        // The first fold writes the splits where there are none.
-        Setup::new(&places, FoldChoice::Number(0), &settings)?;
-        folds = chosen_folds(&places, options.folds.as_deref())?;
+        if !places.preprocessed.join(Splits::FILE).exists() {
+            // The first fold writes the splits.
+            Setup::new(&places, FoldChoice::Number(0), &settings)?;
+        }
+        folds = chosen_folds(&places, &dataset, options.folds.as_deref())?;
         let mut model = PathBuf::new();
         for &fold in &folds {
             let setup = Setup::new(&places, FoldChoice::Number(fold), &settings)?;

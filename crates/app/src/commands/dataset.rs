@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use glioseg_diagnose::count;
 use glioseg_plan::brats::{Linking, survey, write_dataset};
+use glioseg_plan::matching::{NamedPattern, match_files};
 use glioseg_plan::{
-    Convention, IntegrityReport, Problem as Finding, RawDataset, Severity, check_dataset, preprocessed_folder,
+    Convention, IntegrityReport, Making, Problem as Finding, RawDataset, Severity, check_dataset,
+    make_dataset, preprocessed_folder,
 };
 use serde_json::json;
 
@@ -19,12 +22,55 @@ pub(crate) enum DatasetCommand {
     Check(DatasetCheck),
     /// Make a dataset of the folders of a BraTS challenge, 2018 to 2024
     Brats(DatasetBrats),
+    /// Make a dataset of files of any name
+    Make(DatasetMake),
+}
+
+/// Makes a raw dataset of images and label maps whose names a pattern for each channel tells.
+///
+/// What the stars of a pattern stand for is the name of the case. Cases without one of the files are named and left out. Every label map
+/// is read: values must follow each other from 0.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  glioseg dataset make scans Dataset001_Mine --channel flair='*/FLAIR.nii.gz' \\\n    \
+    --channel t1='*/T1.nii.gz' --label '*/GT_W.nii.gz'\n\n\
+    Exit code: 0 all cases done, 1 some case lacks files, 2 could not start."
+)]
+pub(crate) struct DatasetMake {
+    /// Folder that the patterns start from
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// The dataset; made if it is not there
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Name and files of a channel; once for each, in the order of the channels
+    #[arg(long, required = true, value_name = "NAME=PATTERN")]
+    pub(crate) channel: Vec<NamedPattern>,
+    /// Files of the label maps
+    #[arg(long, required = true, value_name = "PATTERN")]
+    pub(crate) label: String,
+    /// Name of a label value, such as 1=edema [default: `label 1`, `label 2`, …]
+    #[arg(long, value_name = "VALUE=NAME", value_parser = label_name)]
+    pub(crate) label_name: Vec<(u16, String)>,
+    /// How files come into it; auto refers to them where they lie
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) files: Files,
+}
+
+fn label_name(text: &str) -> Result<(u16, String), String> {
+    let pair = text.split_once('=').and_then(|(value, name)| Some((value.trim().parse().ok()?, name.trim())));
+    match pair {
+        Some((value, name)) if !name.is_empty() => Ok((value, name.to_owned())),
+        _ => Err(format!("`{text}` is not a value and a name; write it like 1=edema")),
+    }
 }
 
 /// Looks at dataset.json and every file of every case and lists all problems, not only the first.
 ///
 /// Missing, damaged and stray files, grids that differ within a case, NaN, labels that dataset.json does not declare or that
-/// occur nowhere, empty label maps.
+/// occur nowhere, empty label maps; the same image in two cases, images stored in two orientations, two dimensions among
+/// three, voxel sizes and image sizes far from the cohort's, label maps that seem mirrored or moved against their image.
+/// `prep` and `train` refuse what is an error here.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg dataset check Dataset001_BraTS\n\n\
     Exit code: 0 fit to train on (there may be warnings), 1 it has errors, 2 could not start.")]
@@ -91,6 +137,7 @@ pub(crate) fn run(command: &DatasetCommand, ui: &Ui) -> anyhow::Result<Outcome> 
     match command {
         DatasetCommand::Check(options) => check(options, ui),
         DatasetCommand::Brats(options) => brats(options, ui),
+        DatasetCommand::Make(options) => make(options, ui),
     }
 }
 
@@ -106,10 +153,53 @@ fn check(options: &DatasetCheck, ui: &Ui) -> anyhow::Result<Outcome> {
         print(&counts(&report).to_string())?;
     } else {
         let voxels: Vec<String> = report.label_voxels.iter().map(|(l, n)| format!("{l}: {n}")).collect();
-        print(&format!("{} cases, {errors} errors, {warnings} warnings", report.cases))?;
+        let [cases, errors, warnings] = [(report.cases, "case"), (errors, "error"), (warnings, "warning")]
+            .map(|(n, noun)| count(n, noun));
+        print(&format!("{cases}, {errors}, {warnings}"))?;
         print(&format!("voxels per label | {}", voxels.join(" | ")))?;
     }
     Ok(if report.is_ok() { Outcome::Done } else { Outcome::SomeFailed })
+}
+
+fn make(options: &DatasetMake, ui: &Ui) -> anyhow::Result<Outcome> {
+    let channels: Vec<String> = options.channel.iter().map(|c| c.name.clone()).collect();
+    let label = NamedPattern { name: "label".to_owned(), pattern: options.label.clone() };
+    let patterns: Vec<NamedPattern> = options.channel.iter().cloned().chain([label]).collect();
+    let matched = match_files(&options.source, &patterns)?;
+    for pattern in &patterns {
+        ui.say(&format!("{:<6} <- {}", pattern.name, options.source.join(&pattern.pattern).display()));
+    }
+    for (case, missing) in &matched.incomplete {
+        ui.fail(&format!("case `{case}` is left out: it has no {}", missing.join(", ")));
+    }
+    if matched.cases.is_empty() {
+        return Err(Problem::new(
+            "no case has a file for every pattern",
+            "the stars of every pattern must stand for the same: use the same folders in each",
+        ));
+    }
+    for case in &matched.cases {
+        ui.say(&format!(
+            "case {}: {}",
+            case.name,
+            case.files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let names = options.label_name.iter().cloned().collect();
+    let linking = match options.files.linking() {
+        Linking::Auto => Linking::Reference,
+        other => other,
+    };
+    let making = Making { cases: &matched.cases, channels: &channels, names: &names, linking };
+    let (dataset, voxels) = make_dataset(&making, &options.output)?;
+    let voxels: Vec<String> = voxels.iter().map(|(label, n)| format!("{label}: {n}")).collect();
+    print(&format!(
+        "{} | {} | voxels per label {}",
+        dataset.folder.display(),
+        count(dataset.cases.len(), "case"),
+        voxels.join(", ")
+    ))?;
+    Ok(if matched.incomplete.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
 }
 
 fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -124,9 +214,9 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     let cohort = survey(source, options.coding)?;
     let labels: Vec<String> = cohort.label_values.iter().map(ToString::to_string).collect();
     ui.say(&format!(
-        "{} | {} cases, {} with label maps | labels {}: {}{}",
+        "{} | {}, {} with label maps | labels {}: {}{}",
         cohort.edition,
-        cohort.cases.len(),
+        count(cohort.cases.len(), "case"),
         cohort.labelled(),
         labels.join(", "),
         cohort.coding.describe(),
@@ -140,7 +230,7 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     }
     let written = write_dataset(&cohort, out, options.files.linking(), &|case| ui.say(case))?;
     for (case, reason) in &written.failed {
-        ui.warn(&format!("case `{case}`: {reason}"));
+        ui.fail(&format!("case `{case}`: {reason}"));
     }
     let how = match written.linking {
         Linking::Reference => "references",
@@ -149,8 +239,8 @@ fn brats(options: &DatasetBrats, ui: &Ui) -> anyhow::Result<Outcome> {
     };
     if written.linking == Linking::Reference && written.test > 0 {
         ui.say(&format!(
-            "{} cases without label map stay in {}, where `glioseg predict` finds them",
-            written.test,
+            "{} without label map stay in {}, where `glioseg predict` finds them",
+            count(written.test, "case"),
             source.display()
         ));
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, ensemble};
 use glioseg_infer::postprocess::Postprocessing;
 use glioseg_plan::OutputLabels;
@@ -66,7 +67,7 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
         match &case.result {
             Ok(Some(_)) => ui.say(&format!("case {number}/{of} {}", case.case)),
             Ok(None) => ui.say(&format!("case {number}/{of} {} already exists", case.case)),
-            Err(error) => ui.warn(&describe(&case.case, error)),
+            Err(error) => ui.fail(&describe(&case.case, error)),
         }
     };
     let cases = ensemble(&options.input, &options.output, &ensemble_options, &observer)?;
@@ -78,7 +79,7 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
             Err(_) => failed += 1,
         }
     }
-    ui.say(&format!("{} cases, {failed} failed; see {}", cases.len(), options.output.display()));
+    ui.say(&format!("{}, {failed} failed; see {}", count(cases.len(), "case"), options.output.display()));
     Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
 

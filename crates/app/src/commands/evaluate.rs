@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_metrics::statistics::{Bootstrap, Summary};
 use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
 use glioseg_plan::Convention;
@@ -150,13 +151,13 @@ fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {
     }
     match case.status {
         CaseStatus::Scored => ui.say(&format!("case {number}/{of} {}", case.case)),
-        CaseStatus::Missing => ui.warn(&format!("case {number}/{of} {}: there is no prediction", case.case)),
+        CaseStatus::Missing => ui.fail(&format!("case {number}/{of} {}: there is no prediction", case.case)),
         CaseStatus::Failed => {
             let mut text = format!("case `{}`: {}", case.case, case.error.as_deref().unwrap_or("failed"));
             if let Some(hint) = &case.hint {
                 text += &format!("\n  hint: {hint}");
             }
-            ui.warn(&text);
+            ui.fail(&text);
         }
     }
 }
@@ -246,9 +247,9 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
             scores.rules.iter().partition(|rule| rule.missing(&scores.labels).is_some());
         let names = |rules: &[&Rule]| rules.iter().map(|r| r.name()).collect::<Vec<_>>().join(", ");
         let mut text = format!(
-            "no prediction for {} of {} cases: {}",
+            "no prediction for {} of {}: {}",
             missing.len(),
-            scores.cases.len(),
+            count(scores.cases.len(), "case"),
             list(&missing)
         );
         if !counting.is_empty() {
@@ -268,13 +269,20 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
             list(&extra)
         ));
     }
+    if !scores.stale.is_empty() {
+        let stale: Vec<&str> = scores.stale.iter().map(String::as_str).collect();
+        ui.warn(&format!(
+            "of an earlier prediction, since predict.json does not list them as done, and left out: {}",
+            list(&stale)
+        ));
+    }
     if !failed.is_empty() {
         ui.warn(&format!("could not score {}: they are in no mean", list(&failed)));
     }
     ui.say(&format!(
-        "{} of {} cases scored; tables in {}",
+        "{} of {} scored; tables in {}",
         scored.len(),
-        scores.cases.len(),
+        count(scores.cases.len(), "case"),
         output.display()
     ));
     if failed.is_empty() { Outcome::Done } else { Outcome::SomeFailed }

@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use glioseg_workflow::ready::fingerprint;
+use glioseg_diagnose::count;
+use glioseg_plan::IgnoreLabel;
+use glioseg_workflow::ready::{FingerprintOptions, fingerprint};
 
 use super::dataset::{by, open, output_folder};
-use super::ready::teller;
+use super::ready::{ignore_label, teller};
 use super::{Outcome, print};
 use crate::ui::Ui;
 
 /// Reads every training case and writes `dataset_fingerprint.json`: spacings, shapes, foreground intensities.
+///
+/// A fingerprint that exists is kept as long as the files that it was made of (sizes, times, headers; listed in
+/// `dataset_fingerprint_sources.json`) are the same, and made again if they are not.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg fingerprint Dataset001_BraTS\n\n\
     Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME next to \
@@ -25,12 +30,17 @@ pub(crate) struct Fingerprint {
     /// Make it again if it already exists
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Count voxels with the ignore label as foreground, as nnU-Net does; they are left out otherwise
+    #[arg(long)]
+    pub(crate) as_nnunet: bool,
 }
 
 pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
     let dataset = open(&options.dataset)?;
     let folder = output_folder(&options.dataset, options.output.as_ref())?;
-    let (facts, path) = fingerprint(&dataset, &folder, options.overwrite, &teller(ui))?;
+    let ignore = ignore_label(&dataset, options.as_nnunet, ui).or(Some(IgnoreLabel::LeftOut));
+    let how = FingerprintOptions { overwrite: options.overwrite, ignore };
+    let (facts, path) = fingerprint(&dataset, &folder, how, &teller(ui))?;
     print(&path.display().to_string())?;
     let middle = facts.shapes_after_crop.len() / 2;
     let median = |mut of: Vec<f64>| {
@@ -40,8 +50,8 @@ pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
     let spacing = [0, 1, 2].map(|a| median(facts.spacings_mm.iter().map(|s| s[a]).collect()));
     let shape = [0, 1, 2].map(|a| median(facts.shapes_after_crop.iter().map(|s| s[a] as f64).collect()));
     print(&format!(
-        "{} cases | median spacing {} mm | median shape after cropping {} | {:.0} % of the voxels",
-        facts.shapes_after_crop.len(),
+        "{} | median spacing {} mm | median shape after cropping {} | {:.0} % of the voxels",
+        count(facts.shapes_after_crop.len(), "case"),
         by(&spacing),
         by(&shape),
         100.0 * facts.median_relative_size_after_cropping

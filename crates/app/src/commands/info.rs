@@ -245,7 +245,7 @@ fn plans_facts(path: &Path, plans: &Plans) -> anyhow::Result<Facts> {
         .add("name", plans.plans_name())
         .add("dataset", plans.dataset_name())
         .add("transpose_forward", json!(plans.transpose_forward()))
-        .add("image_reader", plans.image_reader_writer())
+        .add("image_reader", plans.image_reader().name())
         .add("configurations", configurations);
     Ok(facts)
 }

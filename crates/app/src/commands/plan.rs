@@ -8,13 +8,13 @@ use glioseg_plan::{PlanOptions, Planned, Planner, Plans};
 use glioseg_workflow::ready;
 
 use super::dataset::{by, open, output_folder};
-use super::ready::teller;
+use super::ready::{ignore_label, teller};
 use super::{Outcome, print};
 use crate::ui::Ui;
 
 /// Plans spacing, patch, batch and network of every configuration that nnU-Net would make, and writes NAME.json.
 ///
-/// The fingerprint is made first if it is not there. Configurations added to NAME.json by hand are kept.
+/// The fingerprint is made first if it is not there, or if the images have changed since. Configurations added to NAME.json by hand are kept.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  glioseg plan Dataset001_BraTS\n  glioseg plan Dataset001_BraTS --planner resenc-l --gpu-memory 20\n  glioseg plan Dataset001_BraTS --planner brats21\n\n\
@@ -40,6 +40,9 @@ pub(crate) struct Plan {
     /// Name of the plans [default: nnUNetPlans, with a residual encoder nnUNetResEncUNetMPlans and so on]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// Count voxels with the ignore label as foreground, as nnU-Net does; they are left out otherwise
+    #[arg(long)]
+    pub(crate) as_nnunet: bool,
     /// Print the plans themselves
     #[arg(long)]
     pub(crate) json: bool,
@@ -74,7 +77,8 @@ pub(crate) fn run(options: &Plan, ui: &Ui) -> anyhow::Result<Outcome> {
         overwrite_target_spacing_mm: options.overwrite_target_spacing.as_ref().map(|s| [s[0], s[1], s[2]]),
         plans_name: options.name.clone(),
     };
-    let (planned, path) = ready::plans(&dataset, &folder, &plan_options, &teller(ui))?;
+    let ignore = ignore_label(&dataset, options.as_nnunet, ui);
+    let (planned, path) = ready::plans(&dataset, &folder, &plan_options, ignore, &teller(ui))?;
     if options.json {
         print(&python_json(&planned.json, KeyOrder::Given))?;
     } else {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_infer::output::OutputRules;
 use glioseg_infer::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, PostprocessingStep,
@@ -182,7 +183,8 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
         OutputLabels::Dataset => Recoding::default(),
         labels => labels.recoding_of(&meaning.parts()?)?,
     };
-    if postprocessing.steps.is_empty() && options.labels == OutputLabels::Dataset {
+    // A file without steps says that nothing is to be changed: the cases are copied.
+    if postprocessing.steps.is_empty() && options.file.is_none() && options.labels == OutputLabels::Dataset {
         return Err(Problem::new(
             "nothing to do",
             "give --threshold, --largest, --file, --search or --labels; see --help",
@@ -192,7 +194,7 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     let work = PostprocessOptions { rules, known: meaning.known };
     let observer = |case: &PostprocessedCase| {
         if let Err(error) = &case.changed {
-            ui.warn(&format!("case `{}`: {}", case.case, about(error)));
+            ui.fail(&format!("case `{}`: {}", case.case, about(error)));
         }
     };
     let done = postprocess_cases(&cases, &options.output, &work, &observer)?;
@@ -208,7 +210,7 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
             Err(_) => failed += 1,
         }
     }
-    ui.say(&format!("{} cases, {failed} failed; see {}", done.len(), options.output.display()));
+    ui.say(&format!("{}, {failed} failed; see {}", count(done.len(), "case"), options.output.display()));
     Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use glioseg_diagnose::count;
 use glioseg_infer::model::Model;
 use glioseg_infer::recipe::Recipe;
 use glioseg_infer::{
@@ -94,6 +95,16 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                             stray.join(", ")
                         ));
                     }
+                    for fold in &model.folds {
+                        if let Some(twin) = fold.twin() {
+                            ui.warn(&format!(
+                                "fold {} has its weights twice: {} is taken, {} holds the same",
+                                fold.name,
+                                fold.checkpoint.display(),
+                                twin.display()
+                            ));
+                        }
+                    }
                     let unused = model.unused_folds();
                     if options.folds.is_none() && !unused.is_empty() {
                         ui.warn(&format!(
@@ -104,7 +115,8 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                     }
                 }
                 for m in matches {
-                    let files: Vec<String> = m.suffixes.iter().map(|s| format!("*{s}")).collect();
+                    let star = if options.channel.is_empty() { "*" } else { "" };
+                    let files: Vec<String> = m.suffixes.iter().map(|s| format!("{star}{s}")).collect();
                     ui.say(&format!("channel {:<6} <- {}", m.channel, files.join(", ")));
                 }
                 if !ignored.is_empty() {
@@ -114,16 +126,27 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                         ignored[0].display()
                     ));
                 }
-                let threads = rayon::current_num_threads();
                 ui.say(&format!(
-                    "{cases} cases{} | device {} | {} | kernels {} | {threads} threads | step {step} | mirroring {mirroring}",
+                    "{}{} | device {} | {} | kernels {} | {} | step {step} | mirroring {mirroring}",
+                    count(cases, "case"),
                     if skipped > 0 { format!(" ({skipped} more are finished)") } else { String::new() },
                     engine.device,
                     engine.precision,
                     engine.kernels.word(),
+                    count(rayon::current_num_threads(), "thread"),
                 ));
                 ui.say(&format!("memory of the networks {memory}"));
                 seen.of = cases;
+            }
+            Event::Stale { files } => {
+                let shown = files[..files.len().min(5)].join(", ");
+                let more =
+                    if files.len() > 5 { format!(" and {} more", files.len() - 5) } else { String::new() };
+                ui.warn(&format!(
+                    "{} holds label maps that are not of these cases: {shown}{more}; predict.json does not list them, and \
+                     `glioseg evaluate` leaves them out",
+                    options.output.display()
+                ));
             }
             Event::Case { case, number, of, passes } => {
                 ui.start(format!("{case} ({number}/{of})"), passes as u64);
@@ -146,6 +169,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         }
     };
     let batch = Batch {
+        channels: (!options.channel.is_empty()).then_some(options.channel.as_slice()),
         part: options.part,
         skip_finished: options.continue_,
         stop: Some(&stop),
@@ -171,7 +195,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         ui.say(&format!("{done} of {} done; resume with --continue", done + summary.failed + summary.left));
     }
     if !seen.failed.is_empty() {
-        ui.warn(&format!("no segmentation for: {}", seen.failed.join(", ")));
+        ui.fail(&format!("no segmentation for: {}", seen.failed.join(", ")));
     }
     Ok(summary)
 }
@@ -204,7 +228,7 @@ fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
         if let Some(hint) = &record.hint {
             text += &format!("\n  hint: {hint}");
         }
-        ui.warn(&text);
+        ui.fail(&text);
         return;
     }
     let elapsed = seen.start.elapsed();

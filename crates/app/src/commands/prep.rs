@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_plan::Plans;
 use glioseg_workflow::ready::{self, ReadyError};
 
@@ -15,7 +16,8 @@ use crate::ui::{Ui, duration};
 /// Preprocesses all cases of a dataset as planned: one file per case, from which training reads its patches.
 ///
 /// Cases are done in parallel, as many at once as half of the free memory holds. Finished ones are kept when the command runs
-/// again, unless files or plans have changed.
+/// again, unless files or plans have changed. A case with an error of `glioseg dataset check` (labels that dataset.json does not
+/// declare, another grid, the image of another case) counts as failed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg prep Dataset001_BraTS -c 3d_fullres\n\n\
     Without --output, files go to $nnUNet_preprocessed/NAME if that variable is set, else to nnUNet_preprocessed/NAME next to \
@@ -60,8 +62,10 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
         let (start, of) = (Instant::now(), dataset.cases.len());
         let threads = rayon::current_num_threads();
         ui.say(&format!(
-            "{} | {of} cases | {threads} threads | into {}",
+            "{} | {} | {} | into {}",
             configuration.name,
+            count(of, "case"),
+            count(threads, "thread"),
             cases.display()
         ));
         let summary = ready::cases(
@@ -77,7 +81,7 @@ pub(crate) fn run(options: &Prep, ui: &Ui) -> anyhow::Result<Outcome> {
         }
         let doubtful = ready::doubtful_channels(&dataset, &summary, &told);
         if options.strict {
-            failed += doubtful;
+            failed += doubtful + summary.cases.iter().filter(|case| !case.oddities().is_empty()).count();
         }
         let kept = summary.cases.len() - summary.prepared;
         print(&format!(

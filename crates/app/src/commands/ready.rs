@@ -1,5 +1,7 @@
 //! What is told while a dataset is made ready for a training.
 
+use glioseg_diagnose::count;
+use glioseg_plan::{IgnoreLabel, RawDataset};
 use glioseg_prep::store::{CaseOutcome, StoreError};
 use glioseg_workflow::ready::ReadyEvent;
 
@@ -11,16 +13,30 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
         ReadyEvent::FingerprintKept { path } => {
             ui.say(&format!("{} already exists; --overwrite makes it again", path.display()));
         }
-        ReadyEvent::Read { case, number, of } => ui.say(&format!("case {number}/{of} {case}")),
+        ReadyEvent::FingerprintStale { path, reason } => {
+            ui.say(&format!("{} is made again: {reason}", path.display()));
+        }
+        ReadyEvent::PlansStale { path, reason } => ui.warn(&format!(
+            "{} was made of other data: {reason}; `glioseg plan` makes fingerprint and plans again",
+            path.display()
+        )),
+        ReadyEvent::Read { case, number, of, oddities } => {
+            ui.say(&format!("case {number}/{of} {case}"));
+            for odd in oddities {
+                ui.warn(odd);
+            }
+        }
         ReadyEvent::Fingerprinted { cases, time } => {
-            ui.say(&format!("fingerprint of {cases} cases in {}", duration(time)));
+            ui.say(&format!("fingerprint of {} in {}", count(cases, "case"), duration(time)));
         }
         ReadyEvent::Planned { planned, path, too_few } => {
             for note in &planned.notes {
                 ui.say(note);
             }
             if let Some(cases) = too_few {
-                ui.warn(&format!("{cases} cases are too few for five folds; train on all with `-f all`"));
+                let too_few = "too few for five folds; train on all with `-f all`";
+                let is = if cases == 1 { "is" } else { "are" };
+                ui.warn(&format!("{} {is} {too_few}", count(cases, "case")));
             }
             ui.say(&format!("{} written", path.display()));
         }
@@ -28,7 +44,7 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             Ok(CaseOutcome::Prepared) => {
                 ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
             }
-            Err(error) => ui.warn(&describe(done.case, error)),
+            Err(error) => ui.fail(&describe(done.case, error)),
             Ok(CaseOutcome::Kept) => {}
         },
         ReadyEvent::Prepared { summary, of } => {
@@ -49,6 +65,18 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
         ReadyEvent::Doubtful { case, doubts } => ui.warn(&format!("case `{case}`: {}", doubts.join("; "))),
         _ => {}
     }
+}
+
+/// How the ignore label counts: as `--as-nnunet` says, else as in the fingerprint that exists, else left out.
+pub(crate) fn ignore_label(dataset: &RawDataset, as_nnunet: bool, ui: &Ui) -> Option<IgnoreLabel> {
+    if let Some(label) = dataset.description.labels.ignore_label() {
+        ui.say(&if as_nnunet {
+            format!("the ignore label {label} counts as foreground, as in nnU-Net")
+        } else {
+            format!("the ignore label {label} is left out of the intensities; nnU-Net counts it as foreground (--as-nnunet)")
+        });
+    }
+    as_nnunet.then_some(IgnoreLabel::AsForeground)
 }
 
 /// Message, place and remedy of a case that failed.

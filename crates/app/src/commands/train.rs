@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use glioseg_diagnose::count;
 use glioseg_metrics::NnUnetSummary;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{RawDataset, preprocessed_folder, results_folder};
@@ -309,10 +310,10 @@ pub(crate) fn scores(summary: &NnUnetSummary, classes: &[String]) -> String {
     let each: Vec<String> =
         classes.iter().zip(summary.mean.values()).map(|(name, v)| format!("{name} {:.3}", dice(v))).collect();
     format!(
-        "validation | Dice {} | mean {:.3} | {} cases",
+        "validation | Dice {} | mean {:.3} | {}",
         each.join(", "),
         dice(&summary.foreground_mean),
-        summary.cases.len()
+        count(summary.cases.len(), "case")
     )
 }
 
@@ -370,11 +371,11 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
     let isa = glioseg_kernels::Cpu::detect().map(glioseg_kernels::Cpu::name).unwrap_or_default();
     vec![
         format!(
-            "train | {} | {} | fold {}: {} cases, {} to validate",
+            "train | {} | {} | fold {}: {}, {} to validate",
             setup.dataset.name,
             configuration.name,
             setup.choice,
-            setup.fold.train.len(),
+            count(setup.fold.train.len(), "case"),
             setup.fold.val.len()
         ),
         format!(
@@ -393,15 +394,15 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
             configuration.batch_size
         ),
         format!(
-            "steps | {} epochs of {} iterations, {} to validate | {optimiser} | lr {} | augmentation {} | seed {}",
-            settings.epochs,
-            settings.iterations,
+            "steps | {} of {}, {} to validate | {optimiser} | lr {} | augmentation {} | seed {}",
+            count(settings.epochs, "epoch"),
+            count(settings.iterations, "iteration"),
             settings.val_iterations,
             settings.lr,
             settings.augmentation.word(),
             settings.seed
         ),
-        format!("computes | cpu | {isa} | {} threads", rayon::current_num_threads()),
+        format!("computes | cpu | {isa} | {}", count(rayon::current_num_threads(), "thread")),
         format!(
             "expects | {} of memory{} | {} per iteration | {} per epoch | {} for the validation at the end | {} in all",
             gb(estimate.bytes()),

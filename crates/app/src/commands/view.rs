@@ -5,18 +5,18 @@
 //! for it by the address it listens on (a foreign page cannot reach it under a name of its own).
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Seek as _, SeekFrom};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
-use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
+use hyper::{Method, Request};
 
 use super::{Outcome, print};
 use crate::problem::Problem;
 use crate::ui::Ui;
+use crate::web::{self, Content, Reply};
 
 /// Kinds of files that are served, with their media types.
 const KINDS: [(&str, &str); 9] = [
@@ -30,8 +30,6 @@ const KINDS: [(&str, &str); 9] = [
     (".svg", "image/svg+xml"),
     (".pdf", "application/pdf"),
 ];
-/// Threads that answer: a browser asks for a few files at once.
-const WORKERS: usize = 4;
 /// Entries of a folder's page at most.
 const LISTED: usize = 2000;
 
@@ -62,30 +60,22 @@ pub(crate) fn run(options: &View, ui: &Ui) -> anyhow::Result<Outcome> {
     } else {
         (path.clone(), None)
     };
-    let server = listen(options)?;
-    let address = server.server_addr().to_ip().context("the server has no address")?;
+    let listener = listen(options)?;
+    let address = listener.local_addr().context("the server has no address")?;
     if !options.address.is_loopback() {
         ui.warn("other machines can read this folder now: there is no password");
     }
     let page = page.or_else(|| only_report(&folder)).map(|p| encode(&p)).unwrap_or_default();
     print(&format!("http://{address}/{page}"))?;
     ui.say(&format!("serving {} until Ctrl+C; open the address above in a browser", folder.display()));
-    let server = Arc::new(server);
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                while let Ok(request) = server.recv() {
-                    // A browser that went away is not an error.
-                    let _ = answer(request, &folder, address);
-                }
-            });
-        }
-    });
-    Ok(Outcome::Done)
+    match web::serve(listener, move |request| answer(request, &folder, address)) {
+        Err(error) => Err(error).context("the server has ended"),
+        Ok(never) => match never {},
+    }
 }
 
-fn listen(options: &View) -> anyhow::Result<Server> {
-    Server::http(SocketAddr::new(options.address, options.port)).map_err(|e| {
+fn listen(options: &View) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(SocketAddr::new(options.address, options.port)).map_err(|e| {
         Problem::new(
             format!("cannot listen on {}:{}: {e}", options.address, options.port),
             "another program may use the port: choose another with --port, or any free one with --port 0",
@@ -101,34 +91,27 @@ fn only_report(folder: &Path) -> Option<String> {
     reports.next().filter(|_| reports.next().is_none())
 }
 
-fn answer(request: Request, folder: &Path, address: SocketAddr) -> std::io::Result<()> {
-    let header = |name: &'static str| {
-        request.headers().iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str().to_owned())
-    };
-    if !matches!(request.method(), Method::Get | Method::Head) {
-        return refuse(request, 405, "only reading is possible");
+fn answer(request: &Request<()>, folder: &Path, address: SocketAddr) -> Reply {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return refuse(405, "only reading is possible");
     }
-    if !header("Host").is_some_and(|host| host_is_ours(&host, address)) {
-        return refuse(request, 421, "asked for under another name");
+    if !header("Host").is_some_and(|host| host_is_ours(host, address)) {
+        return refuse(421, "asked for under another name");
     }
-    let range = header("Range");
-    let path = request.url().split(['?', '#']).next().unwrap_or_default().to_owned();
-    let Some(file) = resolve(folder, &path) else {
-        return refuse(request, 404, "there is no such file here");
-    };
+    let path = request.uri().path();
+    let Some(file) = resolve(folder, path) else { return refuse(404, "there is no such file here") };
     if file.is_dir() {
         if !path.ends_with('/') {
             // Links of the page are relative to the folder.
-            let mut response = Response::from_string("").with_status_code(StatusCode(308));
-            response.add_header(head("Location", &format!("{path}/")));
-            return request.respond(response);
+            let mut reply = Reply::plain(308, "");
+            reply.headers.push(("Location", format!("{path}/")));
+            return reply;
         }
-        let mut response = Response::from_string(listing(folder, &file));
-        secure(&mut response, KINDS[0].1);
-        return request.respond(response);
+        return secure(Reply::plain(200, &listing(folder, &file)), KINDS[0].1);
     }
-    let Some(kind) = kind(&file) else { return refuse(request, 404, "there is no such file here") };
-    serve(request, &file, kind, range.as_deref())
+    let Some(kind) = kind(&file) else { return refuse(404, "there is no such file here") };
+    serve(&file, kind, header("Range")).unwrap_or_else(|_| refuse(404, "the file cannot be read"))
 }
 
 /// Whether a request names this server: its address, or this machine's own name for itself.
@@ -192,30 +175,26 @@ fn encode(name: &str) -> String {
     name.bytes().map(byte).collect()
 }
 
-fn serve(request: Request, path: &Path, kind: &str, range: Option<&str>) -> std::io::Result<()> {
-    let Ok(mut file) = File::open(path) else { return refuse(request, 404, "the file cannot be read") };
+fn serve(path: &Path, kind: &str, range: Option<&str>) -> std::io::Result<Reply> {
+    let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let (start, end, status) = match range.map(|r| parse_range(r, size)) {
         None | Some(Range::Whole) => (0, size, 200),
         Some(Range::Part(start, end)) => (start, end, 206),
         Some(Range::Outside) => {
-            let mut response = Response::from_string("").with_status_code(StatusCode(416));
-            response.add_header(head("Content-Range", &format!("bytes */{size}")));
-            return request.respond(response);
+            let mut reply = Reply::plain(416, "");
+            reply.headers.push(("Content-Range", format!("bytes */{size}")));
+            return Ok(reply);
         }
     };
     file.seek(SeekFrom::Start(start))?;
-    let length = end - start;
-    let whole = usize::try_from(length).ok();
-    let mut response = Response::new(StatusCode(status), Vec::new(), file.take(length), whole, None)
-        // A whole file without chunks, however large, so that a browser can show how far it has got.
-        .with_chunked_threshold(usize::MAX);
-    secure(&mut response, kind);
-    response.add_header(head("Accept-Ranges", "bytes"));
+    let content = Content::File { file, length: end - start };
+    let mut reply = secure(Reply { status, headers: Vec::new(), content }, kind);
+    reply.headers.push(("Accept-Ranges", "bytes".to_owned()));
     if status == 206 {
-        response.add_header(head("Content-Range", &format!("bytes {start}-{}/{size}", end - 1)));
+        reply.headers.push(("Content-Range", format!("bytes {start}-{}/{size}", end - 1)));
     }
-    request.respond(response)
+    Ok(reply)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -243,28 +222,23 @@ fn parse_range(text: &str, size: u64) -> Range {
     if part.0 < part.1 { Range::Part(part.0, part.1) } else { Range::Outside }
 }
 
-fn refuse(request: Request, status: u16, why: &str) -> std::io::Result<()> {
-    let mut response = Response::from_string(why).with_status_code(StatusCode(status));
-    secure(&mut response, "text/plain; charset=utf-8");
-    request.respond(response)
+fn refuse(status: u16, why: &str) -> Reply {
+    secure(Reply::plain(status, why), "text/plain; charset=utf-8")
 }
 
-fn head(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("names and values here are plain text")
-}
-
-fn secure<R: std::io::Read>(response: &mut Response<R>, kind: &str) {
-    response.add_header(head("Content-Type", kind));
+fn secure(mut reply: Reply, kind: &str) -> Reply {
     // No other site may read or frame what is served; files change, so they are asked for again.
     for (name, value) in [
+        ("Content-Type", kind),
         ("X-Content-Type-Options", "nosniff"),
         ("Cross-Origin-Resource-Policy", "same-origin"),
         ("X-Frame-Options", "DENY"),
         ("Referrer-Policy", "no-referrer"),
         ("Cache-Control", "no-cache"),
     ] {
-        response.add_header(head(name, value));
+        reply.headers.push((name, value.to_owned()));
     }
+    reply
 }
 
 /// A page that lists the reports and folders of a folder.

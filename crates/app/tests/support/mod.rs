@@ -57,6 +57,28 @@ pub(crate) fn write_case(paths: &[PathBuf], seed: u64) {
     }
 }
 
+/// Copies a folder with all that it holds.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copied");
+        }
+    }
+}
+
+/// Changes a JSON file.
+pub(crate) fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let text = std::fs::read(path).expect("readable");
+    let mut value = serde_json::from_slice(&text).expect("JSON");
+    change(&mut value);
+    std::fs::write(path, value.to_string()).expect("written");
+}
+
 /// `predict.json` of an output folder.
 pub(crate) fn record(out: &Path) -> serde_json::Value {
     let text = std::fs::read(out.join("predict.json")).expect("a record");

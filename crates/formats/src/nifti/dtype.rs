@@ -92,6 +92,34 @@ impl DType {
         }
     }
 
+    /// The first of the values that [`DType::decode`] made infinite though the stored one is finite: its index and itself.
+    pub(crate) fn beyond_single(
+        self,
+        big_endian: bool,
+        scale: Option<(f64, f64)>,
+        bytes: &[u8],
+        decoded: &[f32],
+    ) -> Option<(usize, f64)> {
+        if self != Self::F64 && scale.is_none() {
+            return None;
+        }
+        let (slope, inter) = scale.unwrap_or((1.0, 0.0));
+        decoded.iter().enumerate().filter(|(_, v)| v.is_infinite()).find_map(|(i, _)| {
+            let raw = &bytes[i * self.size()..][..self.size()];
+            let stored = match (self, <[u8; 8]>::try_from(raw)) {
+                (Self::F64, Ok(raw)) if big_endian => f64::from_be_bytes(raw),
+                (Self::F64, Ok(raw)) => f64::from_le_bytes(raw),
+                _ => {
+                    let mut single = [0.0];
+                    self.decode(big_endian, None, raw, &mut single);
+                    f64::from(single[0])
+                }
+            };
+            let value = stored * slope + inter;
+            value.is_finite().then_some((i, value))
+        })
+    }
+
     /// Converts stored voxels to f32, with `scale` = (slope, intercept) where the header has one.
     ///
     /// # Source

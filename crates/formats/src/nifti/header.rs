@@ -70,14 +70,27 @@ impl Fields<'_> {
     }
 }
 
-/// Version and byte order of a header that begins with `first`, from its own size.
-pub(crate) fn version_of(first: [u8; 4]) -> Option<(u8, bool)> {
+/// Version and byte order of a header, from its own size.
+///
+/// Some programs leave that size 0: a header with the magic of version 1 is one all the same, and its number of dimensions
+/// tells the byte order, as ITK has it.
+pub(crate) fn version_of(bytes: &[u8]) -> Option<(u8, bool)> {
+    let first = *bytes.first_chunk()?;
     let (little, big) = (i32::from_le_bytes(first), i32::from_be_bytes(first));
     match (little, big) {
         (348, _) => Some((1, false)),
         (_, 348) => Some((1, true)),
         (540, _) => Some((2, false)),
         (_, 540) => Some((2, true)),
+        _ if bytes.len() >= SIZE_1 && matches!(&bytes[344..348], b"n+1\0" | b"ni1\0") => {
+            let count = [bytes[40], bytes[41]];
+            let known = |n: i16| (1..=7).contains(&n);
+            match (known(i16::from_le_bytes(count)), known(i16::from_be_bytes(count))) {
+                (true, _) => Some((1, false)),
+                (_, true) => Some((1, true)),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }
@@ -86,9 +99,8 @@ impl Header {
     /// Reads the header in `bytes`, which hold all of it.
     pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, FormatError> {
         let not_nifti = |found: String| FormatError::NotNifti { path: path.to_owned(), found };
-        let first = [bytes[0], bytes[1], bytes[2], bytes[3]];
-        let (version, big) = version_of(first).ok_or_else(|| {
-            not_nifti(format!("a header of 348 or 540 bytes should begin it, but {first:?} does"))
+        let (version, big) = version_of(bytes).ok_or_else(|| {
+            not_nifti(format!("a header of 348 or 540 bytes should begin it, but {:?} does", &bytes[..4]))
         })?;
         let fields = Fields { bytes, big };
         let magic = if version == 1 { &bytes[344..348] } else { &bytes[4..12] };
@@ -165,7 +177,11 @@ impl Header {
         if !(1..=7).contains(&dim[0]) {
             return bad_dims(&dim[1..], format!("it declares {} of them; NIfTI has 1 to 7", dim[0]));
         }
-        let dims = &dim[1..=dim[0] as usize];
+        let mut dims = dim[1..=dim[0] as usize].to_vec();
+        // Trailing sizes of 0 count as 1, as in the NIfTI library.
+        let last = dims.iter().rposition(|&d| d != 0).map_or(0, |i| i + 1).max(2).min(dims.len());
+        dims[last..].fill(1);
+        let dims = dims.as_slice();
         if let Some(bad) = dims.iter().find(|&&d| d < 1) {
             return bad_dims(dims, format!("{bad} is not positive"));
         }
@@ -199,10 +215,11 @@ impl Header {
             (false, o) if o.is_finite() && o > 0.0 => o as u64,
             (false, _) => 0,
         };
-        let (slope, inter) = scale;
-        let inter = if inter.is_finite() { inter } else { 0.0 };
-        let identity = slope.to_bits() == 1f64.to_bits() && inter == 0.0;
-        let scale = (slope.is_finite() && slope != 0.0 && !identity).then_some((slope, inter));
+        // As ITK's `NiftiImageIO` does: numbers that are not finite count as 0, a slope of nearly 0 as 1.
+        let (slope, inter) = (finite(scale.0), finite(scale.1));
+        let slope = if slope.abs() < f64::EPSILON { 1.0 } else { slope };
+        let identity = (slope - 1.0).abs() <= f64::EPSILON && inter.abs() <= f64::EPSILON;
+        let scale = (!identity).then_some((slope, inter));
         let geometry = Geometry::from_forms(shape, forms)
             .map_err(|source| FormatError::Placement { path: path.to_owned(), source })?;
         Ok(Self {
@@ -219,6 +236,10 @@ impl Header {
             values,
         })
     }
+}
+
+fn finite(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
 }
 
 /// Little-endian numbers put at fixed places.

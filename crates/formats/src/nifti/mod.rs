@@ -16,7 +16,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 pub use dtype::DType;
-pub use read::{ImageInfo, read_info, read_labels, read_stack, read_volume};
+pub use read::{
+    ImageInfo, read_info, read_labels, read_labels_noting, read_stack, read_stack_along, read_volume,
+};
 
 use glioseg_volume::{Geometry, LabelMap, Volume, VolumeError};
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::{Geometry, LabelMap, Volume};
+use glioseg_volume::{Geometry, LabelMap, Turn, TurnRule, Volume};
 use rayon::prelude::*;
 
 use super::dtype::DType;
@@ -14,6 +14,9 @@ use crate::FormatError;
 
 /// Deflate cannot shrink its input by more than this factor.
 const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// What becomes of a gzip stream whose end is missing.
+const BREAKS_OFF: &str = "breaks off";
 
 /// Values unpacked and converted at a time.
 const STEP: usize = 1 << 16;
@@ -43,6 +46,8 @@ pub struct ImageInfo {
     pub sform_code: i32,
     /// The header's free text.
     pub description: String,
+    /// What is wrong with a file that is read all the same: a sentence each, without the file's name.
+    pub oddities: Vec<String>,
 }
 
 /// A file opened for unpacking.
@@ -54,6 +59,10 @@ struct Source {
     at_most: u64,
     /// Bytes that came out.
     unpacked: u64,
+    /// Whether a file without its check sum is read.
+    lenient: bool,
+    /// What is wrong, although the file is read.
+    oddities: Vec<String>,
 }
 
 impl Source {
@@ -72,7 +81,15 @@ impl Source {
         } else {
             (Box::new(buffered), length)
         };
-        Ok(Self { path: path.to_owned(), reader, compressed, at_most, unpacked: 0 })
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+            compressed,
+            at_most,
+            unpacked: 0,
+            lenient: false,
+            oddities: Vec::new(),
+        })
     }
 
     /// Reads until `buffer` is full or the file ends; returns the count.
@@ -94,7 +111,7 @@ impl Source {
 
     fn failed(&self, error: io::Error) -> FormatError {
         let detail = match error.kind() {
-            io::ErrorKind::UnexpectedEof => "breaks off".to_owned(),
+            io::ErrorKind::UnexpectedEof => BREAKS_OFF.to_owned(),
             // What the decoder reports of bad data, as against errors of the system.
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => format!("is corrupt ({error})"),
             _ => return FormatError::io(&self.path, "read", error),
@@ -118,7 +135,19 @@ impl Source {
     fn verify_rest(&mut self) -> Result<(), FormatError> {
         if self.compressed {
             let mut waste = vec![0; 1 << 16];
-            while self.fill(&mut waste)? == waste.len() {}
+            loop {
+                match self.fill(&mut waste) {
+                    Ok(count) if count == waste.len() => {}
+                    Ok(_) => break,
+                    // Every voxel was there; ITK reads such files too.
+                    Err(FormatError::Gzip { detail, .. }) if self.lenient && detail == BREAKS_OFF => {
+                        self.oddities
+                            .push("it ends before its check sum, so damage would not be seen".to_owned());
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(())
     }
@@ -147,7 +176,7 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Format
     let mut source = Source::open(&header_path)?;
     let mut bytes = vec![0; SIZE_2];
     let mut count = source.fill(&mut bytes[..SIZE_1])?;
-    let version = bytes.first_chunk().and_then(|first| version_of(*first));
+    let version = version_of(&bytes[..count]);
     if let Some((2, _)) = version {
         count += source.fill(&mut bytes[count..])?;
     }
@@ -166,6 +195,10 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Format
         });
     }
     let header = Header::parse(&header_path, &bytes)?;
+    let size = if header.big_endian { i32::from_be_bytes } else { i32::from_le_bytes };
+    let size = bytes.first_chunk().map_or(0, |first| size(*first));
+    let odd_size =
+        (size as usize != needed).then(|| format!("its header says that it has {size} bytes, not {needed}"));
     if !header.single_file {
         if voxel_path == header_path {
             return Err(FormatError::NotNifti {
@@ -187,6 +220,7 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Format
         }
         return Err(FormatError::Truncated { path: source.path, needed, found_at_most: source.at_most });
     }
+    source.oddities.extend(odd_size);
     if to_voxels && !source.skip_to(header.offset)? {
         return Err(FormatError::Truncated { path: source.path, needed, found_at_most: source.unpacked });
     }
@@ -214,8 +248,13 @@ fn stream(
                 found_at_most: source.unpacked,
             });
         }
-        header.dtype.decode(header.big_endian, header.scale, raw, &mut floats[..count]);
-        take(start, &floats[..count])?;
+        let floats = &mut floats[..count];
+        header.dtype.decode(header.big_endian, header.scale, raw, floats);
+        if let Some((i, value)) = header.dtype.beyond_single(header.big_endian, header.scale, raw, floats) {
+            let position = header.geometry.position((start + i) % header.geometry.voxels());
+            return Err(FormatError::Range { path: source.path.clone(), value, position });
+        }
+        take(start, floats)?;
     }
     source.verify_rest()
 }
@@ -265,9 +304,30 @@ pub fn read_volume(path: &Path) -> Result<Volume, FormatError> {
 /// # Panics
 /// If `paths` is empty.
 pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<ImageInfo>), FormatError> {
+    read_stack_along(paths, None)
+}
+
+/// As [`read_stack`], but a file whose axes lead elsewhere than those of the first is turned to them first, by `rule`.
+///
+/// nnU-Net's readers that turn every file to RAS compare files after that; turned to the first file's axes they are just as
+/// comparable, and the image stays on the grid that its segmentation is written on.
+///
+/// # Errors
+/// As [`read_stack`]; shapes and spacings are compared after the turn.
+///
+/// # Panics
+/// If `paths` is empty.
+pub fn read_stack_along<P: AsRef<Path> + Sync>(
+    paths: &[P],
+    rule: Option<TurnRule>,
+) -> Result<(Volume, Vec<ImageInfo>), FormatError> {
     assert!(!paths.is_empty(), "a case has at least one file");
-    let infos = paths.iter().map(|p| read_info(p.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let mut infos = paths.iter().map(|p| read_info(p.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let geometry = infos[0].geometry.clone();
+    let turns: Vec<Turn> = infos
+        .iter_mut()
+        .map(|info| rule.map_or(Turn::NONE, |rule| turn_along(info, &geometry, rule)))
+        .collect();
     for (path, info) in paths.iter().zip(&infos) {
         if !geometry.same_grid(&info.geometry).same_lattice() {
             return Err(FormatError::GridMismatch {
@@ -282,24 +342,47 @@ pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<Ima
     let mut data = zeros::<f32>(channels * geometry.voxels(), paths[0].as_ref())?;
     let mut rest = &mut data[..];
     let mut jobs = Vec::with_capacity(paths.len());
-    for (path, info) in paths.iter().zip(&infos) {
+    for ((path, info), turn) in paths.iter().zip(&infos).zip(turns) {
         let (part, after) = rest.split_at_mut(info.channels * geometry.voxels());
-        jobs.push((path.as_ref(), part));
+        jobs.push((path.as_ref(), turn, part));
         rest = after;
     }
-    let results: Vec<Result<(), FormatError>> = jobs
+    let results: Vec<Result<Vec<String>, FormatError>> = jobs
         .into_par_iter()
-        .map(|(path, part)| {
+        .map(|(path, turn, part)| {
             let (header, mut source) = open_checked(path, true)?;
+            source.lenient = true;
             if header.values as usize != part.len() {
                 let changed = io::Error::other("the file changed while it was read");
                 return Err(FormatError::io(path, "read", changed));
             }
-            read_into(&header, &mut source, part)
+            read_into(&header, &mut source, part)?;
+            if !turn.is_none() {
+                part.copy_from_slice(&turn.apply(part.to_vec(), header.geometry.shape));
+            }
+            Ok(source.oddities)
         })
         .collect();
-    results.into_iter().collect::<Result<(), _>>()?;
+    for (info, oddities) in infos.iter_mut().zip(results) {
+        info.oddities = oddities?;
+    }
     Ok((Volume::new(channels, data, geometry)?, infos))
+}
+
+/// The turn that brings a file to the axes of `first`; the grid in `info` becomes that after it.
+fn turn_along(info: &mut ImageInfo, first: &Geometry, rule: TurnRule) -> Turn {
+    let to_ras = info.geometry.turn_to_ras(rule);
+    let back = first.turn_to_ras(rule).inverse();
+    let turn = to_ras.then(&back);
+    if !turn.is_none() {
+        let spacing = back.along(info.geometry.spacing_after(&to_ras, rule));
+        let shape = info.geometry.shape;
+        let affine = info.geometry.affine().turned(&turn, shape);
+        let turned = Geometry::from_affine(turn.along(shape), affine);
+        info.geometry = turned.unwrap_or_else(|_| first.clone());
+        info.geometry.spacing = spacing;
+    }
+    turn
 }
 
 /// Reads a label map.
@@ -308,13 +391,32 @@ pub fn read_stack<P: AsRef<Path> + Sync>(paths: &[P]) -> Result<(Volume, Vec<Ima
 /// As [`read_volume`]; [`FormatError::NotLabel`] if a value is not a whole number of 0 to 65535;
 /// [`FormatError::LabelChannels`] if the file has more than one channel.
 pub fn read_labels(path: &Path) -> Result<LabelMap, FormatError> {
+    labels_of(path, None)
+}
+
+/// Reads a label map in which NaN and infinity count as 0; whatever is odd about the file is added to `oddities`, a
+/// sentence each that names the file.
+///
+/// # Errors
+/// As [`read_labels`].
+pub fn read_labels_noting(path: &Path, oddities: &mut Vec<String>) -> Result<LabelMap, FormatError> {
+    labels_of(path, Some(oddities))
+}
+
+fn labels_of(path: &Path, oddities: Option<&mut Vec<String>>) -> Result<LabelMap, FormatError> {
     let (header, mut source) = open_checked(path, true)?;
     if header.channels != 1 {
         return Err(FormatError::LabelChannels { path: path.to_owned(), channels: header.channels });
     }
+    source.lenient = oddities.is_some();
     let mut data = zeros::<u16>(header.values as usize, path)?;
+    let mut not_numbers = 0usize;
     stream(&header, &mut source, |start, values| {
         for (i, (&value, label)) in values.iter().zip(&mut data[start..]).enumerate() {
+            if oddities.is_some() && !value.is_finite() {
+                not_numbers += 1;
+                continue;
+            }
             *label = value as u16;
             if f32::from(*label).to_bits() != (value + 0.0).to_bits() {
                 let position = header.geometry.position(start + i);
@@ -323,6 +425,14 @@ pub fn read_labels(path: &Path) -> Result<LabelMap, FormatError> {
         }
         Ok(())
     })?;
+    if let Some(oddities) = oddities {
+        let file = path.display();
+        oddities.extend(source.oddities.iter().map(|odd| format!("{file}: {odd}")));
+        if not_numbers > 0 {
+            let total = header.values;
+            oddities.push(format!("{file}: NaN and infinite voxels count as 0: {not_numbers} of {total}"));
+        }
+    }
     Ok(LabelMap::new(data, header.geometry)?)
 }
 
@@ -343,6 +453,7 @@ pub fn read_info(path: &Path) -> Result<ImageInfo, FormatError> {
         qform_code: header.geometry.forms().qform_code,
         sform_code: header.geometry.forms().sform_code,
         description: header.description,
+        oddities: source.oddities,
         geometry: header.geometry,
     })
 }

@@ -138,7 +138,9 @@ fn case_names(folder: &Path) -> Result<BTreeSet<String>, EnsembleError> {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let case = name.to_str().and_then(|n| n.strip_suffix(".npz")).filter(|n| !n.starts_with('.'));
+        // What is not UTF-8 is replaced: the case then fails by its name, instead of being missed.
+        let name = name.to_string_lossy();
+        let case = name.strip_suffix(".npz").filter(|n| !n.starts_with('.'));
         names.extend(case.map(str::to_owned));
     }
     if names.is_empty() {

@@ -361,7 +361,7 @@ fn tensor_type(name: &str) -> Option<TensorType> {
     })
 }
 
-/// A placeholder for numpy values of a type that is neither a number nor text here (complex, dates, records).
+/// A placeholder for numpy values of a type that is neither number nor text here (complex, dates, records).
 fn other_elements(machine: &Machine<'_>, dtype: Id) -> Option<Node> {
     let Node::Dtype(NumpyDtype { code, .. }) = machine.node(dtype) else { return None };
     array_type(code).is_none().then(|| foreign::named(&format!("numpy.ndarray of type {code}")))

@@ -252,7 +252,7 @@ pub(super) fn softmax_rows<I: Isa>(
 /// `e^x` of values of at most 0, to about two units in the last place; plain arithmetic, which the compiler vectorises for the caller's
 /// instructions.
 #[inline(always)]
-fn exp_in_place(values: &mut [f32]) {
+pub fn exp_in_place(values: &mut [f32]) {
     /// Adding it rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts.
@@ -266,23 +266,5 @@ fn exp_in_place(values: &mut [f32]) {
         let p = 1.0 / 6.0 + r * (1.0 / 24.0 + r * p);
         let p = 1.0 + r * (1.0 + r * (0.5 + r * p));
         *v = p * f32::from_bits((z.to_bits() << 23).wrapping_add(0x3f80_0000));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exp_is_exact_to_a_few_units() {
-        let mut values: Vec<f32> = (0..8000u16).map(|i| -f32::from(i) * 0.01).collect();
-        let expected: Vec<f64> = values.iter().map(|&v| f64::from(v).exp()).collect();
-        exp_in_place(&mut values);
-        for (v, e) in values.iter().zip(expected) {
-            assert!((f64::from(*v) / e - 1.0).abs() < 4e-7, "{v} {e}");
-        }
-        let mut far = [f32::NEG_INFINITY, -1e30, -200.0];
-        exp_in_place(&mut far);
-        assert!(far.iter().all(|&v| (0.0..1e-37).contains(&v)), "{far:?}");
     }
 }

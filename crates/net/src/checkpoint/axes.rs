@@ -29,7 +29,8 @@ impl Checkpoint {
         let shown = || axes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
         let mut out: Vec<usize> = Vec::new();
         for &axis in &axes {
-            let known = (0..dim).find(|&a| a as f64 == axis).filter(|a| !out.contains(a));
+            let known =
+                (0..dim).find(|&a| (a as f64 - axis).abs() < f64::EPSILON).filter(|a| !out.contains(a));
             out.push(known.ok_or_else(|| refused(shown()))?);
         }
         Ok(out)

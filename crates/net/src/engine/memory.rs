@@ -62,13 +62,6 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// Bytes of memory that are free now, where the system tells.
-pub fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use glioseg_diagnose::Diagnose;

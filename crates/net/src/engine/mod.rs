@@ -19,6 +19,6 @@ pub use choice::EngineChoice;
 pub use cpu::CpuEngine;
 pub use device::{Device, Kernels, Precision};
 pub use interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
+pub use memory::MemoryPlan;
 pub(crate) use memory::gib;
-pub use memory::{MemoryPlan, free_memory};
 pub use reference::{ReferenceEngine, Rounding};

@@ -69,6 +69,15 @@ pub(super) fn dropout_factors(p: f64, rows: usize, seed: u64) -> Vec<f32> {
     (0..rows).map(factor).collect()
 }
 
+/// The activation that is not a leaky ReLU, on a map of `channels` channels.
+pub(super) fn bend(curved: &Curved, parameters: &Parameters, values: &mut [f32], shape: MapShape) {
+    let slopes = curved.slopes.map(|id| parameters.values(id));
+    values.par_chunks_mut(shape.voxels()).enumerate().for_each(|(row, values)| {
+        let slope = slopes.map_or(1.0, |s| s[row % shape.channels % s.len()]);
+        curved.curve.apply(values, slope);
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,13 +92,4 @@ mod tests {
         assert_ne!(factors, dropout_factors(0.25, 4000, layer_seed(7, 4)));
         assert_ne!(factors, dropout_factors(0.25, 4000, layer_seed(8, 3)));
     }
-}
-
-/// The activation that is not a leaky ReLU, on a map of `channels` channels.
-pub(super) fn bend(curved: &Curved, parameters: &Parameters, values: &mut [f32], shape: MapShape) {
-    let slopes = curved.slopes.map(|id| parameters.values(id));
-    values.par_chunks_mut(shape.voxels()).enumerate().for_each(|(row, values)| {
-        let slope = slopes.map_or(1.0, |s| s[row % shape.channels % s.len()]);
-        curved.curve.apply(values, slope);
-    });
 }

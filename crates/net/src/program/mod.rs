@@ -103,7 +103,7 @@ pub struct Norm {
 pub struct Curved {
     /// Which.
     pub curve: Curve,
-    /// Its learnt factors, of a PReLU: one, or one per channel.
+    /// Its learnt factors, of a `PReLU`: one, or one per channel.
     pub slopes: Option<ParameterId>,
 }
 

@@ -92,7 +92,8 @@ pub(super) struct BratsFile {
 
 /// What the name of a BraTS file says; `None` for other files.
 pub(super) fn brats_file(path: &Path) -> Option<BratsFile> {
-    let name = path.file_name()?.to_str()?;
+    // What is not UTF-8 is replaced: the file is then named with its case, instead of being missed.
+    let name = &path.file_name()?.to_string_lossy();
     let lower = name.to_ascii_lowercase();
     let ending = ENDINGS.into_iter().find(|e| lower.ends_with(e))?;
     let stem = &name[..name.len() - ending.len()];

@@ -221,7 +221,7 @@ fn plans_json(
         "plans_name": options.name(),
         "original_median_spacing_after_transp": target.original_spacing_mm,
         "original_median_shape_after_transp": target.original_shape.map(|s| s.round_ties_even() as u64),
-        "image_reader_writer": dataset.image_reader_writer(),
+        "image_reader_writer": dataset.description.image_reader().name(),
         "transpose_forward": target.transpose_forward,
         "transpose_backward": target.transpose_backward,
         "configurations": configurations,

@@ -22,6 +22,7 @@
 //! do not matter. A region of interest without brain, or fewer than [`MIN_VOXELS`] voxels, is not judged.
 
 mod measures;
+pub mod space;
 #[cfg(test)]
 mod tests;
 

@@ -1,3 +1,4 @@
+use super::space::{TrainingSpace, check_space};
 use super::*;
 use glioseg_volume::phantom::{CHANNELS, PhantomOptions, Tumour, phantom};
 use glioseg_volume::testing::shared_data;
@@ -112,6 +113,66 @@ fn real_cases_are_judged_rightly() {
         let files = CHANNELS.map(|c| real.join(format!("{case}/{case}_{c}.nii.gz")));
         let (volume, _) = glioseg_formats::nifti::read_stack(&files).expect("readable");
         judge(&volume, true, case);
+    }
+}
+
+fn space(volume: &Volume, masked: bool) -> Option<String> {
+    check_space(volume, &names(), &TrainingSpace { masked, spacing_mm: Some([1.0; 3]) })
+}
+
+/// The case inside a head that fills most of its image: air of noise, a skull of bright scalp.
+fn unstripped(volume: &Volume) -> Volume {
+    let mut head = volume.clone();
+    let shape = volume.shape();
+    let middle = shape.map(|n| (n as f64 - 1.0) / 2.0);
+    let brightest = |c: usize| volume.channel(c).iter().copied().fold(0.0, f32::max);
+    for c in 0..volume.channels {
+        let (scalp, voxels) = (2.5 * brightest(c), head.geometry.voxels());
+        for i in 0..voxels {
+            let at = volume.geometry.position(i);
+            let radius = (0..3).map(|a| ((at[a] as f64 - middle[a]) / middle[a]).powi(2)).sum::<f64>().sqrt();
+            let value = &mut head.data[c * voxels + i];
+            if *value == 0.0 {
+                *value =
+                    if (0.85..1.0).contains(&radius) { scalp } else { scalp * 0.01 * (1 + i % 7) as f32 };
+            }
+        }
+    }
+    head
+}
+
+#[test]
+fn a_head_with_its_skull_is_told_from_a_brain() {
+    let brain = made(Tumour::Enhancing, 0, |_| {});
+    assert_eq!(space(&brain, true), None);
+    let head = unstripped(&brain);
+    let said = space(&head, true).expect("not stripped");
+    for part in ["do not look skull-stripped", "the rim of the head is", "100 % of the voxels are not zero"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // A training without masks says nothing about the background, and nothing is known of other channels.
+    assert!(!space(&head, false).expect("a bright rim").contains("not zero"));
+    let other = ["ADC", "CT", "PET", "DWI"].map(str::to_owned);
+    assert_eq!(check_space(&head, &other, &TrainingSpace { masked: true, spacing_mm: None }), None);
+}
+
+#[test]
+#[cfg_attr(not(real_cases), ignore = "needs two real cases, see CONTRIBUTING.md")]
+fn real_cases_are_told_from_a_study_as_scanned() {
+    let real = shared_data("real");
+    for case in ["TCGA-DU-7294", "TCGA-FG-6692"] {
+        let files = CHANNELS.map(|c| real.join(format!("{case}/{case}_{c}.nii.gz")));
+        let (volume, _) = glioseg_formats::nifti::read_stack(&files).expect("readable");
+        assert_eq!(space(&volume, true), None, "{case}");
+    }
+    // The channels of a raw study have grids of their own: each is looked at alone.
+    for (channel, file) in [("t1", "t1"), ("t1ce", "t1c"), ("flair", "fla")] {
+        let path = real.join(format!("raw/TCGA-FG-6692/TCGA-FG-6692_raw_{file}.nii.gz"));
+        let (volume, _) = glioseg_formats::nifti::read_stack(&[path]).expect("readable");
+        let training = TrainingSpace { masked: false, spacing_mm: Some([1.0; 3]) };
+        let said = check_space(&volume, &[channel.to_owned()], &training).expect("a bright rim");
+        assert!(said.contains("the rim of the head is 2."), "{said}");
+        assert!(said.contains("voxels are 5.5 x 0.9 x 0.9 mm, in the training 1 x 1 x 1 mm"), "{said}");
     }
 }
 

@@ -16,6 +16,8 @@
 
 use super::StoreError;
 use crate::{CaseProperties, TrainingCase};
+use glioseg_plan::CaseDigest;
+use glioseg_volume::Turn;
 use glioseg_volume::crop::Box3;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -39,6 +41,9 @@ const ALIGN: u64 = 64;
 /// Named as in nnU-Net's properties, axes transposed; see [`CaseProperties`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredProperties {
+    /// Where every axis of the image was turned to, and whether it runs backwards; absent where nothing was turned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turned: Option<([usize; 3], [bool; 3])>,
     /// For every axis of the image, z, y, x, the plan's axis it went to.
     pub transpose_backward: [usize; 3],
     /// Voxels of the whole image.
@@ -56,6 +61,7 @@ pub struct StoredProperties {
 impl From<&CaseProperties> for StoredProperties {
     fn from(p: &CaseProperties) -> Self {
         Self {
+            turned: (!p.turn.is_none()).then_some((p.turn.axes, p.turn.flip)),
             transpose_backward: p.transpose_backward,
             shape_before_cropping: p.shape_before_cropping,
             bbox_used_for_cropping: p.bbox,
@@ -69,6 +75,7 @@ impl From<&CaseProperties> for StoredProperties {
 impl From<&StoredProperties> for CaseProperties {
     fn from(p: &StoredProperties) -> Self {
         Self {
+            turn: p.turned.map_or(Turn::NONE, |(axes, flip)| Turn { axes, flip }),
             transpose_backward: p.transpose_backward,
             shape_before_cropping: p.shape_before_cropping,
             bbox: p.bbox_used_for_cropping,
@@ -106,6 +113,12 @@ pub(super) struct Header {
     /// Hash of everything in plans and dataset that decides the content.
     pub plan_hash: String,
     pub sources: Vec<Source>,
+    /// What was odd about them, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub oddities: Vec<String>,
+    /// What the voxels of image and labels were, to find the same image in two cases.
+    #[serde(default)]
+    pub voxels: CaseDigest,
     pub channels: usize,
     pub shape: [usize; 3],
     pub properties: StoredProperties,
@@ -142,6 +155,8 @@ impl Header {
             case: name.to_owned(),
             plan_hash: plan_hash.to_owned(),
             sources,
+            oddities: Vec::new(),
+            voxels: CaseDigest::default(),
             channels: case.case.channels,
             shape: case.case.shape,
             properties: (&case.case.properties).into(),

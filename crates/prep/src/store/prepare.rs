@@ -7,12 +7,13 @@ use crate::{TrainingCase, preprocess_training_case};
 use glioseg_formats::nifti::read_info;
 use glioseg_formats::{FormatError, atomic};
 use glioseg_plan::{
-    Configuration, Normalization, Plans, RawCase, RawDataset, case_groups, case_size, memory_budget,
+    CaseDigest, Configuration, Normalization, PlanError, Plans, Problem, RawCase, RawDataset, ReadCase,
+    Severity, Twin, case_groups, case_size, header_errors, memory_budget, twins,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -75,7 +76,11 @@ pub fn case_path(folder: &Path, case: &str) -> PathBuf {
 ///
 /// A case that already exists is kept if plans, labels and files are still those it was made from. A case that fails does not stop the others. `observer` is told of every case that is done.
 ///
+/// What `glioseg dataset check` calls an error of a case makes that case fail: grids that differ, labels that
+/// `dataset.json` does not declare, voxels far from the cohort's, the image of another case.
+///
 /// # Errors
+/// [`PlanError::Unfit`] if the dataset as a whole has errors (see [`header_errors`]);
 /// [`StoreError::DiskFull`] at the first case that finds no space (finished cases stay), errors of making `folder`.
 ///
 /// # Source
@@ -106,6 +111,7 @@ fn prepare_with(
     observer: &(dyn Fn(CaseDone<'_>) + Sync),
     write: &WriteCase<'_>,
 ) -> Result<PrepareSummary, StoreError> {
+    let errors = errors_by_case(dataset)?;
     fs::create_dir_all(folder).map_err(|e| StoreError::io(folder, "make", e))?;
     let mut summary = PrepareSummary {
         cases: Vec::new(),
@@ -116,7 +122,8 @@ fn prepare_with(
         left: 0,
     };
     let stopped = || options.stop.is_some_and(|stop| stop.load(Ordering::SeqCst));
-    let work = Work { dataset, plans, configuration, hash: plan_hash(dataset, plans, configuration), write };
+    let hash = plan_hash(dataset, plans, configuration);
+    let work = Work { dataset, plans, configuration, hash, errors, write };
     let bytes: Vec<u64> = dataset.cases.par_iter().map(|case| work.bytes(case)).collect();
     for group in case_groups(&bytes, rayon::current_num_threads(), memory_budget()) {
         let results: Vec<_> = dataset.cases[group.clone()]
@@ -138,6 +145,7 @@ fn prepare_with(
                 None => summary.left += 1,
                 Some(Ok((outcome, stored))) => {
                     summary.prepared += usize::from(outcome == CaseOutcome::Prepared);
+                    summary.warnings.extend_from_slice(stored.oddities());
                     summary.cases.push(stored);
                 }
                 Some(Err(error)) => match error.disk_full() {
@@ -154,9 +162,49 @@ fn prepare_with(
         }
     }
     if summary.left == 0 {
-        summary.warnings = warnings(&summary.cases, dataset, configuration);
+        let doubles = refuse_twins(&mut summary, dataset);
+        summary.warnings.extend(warnings(&summary.cases, dataset, configuration));
+        summary.warnings.extend(doubles);
     }
     Ok(summary)
+}
+
+/// Errors of single cases that no voxel is needed for; refuses a dataset with errors that concern all of it.
+fn errors_by_case(dataset: &RawDataset) -> Result<HashMap<String, Problem>, PlanError> {
+    let (mut whole, mut by_case) = (Vec::new(), HashMap::new());
+    for problem in header_errors(dataset) {
+        match (&problem.case, &problem.path) {
+            (Some(case), _) => {
+                by_case.entry(case.clone()).or_insert(problem);
+            }
+            (None, Some(path)) if !path.ends_with("dataset.json") => {
+                whole.push(format!("{} {}", path.display(), problem.message));
+            }
+            (None, _) => whole.push(problem.message),
+        }
+    }
+    if whole.is_empty() {
+        return Ok(by_case);
+    }
+    Err(PlanError::Unfit { folder: dataset.folder.clone(), problems: whole })
+}
+
+/// Counts cases with the image but not the labels of another case as failed; returns a warning for every other double.
+fn refuse_twins(summary: &mut PrepareSummary, dataset: &RawDataset) -> Vec<String> {
+    let digests: Vec<(&str, &CaseDigest)> =
+        summary.cases.iter().map(|case| (case.name(), &case.header().voxels)).collect();
+    let found = twins(&digests);
+    let (errors, doubles): (Vec<Twin>, Vec<Twin>) =
+        found.into_iter().partition(|twin| twin.severity() == Severity::Error);
+    for twin in errors {
+        summary.cases.retain(|case| case.name() != twin.case);
+        let raw = dataset.cases.iter().find(|case| case.name == twin.case);
+        let path = raw.and_then(|case| case.images.first()).cloned().unwrap_or_default();
+        let reason = format!("{}; {}", twin.message(), twin.hint());
+        let error = PlanError::Case { case: twin.case.clone(), path, reason };
+        summary.failed.push((twin.case, error.into()));
+    }
+    doubles.iter().map(|twin| format!("case `{}`: {}; {}", twin.case, twin.message(), twin.hint())).collect()
 }
 
 /// What all cases have in common.
@@ -165,6 +213,8 @@ struct Work<'a> {
     plans: &'a Plans,
     configuration: &'a Configuration,
     hash: String,
+    /// Cases that cannot be used, as their headers tell.
+    errors: HashMap<String, Problem>,
     write: &'a WriteCase<'a>,
 }
 
@@ -176,6 +226,11 @@ impl Work<'_> {
         path: &Path,
         overwrite: bool,
     ) -> Result<(CaseOutcome, StoredCase), StoreError> {
+        if let Some(problem) = self.errors.get(&case.name) {
+            let path = problem.path.clone().unwrap_or_default();
+            let reason = problem.message.clone();
+            return Err(PlanError::Case { case: case.name.clone(), path, reason }.into());
+        }
         let files: Vec<&Path> = case.images.iter().chain([&case.labels]).map(PathBuf::as_path).collect();
         // A file that cannot be used, whatever the reason, is made again.
         if !overwrite
@@ -187,13 +242,15 @@ impl Work<'_> {
             return Ok((CaseOutcome::Kept, stored));
         }
         let sources = files.iter().map(|file| source(file)).collect::<Result<Vec<_>, _>>()?;
-        let (volume, labels) = case.read(&self.dataset.description)?;
+        let read = case.read(&self.dataset.description, self.plans.image_reader())?;
+        let ReadCase { image: volume, labels, oddities } = read;
+        let voxels = CaseDigest::of(std::slice::from_ref(&volume), &labels);
         let dataset_labels = &self.dataset.description.labels;
         let prepared =
             preprocess_training_case(volume, &labels.data, dataset_labels, self.plans, self.configuration)
                 .map_err(|source| StoreError::Prep { case: case.name.clone(), source: Box::new(source) })?;
         drop(labels);
-        let header = Header::of(&case.name, &self.hash, sources, &prepared);
+        let header = Header { oddities, voxels, ..Header::of(&case.name, &self.hash, sources, &prepared) };
         (self.write)(path, &header, &prepared)?;
         drop(prepared);
         Ok((CaseOutcome::Prepared, StoredCase::open(path)?))
@@ -204,10 +261,10 @@ impl Work<'_> {
         let (voxels, channels) = case_size(case);
         let Some(info) = case.images.first().and_then(|path| read_info(path).ok()) else { return 0 };
         let forward = self.plans.transpose_forward();
+        let (_, spacing) = self.plans.image_reader().turn(&info.geometry);
         let target = &self.configuration.spacing;
         let skipped = 3 - target.len();
-        let growth: f64 =
-            target.iter().enumerate().map(|(a, t)| info.geometry.spacing[forward[a + skipped]] / t).product();
+        let growth: f64 = target.iter().enumerate().map(|(a, t)| spacing[forward[a + skipped]] / t).product();
         // Image, labels as read and signed, mask; then the resampled image, one channel of it in f64, and labels.
         let before = voxels * (channels * 4 + 5);
         let after = voxels as f64 * growth * (channels as f64 * 4.0 + 18.0);
@@ -237,7 +294,7 @@ fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration)
         .filter(|_| ct)
         .map(|f| [f.mean, f.std, f.percentile_00_5, f.percentile_99_5])
         .collect();
-    let all = json!({
+    let mut all = json!({
         "format": VERSION,
         "transpose_forward": plans.transpose_forward(),
         "configuration": chosen,
@@ -246,6 +303,9 @@ fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration)
         "ignore": labels.ignore_label(),
         "regions": regions,
     });
+    if plans.image_reader().turns().is_some() {
+        all["image_reader"] = plans.image_reader().name().into();
+    }
     hexadecimal(&Sha256::digest(all.to_string()))
 }
 
@@ -391,12 +451,12 @@ mod tests {
             let data = (0..voxels).map(|i| (i % (13 + case)) as f32).collect();
             let image = Volume::new(1, data, geometry.clone()).expect("an image");
             write_volume(&folder.join(format!("imagesTr/c{case}_0000.nii.gz")), &image).expect("written");
-            let labels = (0..voxels).map(|i| u16::from(case != 1 && i % 7 == 0)).collect();
+            let labels = (0..voxels).map(|i| u16::from(case != 1 && (i + case) % 7 == 0)).collect();
             let labels = LabelMap::new(labels, geometry.clone()).expect("labels");
             write_labels(&folder.join(format!("labelsTr/c{case}.nii.gz")), &labels).expect("written");
         }
         let dataset = RawDataset::open(folder).expect("a dataset");
-        let fingerprint = Fingerprint::extract(&dataset, &|_| {}).expect("a fingerprint");
+        let fingerprint = Fingerprint::extract(&dataset, &|_, _| {}).expect("a fingerprint");
         let planned = plan(&dataset, &fingerprint, &PlanOptions::default()).expect("plans");
         let plans = Plans::from_value(planned.json, Path::new("plans.json")).expect("plans");
         let configuration = plans.configuration("3d_fullres").expect("a configuration");
@@ -483,9 +543,52 @@ mod tests {
         let half = fs::read(&path).expect("a case");
         fs::write(&path, &half[..half.len() / 2]).expect("written");
         dataset.cases.remove(2);
+        dataset.description.num_training = Some(2);
         let summary = run(&dataset, &other, false);
         assert_eq!((summary.prepared, summary.removed), (1, vec!["c2".to_owned()]));
         assert!(!case_path(out.path(), "c2").exists());
+    }
+
+    #[test]
+    fn errors_of_the_dataset_check_are_errors_of_the_preparation() {
+        let (raw, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (mut dataset, plans, configuration) = made(raw.path(), 6);
+        let path = |name: &str| raw.path().join(name);
+        let geometry = Geometry::isotropic([12, 14, 16]);
+        // Label 7 is not declared, c2 has the image of c0, the voxels of c3 are 50 mm long.
+        let labels = (0..geometry.voxels()).map(|i| if i % 9 == 0 { 7 } else { 0 }).collect();
+        let labels = LabelMap::new(labels, geometry.clone()).expect("labels");
+        write_labels(&path("labelsTr/c1.nii.gz"), &labels).expect("written");
+        fs::copy(path("imagesTr/c0_0000.nii.gz"), path("imagesTr/c2_0000.nii.gz")).expect("copied");
+        let labels = (0..geometry.voxels()).map(|i| u16::from(i % 5 == 0)).collect();
+        let labels = LabelMap::new(labels, geometry.clone()).expect("labels");
+        write_labels(&path("labelsTr/c2.nii.gz"), &labels).expect("written");
+        let rows = [[50.0, 0.0, 0.0, 0.0], [0.0, 50.0, 0.0, 0.0], [0.0, 0.0, 50.0, 0.0]];
+        let coarse =
+            Geometry::from_affine(geometry.shape, glioseg_volume::Affine::from_rows(rows)).expect("regular");
+        let data = (0..geometry.voxels()).map(|i| (i % 5) as f32).collect();
+        let image = Volume::new(1, data, coarse.clone()).expect("an image");
+        write_volume(&path("imagesTr/c3_0000.nii.gz"), &image).expect("written");
+        write_labels(&path("labelsTr/c3.nii.gz"), &LabelMap::new(labels.data, coarse).expect("labels"))
+            .expect("written");
+        let run = |dataset: &RawDataset| {
+            prepare_dataset(dataset, &plans, &configuration, out.path(), PrepareOptions::default(), &|_| {})
+        };
+        // Kept cases are compared as well.
+        for _ in 0..2 {
+            let summary = run(&dataset).expect("prepared");
+            let names: Vec<&str> = summary.cases.iter().map(StoredCase::name).collect();
+            assert_eq!(names, ["c0", "c4", "c5"]);
+            let failed: Vec<String> =
+                summary.failed.iter().map(|(case, error)| format!("{case}: {error}")).collect();
+            assert!(failed[0].contains("7 (299 voxels)"), "{failed:?}");
+            assert!(failed[1].contains("voxels measure 50 x 50 x 50 mm"), "{failed:?}");
+            assert!(failed[2].contains("c2: case `c2`: the image is that of case `c0`"), "{failed:?}");
+            assert_eq!(failed.len(), 3);
+        }
+        dataset.description.num_training = Some(9);
+        let error = run(&dataset).expect_err("nine cases are promised");
+        assert!(error.to_string().ends_with("`numTraining` is 9, but there are 6 training cases"), "{error}");
     }
 
     #[test]

@@ -109,6 +109,11 @@ impl StoredCase {
         self.header.shape
     }
 
+    /// What was odd about the files that the case was made from, a sentence each.
+    pub fn oddities(&self) -> &[String] {
+        &self.header.oddities
+    }
+
     /// Hash of what decided the content: plans, labels and files.
     pub fn plan_hash(&self) -> &str {
         &self.header.plan_hash

@@ -63,8 +63,8 @@ pub(crate) fn case_of(path: &Path) -> Option<String> {
 }
 
 /// The name without `.nii` or `.nii.gz`; `None` for other and for hidden files.
-fn stem(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
+pub(super) fn stem(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy();
     let lower = name.to_ascii_lowercase();
     let ending = [".nii.gz", ".nii"].into_iter().find(|e| lower.ends_with(e))?;
     (!name.starts_with('.')).then(|| name[..name.len() - ending.len()].to_owned())
@@ -90,7 +90,9 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ReportError> {
         all.push(entry.map_err(failed)?.path());
     }
     all.sort();
-    Ok(all.into_iter().partition(|path| path.is_file()))
+    // Some programs unpack `CASE.nii.gz` into a folder of that name: one with files in it is a folder like any other.
+    let filled = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    Ok(all.into_iter().partition(|path| !path.is_dir() || (stem(path).is_some() && !filled(path))))
 }
 
 #[cfg(test)]
@@ -119,6 +121,20 @@ mod tests {
         assert_eq!(names(&folder, Some("-seg")), ["b"]);
         let one = find_cases(&folder.path().join("b-seg.nii.gz"), None).expect("one file");
         assert_eq!(one.into_keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_opened_or_named_is_listed() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = made(&["a.nii.gz", "f/x.txt"]);
+        std::os::unix::fs::symlink("nowhere", folder.path().join("b.nii.gz")).expect("a link");
+        std::fs::create_dir(folder.path().join("c.nii.gz")).expect("a folder");
+        let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"d\xff.nii.gz"));
+        std::fs::write(&odd, b"").expect("writable");
+        let cases = find_cases(folder.path(), None).expect("cases");
+        assert_eq!(cases.keys().collect::<Vec<_>>(), ["a", "b", "c", "d\u{fffd}"]);
+        assert_eq!(cases["d\u{fffd}"], odd);
     }
 
     #[test]

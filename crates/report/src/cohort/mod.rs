@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glioseg_diagnose::Diagnose as _;
-use glioseg_formats::nifti::read_labels;
-use glioseg_plan::record::Record;
+use glioseg_formats::nifti::{read_labels, read_labels_noting};
+use glioseg_plan::record::{CaseStatus as Written, Record};
 use glioseg_volume::LabelMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -130,6 +130,9 @@ pub struct CohortScores {
     pub cases: Vec<CaseScores>,
     /// Predictions without a reference.
     pub extra: Vec<String>,
+    /// Label maps that the prediction's `predict.json` does not list as done: left by an earlier prediction, not scored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<String>,
     /// Every metric over the cases.
     pub statistics: Vec<Statistic>,
     /// How well the predictions' own uncertainty tells the Dice, where they were made with it.
@@ -188,7 +191,8 @@ struct Job {
 
 /// Scores every case of `reference` with the predictions of the same name.
 ///
-/// Cases without a prediction are named and count as their rule says; predictions without a reference are named and
+/// Where a `predict.json` lies next to the predictions, those that it lists as done count, and others are named: they are
+/// of an earlier prediction. Cases without a prediction are named and count as their rule says; predictions without a reference are named and
 /// left out; a case that cannot be scored is reported and does not stop the others. `observer` hears of every case as
 /// it is finished, with the number finished so far and the number of all.
 ///
@@ -202,7 +206,17 @@ pub fn evaluate_cohort(
     observer: &(dyn Fn(&CaseScores, usize, usize) + Sync),
 ) -> Result<CohortScores, ReportError> {
     let references = find_cases(reference, options.reference_suffix.as_deref())?;
-    let predictions = find_cases(prediction, options.prediction_suffix.as_deref())?;
+    let mut predictions = find_cases(prediction, options.prediction_suffix.as_deref())?;
+    // A file of that name by another program is not a reason to refuse a cohort.
+    let predicted = Record::read(prediction).ok().flatten();
+    let stale = match predicted.as_ref().filter(|_| options.prediction_suffix.is_none()) {
+        Some(record) => unlisted(&mut predictions, record),
+        None => Vec::new(),
+    };
+    if predictions.is_empty() {
+        let what = "label map that its predict.json lists as done".to_owned();
+        return Err(ReportError::NoCases { path: prediction.to_owned(), what });
+    }
     let (jobs, extra) = join(reference, prediction, references, predictions)?;
     let needed = !options.trust_labels || options.labels == LabelSource::Guess;
     let look = if needed { Look::at(&jobs) } else { Look { seen: Vec::new() } };
@@ -228,8 +242,6 @@ pub fn evaluate_cohort(
         })
         .collect();
     let statistics = statistics(&cases, options.bootstrap);
-    // A file of that name by another program is not a reason to refuse a cohort.
-    let predicted = Record::read(prediction).ok().flatten();
     let theirs =
         recoding.map_or_else(|| scheme.regions.clone(), |(from, _)| LabelScheme::brats(from).regions);
     let uncertainty = predicted.and_then(|p| uncertainty_scores(&cases, &p, &theirs, options.failing_below));
@@ -244,10 +256,28 @@ pub fn evaluate_cohort(
         bootstrap: options.bootstrap,
         cases,
         extra,
+        stale,
         statistics,
         uncertainty,
         calibration: None,
     })
+}
+
+/// Takes out what a prediction into this folder did not write; the names of these cases.
+fn unlisted(predictions: &mut BTreeMap<String, PathBuf>, record: &Record) -> Vec<String> {
+    let done: BTreeSet<&str> =
+        record.cases.iter().filter(|c| c.status == Written::Done).map(|c| c.case.as_str()).collect();
+    let stale: Vec<String> = predictions
+        .iter()
+        .filter(|(case, path)| {
+            !done.contains(case.as_str()) && !files::stem(path).is_some_and(|s| done.contains(s.as_str()))
+        })
+        .map(|(case, _)| case.clone())
+        .collect();
+    for case in &stale {
+        predictions.remove(case);
+    }
+    stale
 }
 
 /// Pairs of files, and predictions that have no reference.
@@ -428,7 +458,7 @@ fn score_case(
     case
 }
 
-/// Reads and joins a pair; the second value tells what is odd but no obstacle.
+/// Reads and joins a pair; the second value tells what is odd, though nothing stands in the way.
 fn load(
     reference: &Path,
     prediction: &Path,
@@ -436,8 +466,13 @@ fn load(
     recoding: Option<(Convention, Convention)>,
     trust: bool,
 ) -> Result<(Pair, Vec<String>), ReportError> {
-    let (a, b) = rayon::join(|| read_labels(reference), || read_labels(prediction));
+    let (mut warnings, mut more) = (Vec::new(), Vec::new());
+    let (a, b) = rayon::join(
+        || read_labels_noting(reference, &mut warnings),
+        || read_labels_noting(prediction, &mut more),
+    );
     let (a, mut b): (LabelMap, LabelMap) = (a?, b?);
+    warnings.append(&mut more);
     let grids = a.geometry.same_grid(&b.geometry);
     if !grids.same_lattice() {
         return Err(ReportError::Grid {
@@ -447,7 +482,6 @@ fn load(
             prediction_grid: Box::new(b.geometry),
         });
     }
-    let mut warnings = Vec::new();
     if !grids.same_position() {
         let what = match (grids.origin, grids.direction) {
             (false, true) => "origin",

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use glioseg_kernels::{Arena, Cpu, PackedConv, PackedTransposed};
+use glioseg_plan::free_memory;
 
 use super::device::Kernels;
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
-use super::memory::{MemoryPlan, free_memory};
+use super::memory::MemoryPlan;
 use super::shared::{check_targets, head_shape};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
@@ -274,6 +275,7 @@ impl Engine for CpuEngine {
             present.packed.iter_mut().for_each(|p| *p = Packed::default());
         }
         self.parameters = Some(parameters);
+        glioseg_kernels::trim_freed_memory();
         Ok(())
     }
 

@@ -10,10 +10,11 @@ mod forward;
 
 use std::sync::Arc;
 
+use glioseg_plan::free_memory;
 use half::{bf16, f16};
 
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
-use super::memory::{MemoryPlan, free_memory};
+use super::memory::MemoryPlan;
 use super::shared::{check_targets, head_shape};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
