@@ -251,7 +251,7 @@ fn a_case_that_does_not_fit_the_memory_fails_alone_with_both_numbers() {
     let dir = tempfile::tempdir().expect("a folder");
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
     std::fs::create_dir(&input).expect("a folder");
-    // Its name comes first, so that the batch has to go on after it.
+    // Its name comes first, so that the batch has to continue after it.
     let huge = support::small_phantom(1);
     let affine = huge.geometry.affine().rows().map(|[a, b, c, t]| [10.0 * a, 10.0 * b, 10.0 * c, t]);
     let grid = Geometry::from_affine(huge.geometry.shape, Affine::from_rows(affine)).expect("regular");
@@ -270,7 +270,7 @@ fn a_case_that_does_not_fit_the_memory_fails_alone_with_both_numbers() {
     let output = std::process::Command::new("sh").args(["-c", &command]).output().expect("a shell");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(out.join("b_good.nii.gz").is_file(), "the batch goes on: {stderr}");
+    assert!(out.join("b_good.nii.gz").is_file(), "the batch continues: {stderr}");
     assert!(!out.join("a_huge.nii.gz").exists());
     let record = record(&out);
     let failed = &record["cases"][0];
@@ -351,22 +351,16 @@ fn a_dataset_is_made_of_files_of_any_name() {
     std::fs::create_dir(scans.join("P3")).expect("a folder");
     std::fs::copy(scans.join("P1/FLAIR.nii.gz"), scans.join("P3/FLAIR.nii.gz")).expect("copied");
     let text = |path: &Path| path.display().to_string();
+    let make = |out: &Path, more: &[&str]| {
+        let (scans, out) = (text(&scans), text(out));
+        let mut arguments = vec!["dataset", "make", &scans, &out, "--channel", "flair=*/FLAIR.nii.gz"];
+        arguments.extend(["--label", "*/GT_W.nii.gz"]);
+        arguments.extend(more);
+        run(&arguments)
+    };
     for files in ["auto", "copy"] {
         let out = dir.path().join(files);
-        let (code, stdout, stderr) = run(&[
-            "dataset",
-            "make",
-            &text(&scans),
-            &text(&out),
-            "--channel",
-            "flair=*/FLAIR.nii.gz",
-            "--label",
-            "*/GT_W.nii.gz",
-            "--label-name",
-            "1=edema",
-            "--files",
-            files,
-        ]);
+        let (code, stdout, stderr) = make(&out, &["--label-name", "1=edema", "--files", files]);
         assert_eq!(code, 1, "{stderr}");
         assert!(stdout.contains("2 cases | voxels per label 0: 100, 1: 100, 2: 40"), "{stdout}");
         assert!(stderr.contains("error: case `P3` is left out: it has no label"), "{stderr}");
@@ -382,16 +376,7 @@ fn a_dataset_is_made_of_files_of_any_name() {
     map.data.iter_mut().filter(|l| **l == 2).for_each(|l| *l = 4);
     nifti::write_labels(&scans.join("P1/GT_W.nii.gz"), &map).expect("written");
     let out = dir.path().join("refused");
-    let (code, _, stderr) = run(&[
-        "dataset",
-        "make",
-        &text(&scans),
-        &text(&out),
-        "--channel",
-        "flair=*/FLAIR.nii.gz",
-        "--label",
-        "*/GT_W.nii.gz",
-    ]);
+    let (code, _, stderr) = make(&out, &[]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("P1/GT_W.nii.gz") && stderr.contains("has label 4"), "{stderr}");
     assert!(!out.join("dataset.json").exists());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use glioseg_diagnose::Diagnose;
+use glioseg_diagnose::{Diagnose, gib};
 use glioseg_formats::FormatError;
 use glioseg_net::NetError;
 use glioseg_plan::PlanError;
@@ -219,10 +219,6 @@ fn fold_list(found: &[String]) -> String {
         [one] => format!("fold {one}"),
         many => format!("folds {}", many.join(", ")),
     }
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1u32 << 30)
 }
 
 /// Whether this is the file of a best checkpoint.

@@ -381,6 +381,7 @@ impl ProbabilitySum {
 mod tests {
     use super::*;
     use glioseg_prep::Undo;
+    use glioseg_volume::Turn;
 
     fn trail(steps: [Undo; 3]) -> Trail {
         let mut trail = Trail::default();
@@ -393,7 +394,7 @@ mod tests {
     /// An image of 4 x 3 x 5 voxels, whose plan puts the last axis first.
     fn turned() -> Trail {
         trail([
-            Undo::Transpose { axes: [1, 2, 0] },
+            Undo::Turn(Turn::order([1, 2, 0])),
             Undo::Crop { shape: [5, 4, 3], bbox: [[1, 4], [0, 2], [1, 3]] },
             Undo::Resample { shape: [3, 2, 2], options: None },
         ])
@@ -463,7 +464,7 @@ mod tests {
     fn deciding_while_resampling_equals_deciding_on_probabilities() {
         let decision = Decision::Regions(vec![1, 2]);
         let trail = trail([
-            Undo::Transpose { axes: [0, 1, 2] },
+            Undo::Turn(Turn::NONE),
             Undo::Crop { shape: [90, 80, 70], bbox: [[0, 90], [0, 80], [0, 70]] },
             Undo::Resample { shape: [90, 80, 70], options: Some(ResampleOptions::uniform(Order::Linear)) },
         ]);

@@ -80,13 +80,8 @@ impl Folder {
     pub(crate) fn strangers(&self, own: &HashSet<&str>) -> Vec<String> {
         let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut found: Vec<String> = names
-            .filter(|name| !name.starts_with('.'))
-            .filter(|name| {
-                let stem = [".nii.gz", ".nii"].iter().find_map(|ending| name.strip_suffix(ending));
-                stem.is_some_and(|stem| !own.contains(stem))
-            })
-            .collect();
+        let mut found: Vec<String> =
+            names.filter(|name| nifti::stem(name).is_some_and(|stem| !own.contains(stem))).collect();
         found.sort();
         found
     }

@@ -11,8 +11,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
-use glioseg_plan::{Rules, free_memory, try_zeroed};
+use glioseg_plan::{Rules, free_memory};
 use glioseg_volume::crop::Box3;
+use glioseg_volume::try_zeroed;
 
 use super::gaussian::gaussian_weights_v1;
 use super::uncertainty::{Moments, PassPlace};

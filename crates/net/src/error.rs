@@ -62,7 +62,7 @@ pub enum NetError {
     /// There is less free memory than a network needs.
     #[error(
         "the network needs {:.2} GiB more memory, but {:.2} GiB are free; in all it takes {plan}",
-        crate::engine::gib(*needed), crate::engine::gib(*free)
+        glioseg_diagnose::gib(*needed), glioseg_diagnose::gib(*free)
     )]
     Memory {
         /// Bytes needed next to those that are held already.

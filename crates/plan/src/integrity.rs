@@ -13,7 +13,7 @@ pub use digest::{CaseDigest, Twin, twins};
 use crate::raw::odd_images;
 use crate::splits::some_of;
 use crate::{RawCase, RawDataset};
-use glioseg_diagnose::Diagnose as _;
+use glioseg_diagnose::{Diagnose as _, count};
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::{ImageInfo, read_info, read_labels_noting, read_stack};
 use glioseg_volume::{Geometry, GridComparison, LabelMap, Volume};
@@ -353,10 +353,9 @@ fn check_headers(case: &RawCase, dataset: &RawDataset) -> CaseCheck {
     {
         let path = case.images.first().unwrap_or(&case.labels);
         let message = format!(
-            "the case has {found} channel{} in {} file{}, but dataset.json names {}: {}",
-            if found == 1 { "" } else { "s" },
-            case.images.len(),
-            if case.images.len() == 1 { "" } else { "s" },
+            "the case has {} in {}, but dataset.json names {}: {}",
+            count(found, "channel"),
+            count(case.images.len(), "file"),
             names.len(),
             names.join(", ")
         );

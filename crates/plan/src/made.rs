@@ -114,11 +114,7 @@ fn bring(making: &Making<'_>, out: &Path) -> Result<(), PlanError> {
             } else {
                 out.join("imagesTr").join(format!("{}_{i:04}.nii.gz", case.name))
             };
-            let done = match making.linking {
-                Linking::Copy => fs::copy(from, &to).map(|_| ()),
-                _ => fs::hard_link(from, &to),
-            };
-            done.map_err(|e| FormatError::io(&to, "write", e))?;
+            making.linking.bring(from, &to)?;
         }
     }
     Ok(())

@@ -112,10 +112,7 @@ impl CaseProperties {
     /// The way back to the grid of the image.
     pub fn trail(&self, configuration: &Configuration) -> Trail {
         let mut trail = Trail::default();
-        if !self.turn.is_none() {
-            trail.push(Undo::Turn(self.turn.inverse()));
-        }
-        trail.push(Undo::Transpose { axes: self.transpose_backward });
+        trail.push(Undo::Turn(Turn::order(self.transpose_backward).then(&self.turn.inverse())));
         trail.push(Undo::Crop { shape: self.shape_before_cropping, bbox: self.bbox });
         let options = self.probabilities_resampling(configuration);
         trail.push(Undo::Resample { shape: self.shape_after_cropping, options });
@@ -164,12 +161,11 @@ pub(crate) fn prepare(
     }
 
     let (turn, spacing_mm) = grid.map_or((Turn::NONE, spacing_mm), |grid| plans.image_reader().turn(&grid));
-    let stored_shape = shape;
-    let shape = turn.along(shape);
-    let forward = plans.transpose_forward();
-    let data = crop::transpose(turn.apply(data, stored_shape), shape, forward);
-    let shape_before_cropping = forward.map(|a| shape[a]);
-    let spacing_transposed = forward.map(|a| spacing_mm[a]);
+    // From the order of the file to that of the plan, in one step.
+    let whole = turn.then(&Turn::order(plans.transpose_forward()));
+    let data = whole.apply(data, shape);
+    let shape_before_cropping = whole.along(shape);
+    let spacing_transposed = plans.transpose_forward().map(|a| spacing_mm[a]);
 
     let mut mask = crop::nonzero_mask(&data, shape_before_cropping);
     crop::fill_holes(&mut mask, shape_before_cropping);
@@ -198,7 +194,7 @@ pub(crate) fn prepare(
     let mut mask = (labels.is_some() || (0..channels).any(|c| masked(configuration, c)))
         .then(|| crop::crop(mask, shape_before_cropping, bbox));
     let labels = labels.map(|labels| {
-        let labels = crop::transpose(turn.apply(labels, stored_shape), shape, forward);
+        let labels = whole.apply(labels, shape);
         crop::crop(labels, shape_before_cropping, bbox)
     });
     let labels = labels.zip(mask.as_mut()).map(|(labels, mask)| mark_outside(labels, mask));

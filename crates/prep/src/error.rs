@@ -1,6 +1,6 @@
 //! What can be wrong with a case that is preprocessed.
 
-use glioseg_diagnose::Diagnose;
+use glioseg_diagnose::{Diagnose, gib};
 
 /// Why a case could not be preprocessed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -98,10 +98,6 @@ pub enum PrepError {
         /// nnU-Net's function.
         function: &'static str,
     },
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1u32 << 30)
 }
 
 impl Diagnose for PrepError {

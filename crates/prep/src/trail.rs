@@ -15,13 +15,8 @@ use glioseg_volume::resample::ResampleOptions;
 /// What undoes one step of the preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
-    /// Turns the array back as it is stored.
+    /// Reorders and flips the axes.
     Turn(Turn),
-    /// Reorders the axes: axis `a` of the array before the step is axis `axes[a]` of the one after it.
-    Transpose {
-        /// The axes after the step, z, y, x of the array before it.
-        axes: [usize; 3],
-    },
     /// Puts the box that was cut out back into its place.
     Crop {
         /// Voxels before the step.
@@ -94,11 +89,6 @@ impl Trail {
                     at.bbox = turn.of_box(at.bbox, at.shape);
                     at.shape = turn.along(at.shape);
                 }
-                Undo::Transpose { axes } => {
-                    at.values = crop::transpose(at.values, box_shape(at.bbox), *axes);
-                    at.bbox = axes.map(|a| at.bbox[a]);
-                    at.shape = axes.map(|a| at.shape[a]);
-                }
                 Undo::Crop { shape, bbox } => {
                     assert_eq!(at.shape, box_shape(*bbox), "values of another box");
                     at.bbox = [0, 1, 2].map(|a| at.bbox[a].map(|i| i + bbox[a][0]));
@@ -158,7 +148,7 @@ mod tests {
         let cropped = crop::crop(turned, turned_shape, bbox);
         let mut trail = Trail::default();
         trail.push(Undo::Turn(turn.inverse()));
-        trail.push(Undo::Transpose { axes: backward });
+        trail.push(Undo::Turn(Turn::order(backward)));
         trail.push(Undo::Crop { shape: turned_shape, bbox });
         trail.push(Undo::Resample { shape: box_shape(bbox), options: None });
         (cropped, trail)

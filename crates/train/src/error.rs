@@ -105,7 +105,7 @@ pub enum TrainError {
         /// What it holds.
         what: String,
     },
-    /// There is no training that could be resumed.
+    /// No training can be resumed.
     #[error("there is no training to resume in {}{}", path.display(), others(stopped))]
     NothingToResume {
         /// The fold's folder.

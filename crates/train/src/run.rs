@@ -214,8 +214,6 @@ pub fn train(
         }
         let weights = training.engine.parameters()?;
         let path = training.store.save_final(&weights, &training.progress)?;
-        // Whatever lies there is of other weights.
-        validation::clear(setup)?;
         (training.engine, path, training.progress.history)
     };
     engine.release();

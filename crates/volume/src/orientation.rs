@@ -34,6 +34,11 @@ impl Turn {
     /// Leaves every voxel where it is.
     pub const NONE: Self = Self { axes: [0, 1, 2], flip: [false; 3] };
 
+    /// Another order alone: axis `a` of the turned array is axis `axes[a]` of the array before.
+    pub const fn order(axes: [usize; 3]) -> Self {
+        Self { axes, flip: [false; 3] }
+    }
+
     /// True if nothing moves.
     pub fn is_none(&self) -> bool {
         *self == Self::NONE

@@ -263,9 +263,8 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
     if !scores.extra.is_empty() {
         let extra: Vec<&str> = scores.extra.iter().map(String::as_str).collect();
         ui.warn(&format!(
-            "without a reference, and left out: {} {}: {}",
-            extra.len(),
-            if extra.len() == 1 { "prediction" } else { "predictions" },
+            "without a reference, and left out: {}: {}",
+            count(extra.len(), "prediction"),
             list(&extra)
         ));
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use glioseg_diagnose::count;
 use glioseg_infer::cases::find_cases as find_images;
 use glioseg_metrics::LabelScheme;
 use glioseg_plan::record::{CaseStatus, Record};
@@ -83,9 +84,8 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
         ui.warn(left_out);
     }
     ui.say(&format!(
-        "{} {} in {} ({:.1} MB): open it in a browser",
-        written.cases,
-        if written.cases == 1 { "case" } else { "cases" },
+        "{} in {} ({:.1} MB): open it in a browser",
+        count(written.cases, "case"),
         output.display(),
         written.bytes as f64 / 1e6
     ));

@@ -27,6 +27,19 @@ use crate::{FormatError, atomic};
 /// Values converted per step of an uncompressed file.
 const STEP: usize = 1 << 18;
 
+/// The name of an image file without `.nii.gz` or `.nii`; `None` for other files, and for hidden ones.
+///
+/// ```
+/// use glioseg_formats::nifti::stem;
+/// assert_eq!(stem("case.NII.gz"), Some("case"));
+/// assert_eq!([stem("case.txt"), stem("._case.nii")], [None, None]);
+/// ```
+pub fn stem(name: &str) -> Option<&str> {
+    let lower = name.to_ascii_lowercase();
+    let ending = [".nii.gz", ".nii"].into_iter().find(|ending| lower.ends_with(ending))?;
+    (!name.starts_with('.')).then(|| &name[..name.len() - ending.len()])
+}
+
 /// Writes a label map with exactly the header geometry of the image that `labels.geometry` came from.
 ///
 /// Voxels are `u8` if every label is below 255, else `u16`, as nnU-Net writes them. The file is compressed if its name

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use glioseg_volume::{Geometry, LabelMap, Turn, TurnRule, Volume};
+use glioseg_volume::{Geometry, LabelMap, Turn, TurnRule, Volume, try_zeroed};
 use rayon::prelude::*;
 
 use super::dtype::DType;
@@ -261,13 +261,10 @@ fn stream(
 
 /// Zeros that the system maps only as they are written, so that a header which promises too much costs nothing.
 fn zeros<T: Default + Clone>(count: usize, path: &Path) -> Result<Vec<T>, FormatError> {
-    let mut probe = Vec::<T>::new();
-    probe.try_reserve_exact(count).map_err(|_| FormatError::Memory {
+    try_zeroed(count).ok_or_else(|| FormatError::Memory {
         path: path.to_owned(),
         bytes: (count as u64).saturating_mul(size_of::<T>() as u64),
-    })?;
-    drop(probe);
-    Ok(vec![T::default(); count])
+    })
 }
 
 fn read_into(header: &Header, source: &mut Source, out: &mut [f32]) -> Result<(), FormatError> {

@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_formats::nifti;
+
 use super::CaseError;
 
 /// The stem of an image file's name, or `None` for another kind of file; of a pair the header stands for both.
 pub(super) fn image_stem(name: &str) -> Option<&str> {
-    let lower = name.to_ascii_lowercase();
-    if name.starts_with('.') {
-        return None;
-    }
-    let ending = [".nii.gz", ".nii", ".hdr", ".hdr.gz"].into_iter().find(|e| lower.ends_with(e))?;
-    Some(&name[..name.len() - ending.len()])
+    let headers = || {
+        let lower = name.to_ascii_lowercase();
+        let ending = [".hdr", ".hdr.gz"].into_iter().find(|ending| lower.ends_with(ending))?;
+        (!name.starts_with('.')).then(|| &name[..name.len() - ending.len()])
+    };
+    nifti::stem(name).or_else(headers)
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, CaseError> {

@@ -85,7 +85,7 @@ fn numbers(torch: &TorchFile, value: &Value) -> Result<Vec<f64>, &'static str> {
     }
 }
 
-/// Flags are no numbers of axes.
+/// Booleans do not number axes.
 fn is_bool(array: &NdArray) -> bool {
     array.dtype == glioseg_interop::ArrayType::Bool
 }

@@ -1,5 +1,6 @@
 //! What a program takes, and whether it is there.
 
+use glioseg_diagnose::gib;
 use std::fmt;
 
 use crate::NetError;
@@ -38,10 +39,6 @@ impl MemoryPlan {
             _ => Ok(()),
         }
     }
-}
-
-pub(crate) fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1u32 << 30)
 }
 
 impl fmt::Display for MemoryPlan {

@@ -20,5 +20,4 @@ pub use cpu::CpuEngine;
 pub use device::{Device, Kernels, Precision};
 pub use interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
 pub use memory::MemoryPlan;
-pub(crate) use memory::gib;
 pub use reference::{ReferenceEngine, Rounding};

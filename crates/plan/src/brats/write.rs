@@ -27,6 +27,22 @@ pub enum Linking {
     Copy,
 }
 
+impl Linking {
+    /// Copies a file to `to` if that is what was chosen, else links it.
+    pub(crate) fn bring(self, from: &Path, to: &Path) -> Result<(), PlanError> {
+        let failed = |source| FormatError::Io { path: to.to_owned(), action: "write", source };
+        // What an interrupted run has left may be an older file.
+        if to.exists() {
+            fs::remove_file(to).map_err(failed)?;
+        }
+        match self {
+            Self::Copy => fs::copy(from, to).map(|_| ()).map_err(failed)?,
+            _ => fs::hard_link(from, to).map_err(failed)?,
+        }
+        Ok(())
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenDataset {
@@ -127,13 +143,13 @@ impl Work<'_> {
         let folder = if case.labels.is_some() { Some(self.images) } else { self.test };
         if let Some(folder) = folder.filter(|_| self.linking != Linking::Reference) {
             for (c, image) in case.images.iter().enumerate() {
-                self.bring(image, &folder.join(format!("{}_{c:04}{ending}", case.name)))?;
+                self.linking.bring(image, &folder.join(format!("{}_{c:04}{ending}", case.name)))?;
             }
         }
         let Some(labels) = &case.labels else { return Ok(()) };
         let to = self.labels.join(format!("{}{ending}", case.name));
         if self.cohort.coding != Convention::Brats124 {
-            return if self.linking == Linking::Reference { Ok(()) } else { self.bring(labels, &to) };
+            return if self.linking == Linking::Reference { Ok(()) } else { self.linking.bring(labels, &to) };
         }
         let mut map: LabelMap = nifti::read_labels(labels)?;
         for run in map.data.chunk_by_mut(|a, b| a == b) {
@@ -141,19 +157,6 @@ impl Work<'_> {
             run.fill(value);
         }
         Ok(nifti::write_labels(&to, &map)?)
-    }
-
-    fn bring(&self, from: &Path, to: &Path) -> Result<(), PlanError> {
-        let failed = |source| FormatError::Io { path: to.to_owned(), action: "write", source };
-        // What an interrupted run has left may be an older file.
-        if to.exists() {
-            fs::remove_file(to).map_err(failed)?;
-        }
-        match self.linking {
-            Linking::Copy => fs::copy(from, to).map(|_| ()).map_err(failed)?,
-            _ => fs::hard_link(from, to).map_err(failed)?,
-        }
-        Ok(())
     }
 }
 

@@ -4,17 +4,14 @@
 //! fingerprint without it (nnU-Net's, or one that was put there later) is compared with the headers of the images only.
 
 use super::IgnoreLabel;
-use crate::{PlanError, RawDataset};
+use crate::{PlanError, RawDataset, SourceFile, sha256};
 use glioseg_formats::nifti::read_info;
 use glioseg_formats::{FormatError, atomic};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 /// The files that a fingerprint was made of, `dataset_fingerprint_sources.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,20 +31,16 @@ pub struct FingerprintSources {
 struct CaseSources {
     case: String,
     /// Images in channel order, then the label map.
-    files: Vec<SourceFile>,
+    files: Vec<StoredImage>,
 }
 
+/// An image or a label map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct SourceFile {
-    /// Name without folder: a dataset may be moved.
-    name: String,
-    bytes: u64,
-    /// Time of the last change, ns since 1970.
-    modified_ns: u64,
+struct StoredImage {
+    #[serde(flatten)]
+    file: SourceFile,
     /// Hash of what the header says.
     header: String,
-    /// Hash of the content, which decides where only the time differs.
-    content: String,
 }
 
 impl FingerprintSources {
@@ -60,7 +53,7 @@ impl FingerprintSources {
     /// [`PlanError::Volume`] if a file cannot be read.
     pub fn of(dataset: &RawDataset, ignore: IgnoreLabel) -> Result<FingerprintSources, PlanError> {
         let cases = dataset.cases.par_iter().map(|case| {
-            let files = case.images.iter().chain([&case.labels]).map(|path| SourceFile::of(path));
+            let files = case.images.iter().chain([&case.labels]).map(|path| StoredImage::of(path));
             Ok(CaseSources { case: case.name.clone(), files: files.collect::<Result<_, FormatError>>()? })
         });
         Ok(FingerprintSources {
@@ -80,7 +73,7 @@ impl FingerprintSources {
     /// # Panics
     /// Never: plain data can be written as JSON.
     pub fn write(mut self, folder: &Path, fingerprint: &str) -> Result<(), PlanError> {
-        self.fingerprint = hash(fingerprint.as_bytes());
+        self.fingerprint = sha256(fingerprint.as_bytes());
         let text = serde_json::to_vec(&self).expect("plain data");
         Ok(atomic::write(&folder.join(Self::FILE), |file| file.write_all(&text))?)
     }
@@ -90,7 +83,7 @@ impl FingerprintSources {
         let text = fs::read(fingerprint).ok()?;
         let own = fs::read(fingerprint.with_file_name(Self::FILE)).ok()?;
         let sources: FingerprintSources = serde_json::from_slice(&own).ok()?;
-        (sources.fingerprint == hash(&text)).then_some(sources)
+        (sources.fingerprint == sha256(&text)).then_some(sources)
     }
 
     /// How the ignore label was taken.
@@ -136,57 +129,18 @@ impl FingerprintSources {
     }
 }
 
-impl SourceFile {
-    fn of(path: &Path) -> Result<SourceFile, FormatError> {
-        Ok(SourceFile { content: content(path)?, ..SourceFile::stamp(path)? })
-    }
-
-    /// Everything but the content.
-    fn stamp(path: &Path) -> Result<SourceFile, FormatError> {
-        let failed = |source| FormatError::Io { path: path.to_owned(), action: "read", source };
-        let metadata = fs::metadata(path).map_err(failed)?;
-        let since = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-        let info = read_info(path)?;
-        let header = format!("{:?}", (&info.dims, &info.geometry, info.dtype, info.scale));
-        Ok(SourceFile {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            bytes: metadata.len(),
-            modified_ns: since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
-            header: hash(header.as_bytes()),
-            content: String::new(),
-        })
+impl StoredImage {
+    fn of(path: &Path) -> Result<Self, FormatError> {
+        Ok(Self { header: header(path)?, file: SourceFile::of(path)? })
     }
 
     fn holds(&self, path: &Path) -> bool {
-        SourceFile::stamp(path).is_ok_and(|now| {
-            self.name == now.name
-                && self.bytes == now.bytes
-                && self.header == now.header
-                && (self.modified_ns == now.modified_ns || content(path).is_ok_and(|c| c == self.content))
-        })
+        header(path).is_ok_and(|header| header == self.header) && self.file.holds(path)
     }
 }
 
-fn content(path: &Path) -> Result<String, FormatError> {
-    let failed = |source| FormatError::Io { path: path.to_owned(), action: "read", source };
-    let mut file = File::open(path).map_err(failed)?;
-    let (mut sha, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(hexadecimal(&sha.finalize())),
-            n => sha.update(&buffer[..n]),
-        }
-    }
-}
-
-fn hash(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// Hash of what a header says.
+fn header(path: &Path) -> Result<String, FormatError> {
+    let info = read_info(path)?;
+    Ok(sha256(format!("{:?}", (&info.dims, &info.geometry, info.dtype, info.scale)).as_bytes()))
 }

@@ -1,12 +1,12 @@
 //! Cases that hold the voxels of another case: a file copied under a second name, whatever its compression.
 
 use super::Severity;
+use crate::sources::hexadecimal;
 use glioseg_volume::{LabelMap, Volume};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 /// What the voxels of a case are, as hashes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +49,7 @@ fn digest(shape: [usize; 3], voxels: usize, bytes: impl Fn(usize) -> [u8; 4]) ->
         buffer.extend((start..voxels.min(start + STEP)).flat_map(&bytes));
         hash.update(&buffer);
     }
-    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(&hash.finalize())
 }
 
 /// A case that shares voxels with an earlier one.

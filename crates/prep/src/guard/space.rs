@@ -48,9 +48,10 @@ pub fn check_space(volume: &Volume, names: &[String], training: &TrainingSpace) 
         return None;
     }
     let mut reasons = Vec::new();
-    let filled = (0..volume.channels).map(|c| filled(volume.channel(c))).fold(0.0, f64::max);
+    let filled: Vec<f64> = (0..volume.channels).map(|c| filled(volume.channel(c))).collect();
     let ratios: Vec<f64> =
-        heads.iter().filter_map(|&c| rim_ratio(volume.channel(c), &volume.geometry)).collect();
+        heads.iter().filter_map(|&c| rim_ratio(volume.channel(c), filled[c], &volume.geometry)).collect();
+    let filled = filled.into_iter().fold(0.0, f64::max);
     let bright = ratios.iter().filter(|&&ratio| ratio > BRIGHT_RIM).count();
     if bright > 0 && 2 * bright >= ratios.len() {
         let most = ratios.iter().copied().fold(0.0, f64::max);
@@ -98,7 +99,8 @@ fn filled(values: &[f32]) -> f64 {
 }
 
 /// The 90th percentile of the head's rim over the median of its inside; `None` for an image that is too small to have both.
-fn rim_ratio(values: &[f32], geometry: &Geometry) -> Option<f64> {
+/// `filled` is the part of its voxels that are not zero.
+fn rim_ratio(values: &[f32], filled: f64, geometry: &Geometry) -> Option<f64> {
     let step = geometry.spacing.map(|s| ((COARSE_MM / s).round() as usize).max(1));
     let shape = [0, 1, 2].map(|a| geometry.shape[a].div_ceil(step[a]));
     let spacing = [0, 1, 2].map(|a| geometry.spacing[a] * step[a] as f64);
@@ -116,7 +118,7 @@ fn rim_ratio(values: &[f32], geometry: &Geometry) -> Option<f64> {
     }
     // Air is zero in a masked image, and noise in a raw one.
     let mut sorted = coarse.clone();
-    let floor = if filled(values) > MASKED { 0.15 * quantile(&mut sorted, 0.99)? } else { 0.0 };
+    let floor = if filled > MASKED { 0.15 * quantile(&mut sorted, 0.99)? } else { 0.0 };
     let mut head: Vec<bool> = coarse.iter().map(|&v| v > floor).collect();
     keep_largest(&mut head, padded);
     fill_holes(&mut head, padded);

@@ -16,7 +16,7 @@
 
 use super::StoreError;
 use crate::{CaseProperties, TrainingCase};
-use glioseg_plan::CaseDigest;
+use glioseg_plan::{CaseDigest, SourceFile};
 use glioseg_volume::Turn;
 use glioseg_volume::crop::Box3;
 use serde::{Deserialize, Serialize};
@@ -86,18 +86,6 @@ impl From<&StoredProperties> for CaseProperties {
     }
 }
 
-/// A file that a case was made from, to see whether it has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Source {
-    /// Name without folder: a dataset may be moved.
-    pub name: String,
-    pub bytes: u64,
-    /// Time of the last change, ns since 1970.
-    pub modified_ns: u64,
-    /// Of the content, in hexadecimal.
-    pub sha256: String,
-}
-
 /// Where the voxels of a class stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ClassHeader {
@@ -112,7 +100,7 @@ pub(super) struct Header {
     pub case: String,
     /// Hash of everything in plans and dataset that decides the content.
     pub plan_hash: String,
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceFile>,
     /// What was odd about them, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub oddities: Vec<String>,
@@ -138,7 +126,7 @@ pub(super) fn payload_start(length: u32) -> u64 {
 }
 
 impl Header {
-    pub(super) fn of(name: &str, plan_hash: &str, sources: Vec<Source>, case: &TrainingCase) -> Header {
+    pub(super) fn of(name: &str, plan_hash: &str, sources: Vec<SourceFile>, case: &TrainingCase) -> Header {
         let voxels = case.seg.len() as u64;
         let seg_offset = align(case.case.channels as u64 * voxels * 4);
         let mut end = align(seg_offset + voxels * 2);

@@ -1,25 +1,22 @@
 //! Preprocessing all cases of a dataset into the store.
 
 use super::StoreError;
-use super::format::{EXTENSION, Header, Source, VERSION, write};
+use super::format::{EXTENSION, Header, VERSION, write};
 use super::read::StoredCase;
 use crate::{TrainingCase, preprocess_training_case};
 use glioseg_formats::nifti::read_info;
 use glioseg_formats::{FormatError, atomic};
 use glioseg_plan::{
     CaseDigest, Configuration, Normalization, PlanError, Plans, Problem, RawCase, RawDataset, ReadCase,
-    Severity, Twin, case_groups, case_size, header_errors, memory_budget, twins,
+    Severity, SourceFile, Twin, case_groups, case_size, header_errors, memory_budget, sha256, twins,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// What became of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +238,7 @@ impl Work<'_> {
         {
             return Ok((CaseOutcome::Kept, stored));
         }
-        let sources = files.iter().map(|file| source(file)).collect::<Result<Vec<_>, _>>()?;
+        let sources = files.iter().map(|file| SourceFile::of(file)).collect::<Result<Vec<_>, _>>()?;
         let read = case.read(&self.dataset.description, self.plans.image_reader())?;
         let ReadCase { image: volume, labels, oddities } = read;
         let voxels = CaseDigest::of(std::slice::from_ref(&volume), &labels);
@@ -306,56 +303,12 @@ fn plan_hash(dataset: &RawDataset, plans: &Plans, configuration: &Configuration)
     if plans.image_reader().turns().is_some() {
         all["image_reader"] = plans.image_reader().name().into();
     }
-    hexadecimal(&Sha256::digest(all.to_string()))
+    sha256(all.to_string().as_bytes())
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Size and time of a file, its hash left empty.
-fn stamp(path: &Path) -> Result<Source, StoreError> {
-    let metadata = fs::metadata(path).map_err(|e| StoreError::io(path, "read", e))?;
-    let since = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    Ok(Source {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes: metadata.len(),
-        modified_ns: since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
-        sha256: String::new(),
-    })
-}
-
-/// Size, time and hash of a file.
-fn source(path: &Path) -> Result<Source, StoreError> {
-    let failed = |e| StoreError::io(path, "read", e);
-    let stamp = stamp(path)?;
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    Ok(Source { sha256: hexadecimal(&hash.finalize()), ..stamp })
-}
-
-/// Whether the files are those that a case was made from: same size and time, or else the same content.
-fn unchanged(sources: &[Source], files: &[&Path]) -> bool {
-    sources.len() == files.len()
-        && sources.iter().zip(files).all(|(old, file)| {
-            stamp(file).is_ok_and(|new| {
-                old.name == new.name
-                    && old.bytes == new.bytes
-                    && ((old.modified_ns == new.modified_ns && new.modified_ns != 0)
-                        || source(file).is_ok_and(|new| new.sha256 == old.sha256))
-            })
-        })
+/// Whether the files are those that a case was made from.
+fn unchanged(sources: &[SourceFile], files: &[&Path]) -> bool {
+    sources.len() == files.len() && sources.iter().zip(files).all(|(old, file)| old.holds(file))
 }
 
 /// Removes prepared cases that are not in the dataset, so that nobody trains on them.

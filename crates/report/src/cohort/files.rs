@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use glioseg_formats::FormatError;
+use glioseg_formats::{FormatError, nifti};
 
 use crate::error::ReportError;
 
@@ -65,9 +65,7 @@ pub(crate) fn case_of(path: &Path) -> Option<String> {
 /// The name without `.nii` or `.nii.gz`; `None` for other and for hidden files.
 pub(super) fn stem(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_string_lossy();
-    let lower = name.to_ascii_lowercase();
-    let ending = [".nii.gz", ".nii"].into_iter().find(|e| lower.ends_with(e))?;
-    (!name.starts_with('.')).then(|| name[..name.len() - ending.len()].to_owned())
+    nifti::stem(&name).map(str::to_owned)
 }
 
 fn strip(stem: &str, suffix: Option<&str>, segmentations_only: bool) -> Option<String> {
