@@ -21,6 +21,14 @@ pub struct RandomState {
     next: usize,
 }
 
+/// What leaves the generator for a word of its state.
+fn temper(mut y: u32) -> u32 {
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9d2c_5680;
+    y ^= (y << 15) & 0xefc6_0000;
+    y ^ (y >> 18)
+}
+
 impl std::fmt::Debug for RandomState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RandomState").field("next", &self.next).finish_non_exhaustive()
@@ -60,12 +68,9 @@ impl RandomState {
         if self.next == N {
             self.refill();
         }
-        let mut y = self.key[self.next];
+        let word = temper(self.key[self.next]);
         self.next += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c_5680;
-        y ^= (y << 15) & 0xefc6_0000;
-        y ^ (y >> 18)
+        word
     }
 
     /// A number from 0 to `max`, both included, each as likely; 0 without a draw where `max` is 0.
@@ -94,12 +99,21 @@ impl RandomState {
             return out.fill(0);
         }
         let mask = u32::MAX >> max.leading_zeros();
-        let mut filled = 0;
+        let (mut filled, mut words) = (0, [0; N]);
         while filled < out.len() {
-            // Whether a draw is rejected is as good as random: overwriting a rejected one beats a branch.
-            let value = self.next_u32() & mask;
-            out[filled] = value;
-            filled += usize::from(value <= max);
+            if self.next == N {
+                self.refill();
+            }
+            // As many words as are there, and as are needed at least: no two numbers come of one word.
+            let count = (N - self.next).min(out.len() - filled);
+            let words = &mut words[..count];
+            words.iter_mut().zip(&self.key[self.next..]).for_each(|(word, &key)| *word = temper(key) & mask);
+            self.next += count;
+            for &value in words.iter() {
+                // Whether a draw is rejected is as good as random: overwriting a rejected one beats a branch.
+                out[filled] = value;
+                filled += usize::from(value <= max);
+            }
         }
     }
 

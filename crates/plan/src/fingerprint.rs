@@ -22,7 +22,7 @@ use glioseg_interop::{KeyOrder, RandomState, python_json};
 use glioseg_volume::crop;
 use histogram::Histogram;
 use rayon::prelude::*;
-use samples::{CaseSamples, Samples, draw};
+use samples::{CaseSamples, Run, Samples, draw};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::io::Write as _;
@@ -116,10 +116,13 @@ impl Fingerprint {
         let mut intensities = vec![Histogram::default(); channels];
         let mut samples = Samples::new(channels, per_case);
         for group in case_groups(&bytes, rayon::current_num_threads(), memory_budget()) {
+            let first = group.start;
             let results: Vec<Result<CaseFacts, PlanError>> = dataset.cases[group]
                 .par_iter()
-                .map(|case| {
-                    let facts = analyze(case, dataset, left_out, per_case)?;
+                .enumerate()
+                .map(|(number, case)| {
+                    let place = ((first + number) * per_case, per_case);
+                    let facts = analyze(case, dataset, left_out, place)?;
                     progress(&case.name, &facts.oddities);
                     Ok(facts)
                 })
@@ -286,12 +289,13 @@ fn triple<'a>(node: &Node<'a>) -> Result<[Node<'a>; 3], PlanError> {
     <[Node<'a>; 3]>::try_from(node.list()?).map_err(|_| node.wrong("a list of 3 numbers (z, y, x)"))
 }
 
-/// Reads a case, crops it, and draws intensities from its foreground, in which the label `left_out` does not count.
+/// Reads a case, crops it, and draws `per_case` intensities from its foreground, in which the label `left_out` does not
+/// count; `before` were drawn from the cases before it.
 fn analyze(
     case: &RawCase,
     dataset: &RawDataset,
     left_out: Option<u16>,
-    per_case: usize,
+    (before, per_case): (usize, usize),
 ) -> Result<CaseFacts, PlanError> {
     let reader = dataset.description.image_reader();
     let ReadCase { image: volume, labels, oddities } = case.read(&dataset.description, reader)?;
@@ -326,19 +330,29 @@ fn analyze(
             intensities.push(Histogram::default());
             continue;
         };
+        let mut run = Run::new(before);
         // numpy's RandomState.choice(values, per_case, replace=True); whatever is smaller is kept for drawing again.
         if values.len() > per_case {
             let mut drawn = Vec::with_capacity(per_case);
-            draw(&mut random, last, per_case, |i| drawn.push(values[i]));
+            draw(&mut random, last, per_case, |some| {
+                drawn.extend(some.iter().map(|&i| values[i as usize]));
+            });
+            run.extend(&drawn, |v| v);
             intensities.push(Histogram::of(drawn.iter().map(|&v| (v, 1))));
             samples.values.push(drawn);
         } else {
             samples.draws.push(random.clone());
             let mut counts = vec![0u32; values.len()];
-            draw(&mut random, last, per_case, |i| counts[i] += 1);
+            draw(&mut random, last, per_case, |some| {
+                for &i in some {
+                    counts[i as usize] += 1;
+                }
+                run.extend(some, |i| values[i as usize]);
+            });
             intensities.push(Histogram::of(values.iter().copied().zip(counts)));
             samples.values.push(values);
         }
+        samples.runs.push(run);
     }
     let shape_after_crop = crop::box_shape(bbox);
     Ok(CaseFacts {
