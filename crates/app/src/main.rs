@@ -8,6 +8,7 @@ mod commands;
 #[cfg(test)]
 mod documents;
 mod problem;
+mod progress;
 mod ui;
 mod web;
 

@@ -7,68 +7,80 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use glioseg_diagnose::Diagnose;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::commands::print;
+use crate::progress::{Heartbeat, Progress};
 
 /// Where messages go: to a terminal with a progress bar, or line by line.
 #[derive(Debug)]
 pub(crate) struct Ui {
     quiet: bool,
-    bar: ProgressBar,
+    /// Whether stdout and stderr are read by a person in one place.
+    one_screen: bool,
+    progress: Progress,
 }
 
 impl Ui {
     pub(crate) fn new(quiet: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal() && !quiet;
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { quiet, bar: ProgressBar::with_draw_target(None, target) }
+        let terminal = std::io::stderr().is_terminal();
+        let progress = match (quiet, terminal) {
+            (true, _) => Progress::Quiet,
+            (false, true) => Progress::terminal(),
+            (false, false) => Progress::Lines(Heartbeat::new(|line| eprintln!("{line}"))),
+        };
+        Self { quiet, one_screen: terminal && !quiet && std::io::stdout().is_terminal(), progress }
+    }
+
+    /// Whether data and log appear on the same terminal: what the log says need not be said again as data.
+    pub(crate) fn one_screen(&self) -> bool {
+        self.one_screen
     }
 
     /// A line of the log; not with `--quiet`.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{line}"));
+            self.progress.aside(|| eprintln!("{line}"));
         }
     }
 
     /// A warning; also with `--quiet`.
     pub(crate) fn warn(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("warning: {line}"));
+        self.progress.aside(|| eprintln!("warning: {line}"));
     }
 
     /// What went wrong with one case, while the others are worked on.
     pub(crate) fn fail(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("error: {line}"));
+        self.progress.aside(|| eprintln!("error: {line}"));
     }
 
     /// An error with the file it is about and what to do, in three lines.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.bar.suspend(|| eprintln!("{}", describe(error)));
+        self.progress.aside(|| eprintln!("{}", describe(error)));
     }
 
-    /// Shows a bar of `total` network passes for a case.
-    pub(crate) fn start(&self, label: String, total: u64) {
-        self.start_unit(label, total, "passes");
+    /// A line of data on stdout, while the bar is out of the way.
+    pub(crate) fn print(&self, line: &str) -> anyhow::Result<()> {
+        self.progress.aside(|| print(line))
     }
 
-    /// Shows a bar of `total` pieces of work.
-    pub(crate) fn start_unit(&self, label: String, total: u64, unit: &str) {
-        let template =
-            format!("{{msg}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{elapsed}} elapsed, {{eta}} left");
-        let style = ProgressStyle::with_template(&template)
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> ");
-        self.bar.set_style(style);
-        self.bar.reset();
-        self.bar.set_length(total);
-        self.bar.set_message(label);
+    /// Begins with work whose end is not known.
+    pub(crate) fn begin(&self, label: String) {
+        self.progress.start(label, 0, "");
     }
 
+    /// Begins with `total` pieces of work, called `unit`.
+    pub(crate) fn start(&self, label: String, total: usize, unit: &'static str) {
+        self.progress.start(label, total as u64, unit);
+    }
+
+    /// One piece of work is done.
     pub(crate) fn advance(&self) {
-        self.bar.inc(1);
+        self.progress.advance();
     }
 
+    /// The work is done or given up.
     pub(crate) fn stop(&self) {
-        self.bar.finish_and_clear();
+        self.progress.stop();
     }
 }
 
@@ -152,10 +164,11 @@ diagnosed!(
     crate::problem::Problem,
 );
 
-/// `1h05m`, `3m07s`, `12.4 s`.
+/// `3d04h`, `1h05m`, `3m07s`, `12.4 s`.
 pub(crate) fn duration(d: Duration) -> String {
     let s = d.as_secs();
     match s {
+        86400.. => format!("{}d{:02}h", s / 86400, s / 3600 % 24),
         3600.. => format!("{}h{:02}m", s / 3600, s / 60 % 60),
         100.. => format!("{}m{:02}s", s / 60, s % 60),
         _ => format!("{:.1} s", d.as_secs_f64()),
@@ -191,6 +204,13 @@ mod tests {
 
     use super::*;
     use crate::problem::Problem;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let told =
+            [0.5, 99.0, 187.0, 3900.0, 86_399.0, 270_000.0].map(|s| duration(Duration::from_secs_f64(s)));
+        assert_eq!(told, ["0.5 s", "99.0 s", "3m07s", "1h05m", "23h59m", "3d03h"]);
+    }
 
     #[test]
     fn an_error_tells_message_place_and_hint() {

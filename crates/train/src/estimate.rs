@@ -1,4 +1,4 @@
-//! What a training will take: memory from the engine's plan, time from one step on this machine.
+//! What a training will take: memory from the engine's plan, time from a step and some batches on this machine.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use glioseg_net::{Engine, MemoryPlan, Mode, NetworkSpec, Parameters, Program, Up
 
 use super::{Setup, TrainError};
 use glioseg_infer::{Grid, mirror_combinations};
+use glioseg_prep::augment::{AugmentedBatches, BatchOptions};
 
 /// Memory and time that a training is expected to take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,7 +20,7 @@ pub struct Estimate {
     pub maps: u64,
     /// Bytes of batches made ahead.
     pub batches: u64,
-    /// Seconds of one training iteration, batches being ready.
+    /// Seconds of one training iteration, while the next batches are made.
     pub iteration_seconds: f64,
     /// Seconds of an epoch with its validation.
     pub epoch_seconds: f64,
@@ -80,10 +81,10 @@ impl Estimate {
         Ok(estimate)
     }
 
-    /// Adds the time, from a step of a network of its own on noise; of half a patch where that is large.
+    /// Adds the time, from a step of a network of its own on noise (of half a patch where that is large) and from batches.
     ///
     /// # Errors
-    /// [`TrainError::Net`] if the network cannot be made.
+    /// [`TrainError::Net`] if the network cannot be made, [`TrainError::Augment`] if a batch cannot.
     pub(super) fn timed(mut self, setup: &Setup, engine: &mut dyn Engine) -> Result<Self, TrainError> {
         let (patch, divisor) = (setup.patch(), setup.network.divisor());
         let probe: [usize; 3] = std::array::from_fn(|a| {
@@ -93,17 +94,56 @@ impl Estimate {
         let network = setup.network.clone().with_positions_for(probe);
         let seconds = step_seconds(setup, &network, probe, engine)?;
         let per_sample = seconds * setup.network.flops(patch)? as f64 / network.flops(probe)? as f64;
-        let batch = setup.configuration.batch_size as f64;
+        let step = per_sample * setup.configuration.batch_size as f64;
         let settings = &setup.settings;
-        self.iteration_seconds = per_sample * batch;
-        self.epoch_seconds = self.iteration_seconds
-            * (settings.iterations as f64 + FORWARD_SHARE * settings.val_iterations as f64);
+        let making = Making { seconds: batch_seconds(setup)?, threads: setup.batch_threads() };
+        self.iteration_seconds = making.beside(step);
+        // Validation's batches are not varied: they cost next to nothing.
+        self.epoch_seconds = self.iteration_seconds * settings.iterations as f64
+            + step * FORWARD_SHARE * settings.val_iterations as f64;
         let mirrors = mirror_combinations(&setup.mirror_axes()).len();
         let tiles =
             setup.val_cases.0.iter().map(|case| Grid::new(case.shape(), patch, 0.5).map_or(0, |g| g.len()));
         self.validation_seconds = per_sample * FORWARD_SHARE * (tiles.sum::<usize>() * mirrors) as f64;
         Ok(self)
     }
+}
+
+/// What it takes to make batches.
+#[derive(Debug, Clone, Copy)]
+struct Making {
+    /// Seconds of a thread for one batch.
+    seconds: f64,
+    /// Threads that make batches.
+    threads: usize,
+}
+
+impl Making {
+    /// Seconds of an iteration: the step uses all cores, and shares them with the threads that make batches.
+    fn beside(self, step: f64) -> f64 {
+        let cores = rayon::current_num_threads().max(1) as f64;
+        (step + self.seconds / cores).max(self.seconds / cores.min(self.threads.max(1) as f64))
+    }
+}
+
+/// Seconds of a thread for a batch of this training.
+fn batch_seconds(setup: &Setup) -> Result<f64, TrainError> {
+    let options = BatchOptions { threads: 1, queue: 1, ..setup.batches(false, (0, 0)) };
+    let start = Instant::now();
+    let batches = AugmentedBatches::new(
+        setup.train_cases.clone(),
+        setup.pipeline(setup.settings.augmentation),
+        options,
+    )?;
+    let mut made = 0;
+    for batch in batches.take(4) {
+        batch?;
+        made += 1;
+        if start.elapsed().as_secs_f64() > 2.0 {
+            break;
+        }
+    }
+    Ok(start.elapsed().as_secs_f64() / f64::from(made.max(1)))
 }
 
 /// Seconds of a training step with one sample of this size, once warm.

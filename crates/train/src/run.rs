@@ -83,6 +83,8 @@ pub enum Event<'a> {
     Iteration {
         /// From 0.
         epoch: usize,
+        /// Epochs in all, as far as is known.
+        epochs: usize,
         /// From 0.
         iteration: usize,
         /// Iterations of the epoch.
@@ -411,7 +413,8 @@ impl<'a> Training<'a> {
             let seed = mix(self.setup.settings.seed, epoch as u64, iteration as u64);
             let loss = self.step(batch, lr, seed)?;
             self.progress.iteration += 1;
-            observer(Event::Iteration { epoch, iteration, of, loss });
+            let epochs = self.setup.settings.epochs;
+            observer(Event::Iteration { epoch, epochs, iteration, of, loss });
             if self.saved.elapsed() >= self.options.save_every && self.progress.iteration < of {
                 self.save_latest()?;
             }

@@ -41,6 +41,11 @@ pub enum ReadyEvent<'a> {
         /// What has changed.
         reason: &'a str,
     },
+    /// The cases are read for the fingerprint.
+    Reading {
+        /// How many there are.
+        of: usize,
+    },
     /// A case was read for the fingerprint.
     Read {
         /// Its name.
@@ -67,6 +72,13 @@ pub enum ReadyEvent<'a> {
         path: &'a Path,
         /// Number of cases, where they are too few for a cross-validation.
         too_few: Option<usize>,
+    },
+    /// The cases are prepared.
+    Preparing {
+        /// Name of the configuration.
+        configuration: &'a str,
+        /// How many there are.
+        of: usize,
     },
     /// A case was prepared or failed.
     Case {
@@ -222,6 +234,7 @@ pub fn fingerprint(
         let number = done.fetch_add(1, Ordering::Relaxed) + 1;
         observer(ReadyEvent::Read { case, number, of, oddities });
     };
+    observer(ReadyEvent::Reading { of });
     // Before the images are read: a file that changes meanwhile is seen next time.
     let sources = FingerprintSources::of(dataset, ignore);
     let facts = Fingerprint::extract_with(dataset, ignore, &progress)?;
@@ -271,6 +284,7 @@ pub fn cases(
         observer(ReadyEvent::Case { done, number: *seen, of });
     };
     let how = PrepareOptions { overwrite, stop: Some(stop) };
+    observer(ReadyEvent::Preparing { configuration: &configuration.name, of });
     let summary = prepare_dataset(dataset, plans, configuration, folder, how, &told)?;
     observer(ReadyEvent::Prepared { summary: &summary, of });
     Ok(summary)

@@ -14,7 +14,7 @@ use glioseg_plan::OutputLabels;
 use glioseg_plan::record::{CaseRecord, CaseStatus, FlagKind};
 
 use super::report::{self, Report};
-use super::{Outcome, interrupt, peak_memory, print};
+use super::{Outcome, interrupt, peak_memory};
 use crate::cli::{self, Predict};
 use crate::ui::{Ui, duration};
 
@@ -57,6 +57,9 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
     }
     Ok(if summary.failed + summary.left > 0 { Outcome::SomeFailed } else { Outcome::Done })
 }
+
+/// A batch that takes longer is worth a thought.
+const DAY: Duration = Duration::from_hours(24);
 
 /// What the events have told so far.
 struct Seen {
@@ -137,6 +140,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                 ));
                 ui.say(&format!("memory of the networks {memory}"));
                 seen.of = cases;
+                ui.begin(format!("reading case 1/{cases}"));
             }
             Event::Stale { files } => {
                 let shown = files[..files.len().min(5)].join(", ");
@@ -149,17 +153,21 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                 ));
             }
             Event::Case { case, number, of, passes } => {
-                ui.start(format!("{case} ({number}/{of})"), passes as u64);
+                ui.start(format!("{case} ({number}/{of})"), passes, "passes");
             }
             Event::Pass => ui.advance(),
             Event::Finished { record } => {
                 seen.number += 1;
+                ui.stop();
                 show_case(record, &seen, ui);
                 if record.status == CaseStatus::Failed {
                     seen.failed.push(record.case.clone());
-                } else {
+                } else if options.json || !ui.one_screen() {
                     let line = if options.json { json_line(record) } else { table_line(record) };
-                    seen.output = std::mem::replace(&mut seen.output, Ok(())).and(print(&line));
+                    seen.output = std::mem::replace(&mut seen.output, Ok(())).and(ui.print(&line));
+                }
+                if seen.number < seen.of {
+                    ui.begin(format!("reading case {}/{}", seen.number + 1, seen.of));
                 }
             }
             _ => {}
@@ -234,6 +242,13 @@ fn show_case(record: &CaseRecord, seen: &Seen, ui: &Ui) {
     let elapsed = seen.start.elapsed();
     let left = seen.of.saturating_sub(seen.number) as u32;
     let eta = elapsed / u32::try_from(seen.number.max(1)).unwrap_or(1) * left;
+    if seen.number == 1 && eta > DAY {
+        ui.say(&format!(
+            "{} to go: --no-mirroring, --step 0.75 or fewer --folds compute less, and --part 1/N, --part 2/N … share the cases \
+             between machines",
+            duration(eta)
+        ));
+    }
     ui.say(&format!(
         "case {}/{} {} | {} | {}{}",
         seen.number,

@@ -20,13 +20,19 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             "{} was made of other data: {reason}; `glioseg plan` makes fingerprint and plans again",
             path.display()
         )),
+        ReadyEvent::Reading { of } => ui.start("fingerprint".into(), of, "cases"),
         ReadyEvent::Read { case, number, of, oddities } => {
+            ui.advance();
             ui.say(&format!("case {number}/{of} {case}"));
             for odd in oddities {
                 ui.warn(odd);
             }
+            if number == of {
+                ui.begin("fingerprint: mean and deviation of the intensities".into());
+            }
         }
         ReadyEvent::Fingerprinted { cases, time } => {
+            ui.stop();
             ui.say(&format!("fingerprint of {} in {}", count(cases, "case"), duration(time)));
         }
         ReadyEvent::Planned { planned, path, too_few } => {
@@ -40,14 +46,19 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             }
             ui.say(&format!("{} written", path.display()));
         }
-        ReadyEvent::Case { done, number, of } => match done.result {
-            Ok(CaseOutcome::Prepared) => {
-                ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
+        ReadyEvent::Preparing { configuration, of } => ui.start(format!("prep {configuration}"), of, "cases"),
+        ReadyEvent::Case { done, number, of } => {
+            ui.advance();
+            match done.result {
+                Ok(CaseOutcome::Prepared) => {
+                    ui.say(&format!("case {number}/{of} {} | {}", done.case, duration(done.time)));
+                }
+                Err(error) => ui.fail(&describe(done.case, error)),
+                Ok(CaseOutcome::Kept) => {}
             }
-            Err(error) => ui.fail(&describe(done.case, error)),
-            Ok(CaseOutcome::Kept) => {}
-        },
+        }
         ReadyEvent::Prepared { summary, of } => {
+            ui.stop();
             if !summary.removed.is_empty() {
                 let names = summary.removed.join(", ");
                 ui.say(&format!("removed, since they are no longer in the dataset: {names}"));

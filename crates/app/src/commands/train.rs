@@ -77,6 +77,9 @@ pub(crate) struct Train {
     pub(crate) print_settings: bool,
 }
 
+/// Seconds of a day: a training that takes longer is not started by the way.
+const DAY: f64 = 86_400.0;
+
 /// What decides a training: common to `train` and `crossval`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct How {
@@ -280,11 +283,12 @@ pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::R
     let stop = interrupt::flag();
     let mut told = false;
     let mut observer = |event: Event<'_>| {
-        show(event, ui);
+        show(event, options.budget, ui);
         if stop.load(Ordering::SeqCst) && !std::mem::replace(&mut told, true) {
             ui.say("stopping after this batch; Ctrl-C again ends at once");
         }
     };
+    ui.begin("measuring how long a step takes".into());
     let trained = glioseg_train::train(setup, options, &stop, &mut observer);
     ui.stop();
     Ok(trained?)
@@ -317,10 +321,14 @@ pub(crate) fn scores(summary: &NnUnetSummary, classes: &[String]) -> String {
     )
 }
 
-fn show(event: Event<'_>, ui: &Ui) {
+fn show(event: Event<'_>, budget: Option<Duration>, ui: &Ui) {
     match event {
         Event::Start { setup, estimate, free_memory, resumed } => {
+            ui.stop();
             for line in opening(setup, estimate, free_memory) {
+                ui.say(&line);
+            }
+            if let Some(line) = too_long(setup, estimate, budget) {
                 ui.say(&line);
             }
             if let Some((epoch, iteration, path)) = resumed {
@@ -329,9 +337,9 @@ fn show(event: Event<'_>, ui: &Ui) {
         }
         Event::Note(text) => ui.say(&text),
         Event::Warning(text) => ui.warn(&text),
-        Event::Iteration { epoch, iteration, of, .. } => {
+        Event::Iteration { epoch, epochs, iteration, of, .. } => {
             if iteration == 0 {
-                ui.start_unit(format!("epoch {epoch}"), of as u64, "batches");
+                ui.start(format!("epoch {}/{epochs}", epoch + 1), of, "batches");
             }
             ui.advance();
         }
@@ -340,7 +348,7 @@ fn show(event: Event<'_>, ui: &Ui) {
             ui.say(&epoch_line(record, epochs, classes, left));
         }
         Event::Validating { case, number, of, passes } => {
-            ui.start_unit(format!("validation {number}/{of} {case}"), passes as u64, "passes");
+            ui.start(format!("validation {number}/{of} {case}"), passes, "passes");
         }
         Event::Pass => ui.advance(),
         Event::Validated { case, number, of, dice, seconds } => {
@@ -367,7 +375,7 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
     };
     let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
     let time = |seconds: f64| duration(Duration::from_secs_f64(seconds.max(0.0)));
-    let all = estimate.epoch_seconds * settings.epochs as f64 + estimate.validation_seconds;
+    let all = in_all(settings, estimate);
     let isa = glioseg_kernels::Cpu::detect().map(glioseg_kernels::Cpu::name).unwrap_or_default();
     vec![
         format!(
@@ -416,7 +424,26 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
     ]
 }
 
-/// `epoch 12/1000 | train -0.431 | val -0.399 | dice WT 0.87 TC 0.79 ET 0.74 | lr 9.9e-3 | 94 s | eta 25h50m`.
+/// Seconds of all epochs and the validation.
+fn in_all(settings: &Settings, estimate: &Estimate) -> f64 {
+    estimate.epoch_seconds * settings.epochs as f64 + estimate.validation_seconds
+}
+
+/// What can be done about a training of more than a day.
+fn too_long(setup: &Setup, estimate: &Estimate, budget: Option<Duration>) -> Option<String> {
+    if budget.is_some() || in_all(&setup.settings, estimate) <= DAY {
+        return None;
+    }
+    let presets: Vec<&str> = Settings::preset_names().collect();
+    Some(format!(
+        "shorter | --budget 12h trains as many epochs as fit, with a learning rate that falls to the end | --epochs N, of {} each | \
+         --preset NAME, another network: {}",
+        duration(Duration::from_secs_f64(estimate.epoch_seconds.max(0.0))),
+        presets.join(", ")
+    ))
+}
+
+/// `epoch 12/1000 | train -0.431 | val -0.399 | dice WT 0.87 TC 0.79 ET 0.74 | lr 9.9e-3 | 94 s | eta 1d01h`.
 fn epoch_line(record: &EpochRecord, epochs: usize, classes: &[String], left: Duration) -> String {
     let dice: Vec<String> = classes
         .iter()
@@ -468,7 +495,7 @@ mod tests {
         let line = epoch_line(&record, 1000, &["WT".into(), "ET".into()], Duration::from_mins(1550));
         assert_eq!(
             line,
-            "epoch 12/1000 | train -0.4310 | val -0.3990 | dice WT 0.870 ET – | average 0.5000 best | lr 9.9e-3 | 94.0 s | eta 25h50m"
+            "epoch 12/1000 | train -0.4310 | val -0.3990 | dice WT 0.870 ET – | average 0.5000 best | lr 9.9e-3 | 94.0 s | eta 1d01h"
         );
     }
 }
