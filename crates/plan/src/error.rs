@@ -124,6 +124,14 @@ pub enum PlanError {
         /// What was looked for, and what was found instead.
         reason: String,
     },
+    /// Plans that would take the place of others.
+    #[error("{} exists already and holds other plans", path.display())]
+    PlansExist {
+        /// The plans.
+        path: PathBuf,
+        /// Their name.
+        name: String,
+    },
     /// Images in a format that is not read.
     #[error("{}: `file_ending` is \"{ending}\", but images are read as .nii.gz or .nii only", path.display())]
     FileEnding {
@@ -391,6 +399,9 @@ impl Diagnose for PlanError {
                 "a dataset holds imagesTr/CASE_0000.nii.gz … with one file per channel, and labelsTr/CASE.nii.gz"
                     .to_owned(),
             ),
+            PlanError::PlansExist { name, .. } => {
+                Some(format!("give the plans another name with --name, such as {name}_moved, or remove the file"))
+            }
             PlanError::FileEnding { .. } => {
                 Some("convert the images to NIfTI and set `file_ending` to \".nii.gz\"".to_owned())
             }
