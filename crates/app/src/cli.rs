@@ -100,8 +100,10 @@ pub(crate) enum Command {
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
     /// Result folder of a model, with plans.json, dataset.json and fold_*, or of nnU-Net v1 with plans.pkl; several are averaged
-    #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
+    #[arg(short, long, required_unless_present = "dataset", value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) by_name: ModelByName,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
     #[arg(short, long, required_unless_present = "channel", value_name = "INPUT", num_args = 1..)]
     pub(crate) input: Vec<PathBuf>,
@@ -165,6 +167,23 @@ pub(crate) struct Predict {
     /// One line of JSON per case on stdout instead of a table
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
+}
+
+/// A model below $nnUNet_results, by nnU-Net's names.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ModelByName {
+    /// Dataset of a model in $nnUNet_results, in the place of --model: its number or name, such as 137
+    #[arg(long, value_name = "DATASET", conflicts_with = "model", help_heading = "Model by name")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// The model's configuration [default: that of the dataset's only model]
+    #[arg(long, value_name = "CONFIG", requires = "dataset", help_heading = "Model by name")]
+    pub(crate) configuration: Option<String>,
+    /// The model's trainer [default: nnUNetTrainer]
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Model by name")]
+    pub(crate) trainer: Option<String>,
+    /// The model's plans [default: nnUNetPlans]
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Model by name")]
+    pub(crate) plans: Option<String>,
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

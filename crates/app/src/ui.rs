@@ -134,6 +134,7 @@ diagnosed!(
     glioseg_kernels::KernelError,
     glioseg_plan::PlanError,
     glioseg_plan::matching::MatchError,
+    glioseg_plan::names::NameError,
     glioseg_prep::PrepError,
     glioseg_prep::augment::AugmentError,
     glioseg_prep::store::StoreError,
@@ -180,6 +181,7 @@ mod tests {
     use glioseg_net::NetError;
     use glioseg_plan::PlanError;
     use glioseg_plan::matching::MatchError;
+    use glioseg_plan::names::NameError;
     use glioseg_prep::PrepError;
     use glioseg_prep::augment::AugmentError;
     use glioseg_prep::store::StoreError;
@@ -243,6 +245,7 @@ mod tests {
             (ReportError::from(empty()).into(), "copy or download the file again"),
             (CaseError::Unreadable { reason: "gone".into(), path: path() }.into(), "check the path"),
             (MatchError::NotAPair { text: "t1".into() }.into(), "write it like"),
+            (NameError::Unset { given: "1".into(), variable: "nnUNet_raw" }.into(), "export nnUNet_raw"),
             (CaseError::from(MatchError::NotAPair { text: "t1".into() }).into(), "write it like"),
             (twice().into(), "the folds of splits_final.json"),
             (CrossvalError::from(empty()).into(), "copy or download the file again"),
