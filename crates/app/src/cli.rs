@@ -201,14 +201,17 @@ pub(crate) enum Accumulation {
     Single,
 }
 
-/// Says in words what a path holds: an image, a dataset, plans, a model folder or a checkpoint.
+/// Says in words what a path holds: an image, a dataset, plans, a model folder, a checkpoint, or another file of nnU-Net.
+///
+/// A file is told by its content, whatever it is called: also a Git LFS pointer, a web page that was saved as something else, an archive
+/// or an image of another format, with what to do about it.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
 )]
 pub(crate) struct Info {
-    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), or a
-    /// pickle of version 1 (plans.pkl, .model.pkl)
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), a
+    /// pickle of version 1 (plans.pkl, .model.pkl), fingerprint, folds, summary, postprocessing, debug.json, or any other file
     pub(crate) path: PathBuf,
     /// As JSON
     #[arg(long)]

@@ -80,7 +80,11 @@ fn what_a_file_is_instead_is_said_with_the_remedy() {
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut packed, &b"NRRD0005\n".repeat(60)).expect("memory");
     for (bytes, what, remedy) in [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n".to_vec(), "a Git LFS pointer", "git lfs pull"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n".to_vec(),
+            "a Git LFS pointer",
+            "git lfs pull",
+        ),
         (b"PK\x03\x04".repeat(200), "a zip archive", "unzip"),
         (b"BZh91AY&SY".repeat(50), "a bzip2 file", "bunzip2"),
         (b"ObjectType = Image\n".repeat(30), "a MetaImage", "3D Slicer"),
