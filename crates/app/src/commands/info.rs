@@ -212,6 +212,9 @@ fn pickle(path: &Path) -> anyhow::Result<Facts> {
         if let Ok(found) = Postprocessing::read(path) {
             return Ok(json::postprocessing(path, &found));
         }
+        if let Some(facts) = json::splits(path, &value.to_json()) {
+            return Ok(facts);
+        }
         let mut facts = Facts::new("pickle", path);
         let keys: Vec<Value> = match value.as_dict() {
             Some(entries) => {

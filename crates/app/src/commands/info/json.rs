@@ -76,7 +76,8 @@ pub(super) fn postprocessing(path: &Path, found: &Postprocessing) -> Facts {
     facts
 }
 
-fn splits(path: &Path, value: &Value) -> Option<Facts> {
+/// Lists of training and validation cases, `splits_final.json` or version 1's `.pkl`.
+pub(super) fn splits(path: &Path, value: &Value) -> Option<Facts> {
     let folds = value.as_array().filter(|folds| !folds.is_empty())?;
     let count = |fold: &Value, key: &str| fold.get(key).and_then(Value::as_array).map(Vec::len);
     let folds: Option<Vec<Value>> = folds
