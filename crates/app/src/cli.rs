@@ -145,8 +145,8 @@ pub(crate) struct Predict {
     /// brats2024 (1-2-3, and 4 a resection cavity), nnunet [default: dataset, or those of the recipe]
     #[arg(long, value_name = "CODING", help_heading = "Output")]
     pub(crate) labels: Option<OutputLabels>,
-    /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
-    /// cropped box, and CASE.pkl
+    /// Also write CASE.npz and CASE.pkl as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1
+    /// `softmax` of the cropped box
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
     /// Also write how far folds, models and mirrored passes agree: maps below OUT/uncertainty, scores in predict.json

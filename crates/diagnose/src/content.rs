@@ -61,7 +61,7 @@ pub enum Content {
     Mgh,
     /// HDF5; MINC 2 and new MATLAB files are such.
     Hdf5,
-    /// NetCDF; MINC 1 is such.
+    /// `NetCDF`; MINC 1 is such.
     NetCdf,
     /// A MATLAB file.
     Matlab,
