@@ -275,7 +275,7 @@ impl ModelSet {
     pub(crate) fn open(models: &[PathBuf], options: PredictOptions) -> Result<Self, InferError> {
         let models = models
             .iter()
-            .map(|m| Model::open(m, &options.folds, &options.checkpoint))
+            .map(|m| Model::open_with(m, &options.folds, &options.checkpoint, options.mirroring))
             .collect::<Result<Vec<_>, _>>()?;
         Self::new(models, options)
     }
