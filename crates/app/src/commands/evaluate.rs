@@ -57,6 +57,9 @@ pub(crate) struct Evaluate {
     /// Do not check whether labels are what they are said to be
     #[arg(long, help_heading = "Labels")]
     pub(crate) trust_labels: bool,
+    /// Count pairs about which something is odd (voxels that are NaN, another origin) as failed instead of warning
+    #[arg(long, help_heading = "Labels")]
+    pub(crate) strict: bool,
     /// Only reference files whose name ends in this, before .nii.gz; it is not part of the case's name
     #[arg(long, value_name = "SUFFIX", allow_hyphen_values = true, help_heading = "Files")]
     pub(crate) ref_suffix: Option<String>,
@@ -93,6 +96,7 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
         labels: label_source(options, ui)?,
         prediction_convention: options.pred_labels.as_deref().map(str::parse::<Convention>).transpose()?,
         trust_labels: options.trust_labels,
+        strict: options.strict,
         reference_suffix: options.ref_suffix.clone(),
         prediction_suffix: options.pred_suffix.clone(),
         score: ScoreOptions { tolerance_mm: options.tolerance },
