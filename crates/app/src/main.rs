@@ -24,6 +24,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(error) = arguments::check_tilde(&arguments, std::path::Path::new("~").exists()) {
+        ui::Ui::new(false).error(&error);
+        return ExitCode::from(2);
+    }
     let mut cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! What a person sees on stderr: messages, errors with place and remedy, progress.
 #![expect(clippy::print_stderr, reason = "this module is the one that writes to stderr")]
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -26,23 +27,23 @@ impl Ui {
     /// A line of the log; not with `--quiet`.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{line}"));
+            self.bar.suspend(|| eprintln!("{}", visible(line)));
         }
     }
 
     /// A warning; also with `--quiet`.
     pub(crate) fn warn(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("warning: {line}"));
+        self.bar.suspend(|| eprintln!("warning: {}", visible(line)));
     }
 
     /// What went wrong with one case, while the others are worked on.
     pub(crate) fn fail(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("error: {line}"));
+        self.bar.suspend(|| eprintln!("error: {}", visible(line)));
     }
 
     /// An error with the file it is about and what to do, in three lines.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.bar.suspend(|| eprintln!("{}", describe(error)));
+        self.bar.suspend(|| eprintln!("{}", visible(&describe(error))));
     }
 
     /// Shows a bar of `total` network passes for a case.
@@ -60,7 +61,7 @@ impl Ui {
         self.bar.set_style(style);
         self.bar.reset();
         self.bar.set_length(total);
-        self.bar.set_message(label);
+        self.bar.set_message(visible(&label).into_owned());
     }
 
     pub(crate) fn advance(&self) {
@@ -70,6 +71,17 @@ impl Ui {
     pub(crate) fn stop(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The text with control characters, such as a header or a file name may hold, written out: they would act on the terminal. Ends of
+/// lines and tabs, which the program's own lines have, stay.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().map(|c| if acts(c) { c.escape_default().to_string() } else { c.to_string() });
+    Cow::Owned(escaped.collect())
 }
 
 /// `error: …`, `  in: …`, `  hint: …`.
@@ -321,6 +333,12 @@ mod tests {
             }
         }
         assert!(errors > 15, "only {errors} found");
+    }
+
+    #[test]
+    fn control_characters_are_written_out() {
+        assert_eq!(visible("a\x1b[31m\u{9b}b\tc\nd\r"), "a\\u{1b}[31m\\u{9b}b\tc\nd\\r");
+        assert!(matches!(visible("plain\ttext\n"), Cow::Borrowed(_)));
     }
 
     #[test]

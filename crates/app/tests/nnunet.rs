@@ -68,6 +68,23 @@ fn a_prediction_as_nnunet_spells_it_is_the_same_prediction() {
 }
 
 #[test]
+fn a_trainer_of_ones_own_is_named_in_a_warning() {
+    let folders = Folders::new();
+    fs::create_dir(folders.at("in")).expect("a folder");
+    write_case(&numbered(&folders.at("in"), "a"), 11);
+    let checkpoint = folders.at(Folders::MODEL).join("fold_0/checkpoint_final.pth");
+    // Of the same length, so that the pickle stays one: the archive's check sums are not compared.
+    let (old, new) = (b"nnUNetTrainer".as_slice(), b"nnUNetMyOwn_x".as_slice());
+    let mut whole = bytes(&checkpoint);
+    let at = whole.windows(old.len()).position(|w| w == old).expect("the trainer's name");
+    whole[at..at + new.len()].copy_from_slice(new);
+    fs::write(&checkpoint, whole).expect("written");
+    let (code, _, stderr) = folders.run(&["predict", "-m", "137", "-i", "in", "-o", "out", "--no-mirroring"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("the trainer `nnUNetMyOwn_x` of") && stderr.contains("weights fit"), "{stderr}");
+}
+
+#[test]
 fn names_that_stand_for_nothing_or_for_two_are_errors_that_say_what_there_is() {
     let folders = Folders::new();
     for (line, message) in [

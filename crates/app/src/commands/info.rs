@@ -69,7 +69,8 @@ impl Facts {
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(s) => s.clone(),
+        // A header's text must not begin a line of its own.
+        Value::String(s) => s.replace('\n', "\\n"),
         Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
         Value::Object(map) => map
             .iter()
