@@ -1,7 +1,27 @@
 //! Arguments that several commands have.
 
+use std::ffi::OsString;
+
 use clap::{Args, ValueEnum};
 use glioseg_net::{EngineChoice, NetError};
+
+use crate::problem::Problem;
+
+/// Refuses paths that begin with `~/`, which the shell has not expanded: a folder of that name would be made. `there` says that the
+/// folder `~` exists here.
+pub(crate) fn check_tilde(arguments: &[OsString], there: bool) -> anyhow::Result<()> {
+    let unexpanded = |argument: &str| {
+        let value = argument.split_once('=').map_or(argument, |(_, value)| value);
+        [argument, value].into_iter().find(|text| *text == "~" || text.starts_with("~/")).map(str::to_owned)
+    };
+    match arguments.iter().filter_map(|a| a.to_str()).find_map(unexpanded) {
+        Some(path) if !there => Err(Problem::new(
+            format!("{path} does not exist: the shell did not expand `~`"),
+            format!("leave out the quotes around it, or write $HOME{}", &path[1..]),
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// What computes, and how.
 #[derive(Debug, Clone, Args)]
@@ -41,4 +61,25 @@ pub(crate) enum Kernels {
     Direct,
     /// Plain loops, to compare with: very slow
     Reference,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_that_the_shell_left_is_an_error_with_the_right_path() {
+        let check = |argument: &str, there| check_tilde(&[argument.into()], there);
+        for wrong in ["~/data", "~", "--input=~/data", "t1=~/scan.nii.gz"] {
+            let error = check(wrong, false).expect_err(wrong);
+            assert!(
+                crate::ui::describe(&error).contains("hint: leave out the quotes around it, or write $HOME"),
+                "{wrong}"
+            );
+            assert!(check(wrong, true).is_ok(), "a folder of that name");
+        }
+        for fine in ["a~/b", "data", "~x/y", "a=b~", ""] {
+            assert!(check(fine, false).is_ok(), "{fine}");
+        }
+    }
 }

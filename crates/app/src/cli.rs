@@ -100,8 +100,10 @@ pub(crate) enum Command {
 #[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Predict {
     /// Result folder of a model, with plans.json, dataset.json and fold_*, or of nnU-Net v1 with plans.pkl; several are averaged
-    #[arg(short, long, required = true, value_name = "MODEL", num_args = 1..)]
+    #[arg(short, long, required_unless_present = "dataset", value_name = "MODEL", num_args = 1..)]
     pub(crate) model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) by_name: ModelByName,
     /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
     #[arg(short, long, required_unless_present = "channel", value_name = "INPUT", num_args = 1..)]
     pub(crate) input: Vec<PathBuf>,
@@ -143,8 +145,8 @@ pub(crate) struct Predict {
     /// brats2024 (1-2-3, and 4 a resection cavity), nnunet [default: dataset, or those of the recipe]
     #[arg(long, value_name = "CODING", help_heading = "Output")]
     pub(crate) labels: Option<OutputLabels>,
-    /// Also write CASE.npz as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1 `softmax` of the
-    /// cropped box, and CASE.pkl
+    /// Also write CASE.npz and CASE.pkl as nnU-Net does: the array `probabilities`, [channel, z, y, x]; for models of version 1
+    /// `softmax` of the cropped box
     #[arg(long, help_heading = "Output")]
     pub(crate) save_probabilities: bool,
     /// Also write how far folds, models and mirrored passes agree: maps below OUT/uncertainty, scores in predict.json
@@ -167,6 +169,23 @@ pub(crate) struct Predict {
     pub(crate) json: bool,
 }
 
+/// A model below $nnUNet_results, by nnU-Net's names.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ModelByName {
+    /// Dataset of a model in $nnUNet_results, in the place of --model: its number or name, such as 137
+    #[arg(long, value_name = "DATASET", conflicts_with = "model", help_heading = "Model by name")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// The model's configuration [default: that of the dataset's only model]
+    #[arg(long, value_name = "CONFIG", requires = "dataset", help_heading = "Model by name")]
+    pub(crate) configuration: Option<String>,
+    /// The model's trainer [default: nnUNetTrainer]
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Model by name")]
+    pub(crate) trainer: Option<String>,
+    /// The model's plans [default: nnUNetPlans]
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Model by name")]
+    pub(crate) plans: Option<String>,
+}
+
 fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(v) if v > 0.0 && v <= 1.0 => Ok(v),
@@ -182,14 +201,17 @@ pub(crate) enum Accumulation {
     Single,
 }
 
-/// Says in words what a path holds: an image, a dataset, plans, a model folder or a checkpoint.
+/// Says in words what a path holds: an image, a dataset, plans, a model folder, a checkpoint, or another file of nnU-Net.
+///
+/// A file is told by its content, whatever it is called: also a Git LFS pointer, a web page that was saved as something else, an archive
+/// or an image of another format, with what to do about it.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  glioseg info nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
 )]
 pub(crate) struct Info {
-    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), or a
-    /// pickle of version 1 (plans.pkl, .model.pkl)
+    /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), a
+    /// pickle of version 1 (plans.pkl, .model.pkl), fingerprint, folds, summary, postprocessing, debug.json, or any other file
     pub(crate) path: PathBuf,
     /// As JSON
     #[arg(long)]

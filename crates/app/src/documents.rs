@@ -1,11 +1,13 @@
 //! What the documents say is so: commands are understood, links lead somewhere, messages are the program's own.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use crate::cli::Cli;
+use crate::nnunet::translate;
 
 #[path = "../tests/support/shell_blocks.rs"]
 mod shell_blocks;
@@ -52,7 +54,9 @@ fn code(markdown: &str) -> impl Iterator<Item = &str> {
 fn check(command: &str, whole: bool, path: &Path) {
     let command = command.split(" > ").next().unwrap_or(command);
     let words = command.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
-    let Err(error) = Cli::try_parse_from(words) else { return };
+    let words =
+        translate(words.map(OsString::from)).unwrap_or_else(|e| panic!("{}: {command}\n{e}", path.display()));
+    let Err(error) = Cli::try_parse_from(words.arguments) else { return };
     let fine = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
         ErrorKind::MissingRequiredArgument

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 #[cfg(test)]
 mod documents;
+mod nnunet;
 mod problem;
 mod progress;
 mod ui;
@@ -17,7 +18,18 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let nnunet::Translated { arguments, notes } = match nnunet::translate(std::env::args_os()) {
+        Ok(translated) => translated,
+        Err(error) => {
+            ui::Ui::new(false).error(&error);
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = arguments::check_tilde(&arguments, std::path::Path::new("~").exists()) {
+        ui::Ui::new(false).error(&error);
+        return ExitCode::from(2);
+    }
+    let mut cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are data, a wrong option is not; clap knows which stream is meant.
@@ -26,7 +38,11 @@ fn main() -> ExitCode {
         }
     };
     let ui = ui::Ui::new(cli.quiet);
-    let outcome = commands::set_threads(cli.threads).and_then(|()| match &cli.command {
+    for note in &notes {
+        ui.say(note);
+    }
+    let started = nnunet::find_named(&mut cli.command, &ui).and_then(|()| commands::set_threads(cli.threads));
+    let outcome = started.and_then(|()| match &cli.command {
         cli::Command::Predict(options) => commands::predict::run(options, &ui),
         cli::Command::Ensemble(options) => commands::ensemble::run(options, &ui),
         cli::Command::Postprocess(options) => commands::postprocess::run(options, &ui),

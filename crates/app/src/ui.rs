@@ -1,6 +1,7 @@
 //! What a person sees on stderr: messages, errors with place and remedy, progress.
 #![expect(clippy::print_stderr, reason = "this module is the one that writes to stderr")]
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -26,7 +27,7 @@ impl Ui {
         let progress = match (quiet, terminal) {
             (true, _) => Progress::Quiet,
             (false, true) => Progress::terminal(),
-            (false, false) => Progress::Lines(Heartbeat::new(|line| eprintln!("{line}"))),
+            (false, false) => Progress::Lines(Heartbeat::new(|line| eprintln!("{}", visible(line)))),
         };
         Self { quiet, one_screen: terminal && !quiet && std::io::stdout().is_terminal(), progress }
     }
@@ -39,23 +40,23 @@ impl Ui {
     /// A line of the log; not with `--quiet`.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
-            self.progress.aside(|| eprintln!("{line}"));
+            self.progress.aside(|| eprintln!("{}", visible(line)));
         }
     }
 
     /// A warning; also with `--quiet`.
     pub(crate) fn warn(&self, line: &str) {
-        self.progress.aside(|| eprintln!("warning: {line}"));
+        self.progress.aside(|| eprintln!("warning: {}", visible(line)));
     }
 
     /// What went wrong with one case, while the others are worked on.
     pub(crate) fn fail(&self, line: &str) {
-        self.progress.aside(|| eprintln!("error: {line}"));
+        self.progress.aside(|| eprintln!("error: {}", visible(line)));
     }
 
     /// An error with the file it is about and what to do, in three lines.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.progress.aside(|| eprintln!("{}", describe(error)));
+        self.progress.aside(|| eprintln!("{}", visible(&describe(error))));
     }
 
     /// A line of data on stdout, while the bar is out of the way.
@@ -65,12 +66,12 @@ impl Ui {
 
     /// Begins with work whose end is not known.
     pub(crate) fn begin(&self, label: String) {
-        self.progress.start(label, 0, "");
+        self.progress.start(visible(&label).into_owned(), 0, "");
     }
 
     /// Begins with `total` pieces of work, called `unit`.
     pub(crate) fn start(&self, label: String, total: usize, unit: &'static str) {
-        self.progress.start(label, total as u64, unit);
+        self.progress.start(visible(&label).into_owned(), total as u64, unit);
     }
 
     /// One piece of work is done.
@@ -82,6 +83,17 @@ impl Ui {
     pub(crate) fn stop(&self) {
         self.progress.stop();
     }
+}
+
+/// The text with control characters, such as a header or a file name may hold, written out: they would act on the terminal. Ends of
+/// lines and tabs, which the program's own lines have, stay.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().map(|c| if acts(c) { c.escape_default().to_string() } else { c.to_string() });
+    Cow::Owned(escaped.collect())
 }
 
 /// `error: …`, `  in: …`, `  hint: …`.
@@ -146,6 +158,7 @@ diagnosed!(
     glioseg_kernels::KernelError,
     glioseg_plan::PlanError,
     glioseg_plan::matching::MatchError,
+    glioseg_plan::names::NameError,
     glioseg_prep::PrepError,
     glioseg_prep::augment::AugmentError,
     glioseg_prep::store::StoreError,
@@ -193,6 +206,7 @@ mod tests {
     use glioseg_net::NetError;
     use glioseg_plan::PlanError;
     use glioseg_plan::matching::MatchError;
+    use glioseg_plan::names::NameError;
     use glioseg_prep::PrepError;
     use glioseg_prep::augment::AugmentError;
     use glioseg_prep::store::StoreError;
@@ -263,6 +277,7 @@ mod tests {
             (ReportError::from(empty()).into(), "copy or download the file again"),
             (CaseError::Unreadable { reason: "gone".into(), path: path() }.into(), "check the path"),
             (MatchError::NotAPair { text: "t1".into() }.into(), "write it like"),
+            (NameError::Unset { given: "1".into(), variable: "nnUNet_raw" }.into(), "export nnUNet_raw"),
             (CaseError::from(MatchError::NotAPair { text: "t1".into() }).into(), "write it like"),
             (twice().into(), "the folds of splits_final.json"),
             (CrossvalError::from(empty()).into(), "copy or download the file again"),
@@ -341,8 +356,8 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_like_a_clock() {
-        let seconds = |s| duration(Duration::from_secs(s));
-        assert_eq!([seconds(12), seconds(187), seconds(3900)], ["12.0 s", "3m07s", "1h05m"]);
+    fn control_characters_are_written_out() {
+        assert_eq!(visible("a\x1b[31m\u{9b}b\tc\nd\r"), "a\\u{1b}[31m\\u{9b}b\tc\nd\\r");
+        assert!(matches!(visible("plain\ttext\n"), Cow::Borrowed(_)));
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! A crate of its own, since crates that share nothing else (kernels, readers of Python's files, images) have errors too.
 
+mod content;
+
 use std::error::Error;
 use std::path::Path;
+
+pub use content::{Content, Expected, ForeignFile};
 
 /// An error that knows a remedy, and which file it is about.
 ///

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use glioseg_diagnose::Diagnose;
+use glioseg_diagnose::{Diagnose, ForeignFile};
 use glioseg_volume::{Geometry, NotFinite, VolumeError};
 
 /// An image file that cannot be read, written or used.
@@ -34,6 +34,9 @@ pub enum FormatError {
         /// What stands where the header should be.
         found: String,
     },
+    /// The file is something else, which its first bytes tell.
+    #[error(transparent)]
+    Foreign(ForeignFile),
     /// The gzip stream breaks off or its check sum is wrong.
     #[error("{} is damaged: its gzip stream {detail} after {unpacked} unpacked bytes", path.display())]
     Gzip {
@@ -195,6 +198,7 @@ impl Diagnose for FormatError {
                 }
                 _ => return None,
             },
+            Self::Foreign(file) => return file.hint(),
             Self::Empty { .. } => "copy or download the file again".to_owned(),
             Self::NotNifti { .. } => {
                 "give a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz or .hdr/.img); convert DICOM with dcm2niix"

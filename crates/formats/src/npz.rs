@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::{Expected, ForeignFile};
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use npyz::{DType, NpyHeader, Order, WriterBuilder as _};
@@ -65,9 +66,11 @@ impl Archive {
     /// [`FormatError::Io`]; [`FormatError::Npz`] if it is not a zip archive or cut off.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let file = File::open(path).map_err(|source| FormatError::io(path, "read", source))?;
-        let zip = ZipArchive::new(BufReader::new(file)).map_err(|e| FormatError::Npz {
-            path: path.to_owned(),
-            reason: format!("it is not an npz: {e}"),
+        let zip = ZipArchive::new(BufReader::new(file)).map_err(|e| {
+            if let Some(foreign) = ForeignFile::at(path, Expected::Npz) {
+                return FormatError::Foreign(foreign);
+            }
+            FormatError::Npz { path: path.to_owned(), reason: format!("it is not an npz: {e}") }
         })?;
         Ok(Self { path: path.to_owned(), zip })
     }

@@ -52,6 +52,9 @@ fn other_files_are_not_nifti() {
     let folder = folder();
     let text = b"<html>404: this page has been moved somewhere else, and more of it".repeat(20);
     let (message, hint) = refusal(&write(folder.path(), "a.nii.gz", &text));
+    assert_says(&message, &["a.nii.gz is an HTML page that says `not found`, not a NIfTI file"]);
+    assert_says(&hint, &["download the file again"]);
+    let (message, hint) = refusal(&write(folder.path(), "noise.nii", &[b'x'; 1000]));
     assert_says(&message, &["is not a NIfTI file", "348 or 540"]);
     assert_says(&hint, &["dcm2niix"]);
     let (message, _) = refusal(&write(folder.path(), "short.nii", b"short"));
@@ -67,6 +70,31 @@ fn other_files_are_not_nifti() {
     let pair = Made { single: false, ..Made::small() };
     let (message, _) = refusal(&pair.write(folder.path(), "lonely.nii"));
     assert_says(&message, &[".hdr/.img"]);
+}
+
+#[test]
+fn what_a_file_is_instead_is_said_with_the_remedy() {
+    let folder = folder();
+    let mut dicom = vec![0; 400];
+    dicom[128..132].copy_from_slice(b"DICM");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, &b"NRRD0005\n".repeat(60)).expect("memory");
+    for (bytes, what, remedy) in [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n".to_vec(),
+            "a Git LFS pointer",
+            "git lfs pull",
+        ),
+        (b"PK\x03\x04".repeat(200), "a zip archive", "unzip"),
+        (b"BZh91AY&SY".repeat(50), "a bzip2 file", "bunzip2"),
+        (b"ObjectType = Image\n".repeat(30), "a MetaImage", "3D Slicer"),
+        (dicom, "a DICOM file", "dcm2niix"),
+        (packed.finish().expect("memory"), "an NRRD image, once it is unpacked", "SimpleITK"),
+    ] {
+        let (message, hint) = refusal(&write(folder.path(), "a.nii.gz", &bytes));
+        assert_says(&message, &[what, "a.nii.gz", "not a NIfTI file"]);
+        assert_says(&hint, &[remedy]);
+    }
 }
 
 #[test]

@@ -234,6 +234,9 @@ impl<'a> Job<'a> {
         let set = predictor.set();
         let (batch, folder) = (self.batch, &self.folder);
         set.rules.prepare_folder::<InferError>(folder.path(), &set.first().dataset, batch.skip_finished)?;
+        if set.options.save_probabilities && !set.by_v1() {
+            folder.write_plans(set.first().plans.raw())?;
+        }
         let record_path = batch.record_path();
         let mut record = new_record(predictor, batch.skip_finished.then_some(record_path.as_path()));
         observer(Event::Start {

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use glioseg_formats::nifti;
+use glioseg_formats::{FormatError, nifti};
 use glioseg_plan::ImageReader;
 use glioseg_plan::record::{CaseRecord, ChannelCheck};
-use glioseg_prep::{PreparedCase, Trail};
+use glioseg_prep::{CaseProperties, PreparedCase, Trail};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
 
 use super::export::{Logits, Probabilities, ProbabilitySum};
 use super::flags::ImageFacts;
-use super::probabilities::V1Properties;
+use super::probabilities::Saving;
 use super::uncertainty::{CaseMoments, UncertaintyMaps};
 use super::{Accumulation, Image, InferError, WindowOptions};
 use crate::cases::CaseFiles;
@@ -206,8 +206,10 @@ pub struct Inferred {
     pub(super) facts: Arc<CaseFacts>,
     pub(super) undecided: Undecided,
     pub(super) moments: Option<CaseMoments>,
-    /// Voxels of the first model's grid, and their spacing in mm.
-    pub(super) resampled: ([usize; 3], [f64; 3]),
+    /// Voxels of the first model's grid.
+    pub(super) resampled: [usize; 3],
+    /// How the first model's case was prepared.
+    pub(super) properties: CaseProperties,
     pub(super) seconds: IndexMap<String, f64>,
 }
 
@@ -224,6 +226,17 @@ pub struct Prediction {
     pub record: CaseRecord,
     /// Where the case comes from.
     pub origin: Origin,
-    /// What version 1 keeps next to probabilities.
-    pub(super) v1: Option<V1Properties>,
+    /// How probabilities are saved, and what is kept next to them.
+    pub(super) saving: Saving,
+}
+
+impl Prediction {
+    /// Writes the probabilities, if they were asked for, as `npz`, and the properties of the case as `.pkl` next to it, both as
+    /// nnU-Net v2 does, whatever the rules of the model.
+    ///
+    /// # Errors
+    /// [`FormatError::Io`] with the path; no unfinished file is left.
+    pub fn write_probabilities(&self, npz: &Path) -> Result<(), FormatError> {
+        self.probabilities.as_ref().map_or(Ok(()), |probabilities| self.saving.v2.write(npz, probabilities))
+    }
 }

@@ -1,13 +1,15 @@
 //! A folder that predictions are written to.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use glioseg_formats::nifti;
+use glioseg_formats::{atomic, nifti};
+use glioseg_interop::{KeyOrder, python_json};
 use glioseg_plan::record::CaseRecord;
+use serde_json::Value;
 
-use super::probabilities::{write_probabilities, write_softmax};
 use super::{InferError, PredictOptions, Prediction};
 use crate::output::{label_path, write_labels};
 
@@ -59,6 +61,15 @@ impl Folder {
         Ok(())
     }
 
+    /// Writes the plans, which tell `nnUNetv2_ensemble` how files are written.
+    ///
+    /// # Errors
+    /// [`InferError::Volume`] that names the file.
+    pub(crate) fn write_plans(&self, plans: &Value) -> Result<(), InferError> {
+        let text = python_json(plans, KeyOrder::Given);
+        Ok(atomic::write(&self.path.join("plans.json"), |file| file.write_all(text.as_bytes()))?)
+    }
+
     fn probabilities(&self, case: &str) -> PathBuf {
         self.path.join(format!("{case}.npz"))
     }
@@ -92,7 +103,7 @@ impl Folder {
     /// [`InferError::Volume`] that names the file; no unfinished file is left.
     pub(crate) fn write(&self, prediction: Prediction) -> Result<CaseRecord, InferError> {
         let start = Instant::now();
-        let Prediction { labels, probabilities, uncertainty, mut record, v1, .. } = prediction;
+        let Prediction { labels, probabilities, uncertainty, mut record, saving, .. } = prediction;
         let case = &record.case;
         if let (Some(maps), Some(scores)) = (uncertainty, &mut record.uncertainty) {
             let [entropy, disagreement] = ["entropy", "disagreement"].map(|name| Self::map(case, name));
@@ -102,14 +113,7 @@ impl Folder {
         }
         // Probabilities first: a case counts as finished when its segmentation is there.
         if let Some(probabilities) = probabilities {
-            let path = self.probabilities(case);
-            match v1 {
-                Some(properties) => {
-                    properties.write(&path.with_extension("pkl"), &probabilities)?;
-                    write_softmax(&path, &probabilities)?;
-                }
-                None => write_probabilities(&path, &probabilities)?,
-            }
+            saving.write(&self.probabilities(case), &probabilities)?;
         }
         write_labels(&self.path, case, self.ending, &labels)?;
         *record.seconds.entry("write".into()).or_default() += start.elapsed().as_secs_f64();

@@ -54,6 +54,7 @@ mod predictor;
 pub mod probabilities;
 pub mod recipe;
 mod tiles;
+mod trainers;
 mod uncertainty;
 mod v1;
 mod watch;

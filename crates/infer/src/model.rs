@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use glioseg_net::{Checkpoint, NetworkSpec};
-use glioseg_plan::{Configuration, Dataset, Plans};
+use glioseg_plan::{Configuration, Dataset, Plans, Rules};
 
 use crate::InferError;
 use crate::folds::{fold_folders, stray_folders};
+use crate::trainers::is_trainer;
 use crate::v1;
 
 /// Which folds of a model are used.
@@ -172,8 +173,21 @@ impl Model {
     /// [`InferError::NotAModel`] and [`InferError::MissingFold`] with what the folder holds; the errors of plans, dataset description
     /// and checkpoint, each with its file.
     pub fn open(path: &Path, folds: &Folds, choice: &CheckpointChoice) -> Result<Self, InferError> {
+        Self::open_with(path, folds, choice, true)
+    }
+
+    /// As [`Model::open`]; without `mirroring` it does not matter whether the checkpoint's mirror axes are such.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with(
+        path: &Path,
+        folds: &Folds,
+        choice: &CheckpointChoice,
+        mirroring: bool,
+    ) -> Result<Self, InferError> {
         let missing = ["plans.json", "dataset.json"].into_iter().find(|f| !path.join(f).is_file());
-        let Some(file) = missing else { return Self::open_v2(path, folds, choice) };
+        let Some(file) = missing else { return Self::open_v2(path, folds, choice, mirroring) };
         if v1::is_model(path) {
             return Self::open_v1(path, folds, choice);
         }
@@ -203,7 +217,12 @@ impl Model {
     }
 
     /// Version 2's result folder, or ours.
-    fn open_v2(path: &Path, folds: &Folds, choice: &CheckpointChoice) -> Result<Self, InferError> {
+    fn open_v2(
+        path: &Path,
+        folds: &Folds,
+        choice: &CheckpointChoice,
+        mirroring: bool,
+    ) -> Result<Self, InferError> {
         let dataset = Dataset::read(&path.join("dataset.json"))?;
         let plans = Plans::read(&path.join("plans.json"))?;
         let folds = choose_folds(path, folds, choice)?;
@@ -218,7 +237,11 @@ impl Model {
         };
         let configuration = plans.configuration(&name)?;
         let dim = configuration.dim();
-        let mirror_axes = first.mirror_axes(dim)?.into_iter().map(|axis| axis + 3 - dim).collect();
+        let mirror_axes = match first.mirror_axes(dim) {
+            Ok(axes) => axes.into_iter().map(|axis| axis + 3 - dim).collect(),
+            Err(error) if mirroring => return Err(error.into()),
+            Err(_) => Vec::new(),
+        };
         let trainer = first.metadata().trainer_name.clone();
         Self::new(path, folds, dataset, plans, configuration, trainer, mirror_axes)
     }
@@ -257,6 +280,17 @@ impl Model {
             dataset.labels.num_outputs(),
         )?;
         Ok(Self { path: path.into(), dataset, plans, configuration, folds, trainer, mirror_axes, network })
+    }
+
+    /// The trainer's name, where it is no class of nnU-Net's own: what that class changes cannot be seen.
+    ///
+    /// Trainings of this program are named at will, and version 1's are refused where they are not known.
+    pub fn foreign_trainer(&self) -> Option<&str> {
+        let own =
+            self.folds.iter().all(|fold| fold.checkpoint.extension().is_some_and(|e| e == "safetensors"));
+        let name = self.trainer.as_deref()?;
+        let known = own || self.configuration.rules == Rules::V1 || is_trainer(name);
+        (!known).then_some(name)
     }
 
     /// Voxels of one tile, `[z, y, x]`; one slice for a 2D configuration.

@@ -10,7 +10,7 @@ use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind}
 use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, differing_labels, free_memory};
 use glioseg_prep::guard::check_volume;
 use glioseg_prep::guard::space::{TrainingSpace, check_space};
-use glioseg_prep::{PreparedCase, preprocess_case};
+use glioseg_prep::{CaseProperties, PreparedCase, preprocess_case};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
 
@@ -18,7 +18,7 @@ use super::case::{Answer, CaseFacts, Input, Undecided};
 use super::export::{Decision, ProbabilitySum, Segmentation};
 use super::flags::{ImageFacts, TrainingRange, flags};
 use super::networks::Networks;
-use super::probabilities::V1Properties;
+use super::probabilities::{Saving, V1Properties, V2Properties};
 use super::uncertainty::{CaseMoments, Moments};
 use super::window::sum_bytes;
 use super::{
@@ -196,7 +196,8 @@ impl Predictor {
             facts: Arc::clone(&case.facts),
             undecided: only.map_or(Undecided::Probabilities(sum), Undecided::Answer),
             moments,
-            resampled: (first.shape, first.properties.target_spacing),
+            resampled: first.shape,
+            properties: first.properties.clone(),
             seconds: seconds.into_iter().collect(),
         })
     }
@@ -274,7 +275,7 @@ impl ModelSet {
     pub(crate) fn open(models: &[PathBuf], options: PredictOptions) -> Result<Self, InferError> {
         let models = models
             .iter()
-            .map(|m| Model::open(m, &options.folds, &options.checkpoint))
+            .map(|m| Model::open_with(m, &options.folds, &options.checkpoint, options.mirroring))
             .collect::<Result<Vec<_>, _>>()?;
         Self::new(models, options)
     }
@@ -301,7 +302,7 @@ impl ModelSet {
     }
 
     /// Whether all models are applied by version 1's rules.
-    fn by_v1(&self) -> bool {
+    pub(crate) fn by_v1(&self) -> bool {
         self.models.iter().all(|m| m.configuration.rules == Rules::V1)
     }
 
@@ -454,21 +455,13 @@ impl ModelSet {
     /// [`Predictor::finish`].
     pub(crate) fn finish(&self, inferred: Inferred) -> Result<Prediction, InferError> {
         let start = Instant::now();
-        let Inferred { facts, undecided, moments, resampled, mut seconds } = inferred;
+        let Inferred { facts, undecided, moments, resampled, properties, mut seconds } = inferred;
         let dataset = &self.first().dataset;
         let labels = &dataset.labels;
-        let mut v1 = None;
+        let saving = self.saving(&facts, resampled, properties);
         let Segmentation { labels: values, probabilities } = match undecided {
             Undecided::Answer(answer) => answer.logits().segment(&Decision::new(labels)),
-            Undecided::Probabilities(sum) => {
-                v1 = self.by_v1().then(|| V1Properties {
-                    files: facts.origin.files().to_vec(),
-                    geometry: facts.geometry.clone(),
-                    resampled: resampled.0,
-                    spacing_mm: resampled.1,
-                });
-                sum.finish(self.options.save_probabilities)
-            }
+            Undecided::Probabilities(sum) => sum.finish(self.options.save_probabilities),
         };
         let mut map = LabelMap::new(values, facts.geometry.clone()).map_err(FormatError::from)?;
         let postprocessed_voxels = self.rules.postprocessing.apply(&mut map);
@@ -502,7 +495,19 @@ impl ModelSet {
             hint: None,
         };
         let origin = facts.origin.clone();
-        Ok(Prediction { labels: map, probabilities, uncertainty: maps, record, origin, v1 })
+        Ok(Prediction { labels: map, probabilities, uncertainty: maps, record, origin, saving })
+    }
+
+    /// How the probabilities of a case are saved: as the version of the models does.
+    fn saving(&self, facts: &CaseFacts, resampled: [usize; 3], case: CaseProperties) -> Saving {
+        let v1 = self.by_v1().then(|| V1Properties {
+            files: facts.origin.files().to_vec(),
+            geometry: facts.geometry.clone(),
+            resampled,
+            spacing_mm: case.target_spacing,
+        });
+        let reader = self.first().plans.image_reader();
+        Saving { v1, v2: V2Properties { reader, geometry: facts.geometry.clone(), case } }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use glioseg_diagnose::Diagnose;
+use glioseg_diagnose::{Diagnose, ForeignFile};
 
 /// What to do about a file that does not hold what it should.
 const DAMAGED: &str = "copy or download the file again; the original may be intact";
@@ -20,6 +20,9 @@ pub enum InteropError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The file is something else, which its first bytes tell.
+    #[error(transparent)]
+    Foreign(ForeignFile),
     /// A file ends before its data do.
     #[error("{}: the file is cut off after {bytes} bytes: {what}", path.display())]
     Truncated {
@@ -95,6 +98,7 @@ impl Diagnose for InteropError {
                 _ => return None,
             },
             Self::Pickle { source, .. } => return source.hint(),
+            Self::Foreign(file) => return file.hint(),
             Self::Truncated { .. } | Self::Damaged { .. } => DAMAGED,
         };
         Some(hint.to_owned())
@@ -102,6 +106,7 @@ impl Diagnose for InteropError {
 
     fn path(&self) -> Option<&Path> {
         let (Self::Io { path, .. }
+        | Self::Foreign(ForeignFile { path, .. })
         | Self::Truncated { path, .. }
         | Self::Damaged { path, .. }
         | Self::Pickle { path, .. }) = self;

@@ -134,6 +134,17 @@ impl LabelScheme {
         }
     }
 
+    /// The same, but voxels of the reference with this value are not scored.
+    #[must_use]
+    pub fn ignoring(mut self, value: u16) -> Self {
+        self.ignore = Some(value);
+        if !self.known.contains(&value) {
+            self.known.push(value);
+            self.known.sort_unstable();
+        }
+        self
+    }
+
     /// The scheme of a `dataset.json`. Regions that are those of BraTS get its names; labels of any other dataset are
     /// scored one by one, or region by region, under their own.
     pub fn dataset(labels: &Labels) -> Self {

@@ -112,7 +112,22 @@ impl NnUnetSummary {
             "mean": classes(&self.mean, &real),
             "metric_per_case": cases,
         });
-        let text = python_json(&all, KeyOrder::Sorted);
+        Self::python(&all)
+    }
+
+    /// `foreground_mean` and `mean`, as in the file; numbers that are none are texts.
+    pub fn means(&self) -> Value {
+        let object = |values: &Values| -> Value {
+            values.iter().map(|(name, value)| (name.to_owned(), json!(Number(value)))).collect()
+        };
+        let classes: Value =
+            self.mean.iter().map(|(class, values)| (class.clone(), object(values))).collect();
+        json!({"foreground_mean": object(&self.foreground_mean), "mean": classes})
+    }
+
+    /// The text that nnU-Net writes of such values: sorted keys, four spaces, bare `NaN`.
+    pub fn python(value: &Value) -> String {
+        let text = python_json(value, KeyOrder::Sorted);
         // Only numbers stand at the end of a line after `: `; a file of that name would stand after another key.
         let mut out = String::with_capacity(text.len());
         for line in text.split_inclusive('\n') {

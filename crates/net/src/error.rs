@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use glioseg_diagnose::Diagnose;
+use glioseg_diagnose::{Diagnose, ForeignFile};
 
 /// An error of this crate; [`NetError::hint`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,9 @@ pub enum NetError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The file is something else, which its first bytes tell.
+    #[error(transparent)]
+    Foreign(ForeignFile),
     /// A file is none of the formats that hold weights.
     #[error("{}: neither a PyTorch checkpoint nor a safetensors file; it starts with {found}", path.display())]
     UnknownFormat {
@@ -249,6 +252,7 @@ impl Diagnose for NetError {
                 std::io::ErrorKind::StorageFull => "free some space on the disk and try again".into(),
                 _ => return None,
             },
+            NetError::Foreign(file) => return file.hint(),
             NetError::UnknownFormat { .. } => {
                 "give nnU-Net's checkpoint_final.pth (or .model of version 1), or a safetensors file".into()
             }

@@ -437,9 +437,14 @@ fn damaged_files_are_named_with_what_is_wrong() {
     let old = std::fs::read(fixture("residual_old.pth")).expect("fixture");
     let cases = [
         Case { bytes: vec![], expected: "the file is cut off after 0 bytes: it is empty" },
+        Case { bytes: b"<!DOCTYPE html><html>".to_vec(), expected: "is an HTML page, not a file of weights" },
         Case {
-            bytes: b"<!DOCTYPE html><html>".to_vec(),
-            expected: "neither a PyTorch checkpoint nor a safetensors file; it starts with `<!DOCTYPE html><`",
+            bytes: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n".to_vec(),
+            expected: "is a Git LFS pointer, not a file of weights",
+        },
+        Case {
+            bytes: b"a text of its own".to_vec(),
+            expected: "neither a PyTorch checkpoint nor a safetensors file; it starts with `a text of its ow`",
         },
         Case {
             bytes: whole[..whole.len() / 2].to_vec(),

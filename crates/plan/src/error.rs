@@ -1,7 +1,7 @@
 //! What can be wrong with a dataset description or plans.
 
 use crate::splits::some_of;
-use glioseg_diagnose::Diagnose;
+use glioseg_diagnose::{Diagnose, ForeignFile};
 use glioseg_formats::FormatError;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,9 @@ pub enum PlanError {
         /// What the parser said.
         source: serde_json::Error,
     },
+    /// The file is something else, which its first bytes tell.
+    #[error(transparent)]
+    Foreign(ForeignFile),
     /// JSON that is not a record of predictions.
     #[error("{} is not a record of predictions: {reason}", path.display())]
     Record {
@@ -123,6 +126,14 @@ pub enum PlanError {
         folder: PathBuf,
         /// What was looked for, and what was found instead.
         reason: String,
+    },
+    /// Plans that would take the place of others.
+    #[error("{} exists already and holds other plans", path.display())]
+    PlansExist {
+        /// The plans.
+        path: PathBuf,
+        /// Their name.
+        name: String,
     },
     /// Images in a format that is not read.
     #[error("{}: `file_ending` is \"{ending}\", but images are read as .nii.gz or .nii only", path.display())]
@@ -391,6 +402,10 @@ impl Diagnose for PlanError {
                 "a dataset holds imagesTr/CASE_0000.nii.gz … with one file per channel, and labelsTr/CASE.nii.gz"
                     .to_owned(),
             ),
+            PlanError::Foreign(file) => file.hint(),
+            PlanError::PlansExist { name, .. } => {
+                Some(format!("give the plans another name with --name, such as {name}_moved, or remove the file"))
+            }
             PlanError::FileEnding { .. } => {
                 Some("convert the images to NIfTI and set `file_ending` to \".nii.gz\"".to_owned())
             }

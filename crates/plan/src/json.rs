@@ -1,6 +1,7 @@
 //! JSON as Python writes it, and access that knows the path of every value.
 
 use crate::PlanError;
+use glioseg_diagnose::{Expected, ForeignFile};
 use glioseg_interop::parse_python_json;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -28,11 +29,11 @@ pub fn read_json(path: &Path) -> Result<Value, PlanError> {
 /// # Errors
 /// [`PlanError::Syntax`].
 pub fn parse_json(text: &[u8], path: &Path) -> Result<Value, PlanError> {
-    parse_python_json(text).map_err(|source| PlanError::Syntax {
-        path: path.to_owned(),
-        line: source.line(),
-        column: source.column(),
-        source,
+    parse_python_json(text).map_err(|source| {
+        if let Some(foreign) = ForeignFile::beginning(path, text, Expected::Json) {
+            return PlanError::Foreign(foreign);
+        }
+        PlanError::Syntax { path: path.to_owned(), line: source.line(), column: source.column(), source }
     })
 }
 

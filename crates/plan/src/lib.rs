@@ -19,6 +19,7 @@ mod json;
 mod made;
 pub mod matching;
 mod memory;
+pub mod names;
 pub mod number;
 mod planner;
 mod plans;
@@ -47,7 +48,7 @@ pub use integrity::{
 pub use json::{parse_json, read_json};
 pub use made::{Making, make_dataset};
 pub use memory::{free_memory, memory_budget};
-pub use planner::{Attempt, PlanOptions, Planned, Planner, plan};
+pub use planner::{Attempt, MovedPlans, PlanOptions, Planned, Planner, plan};
 pub use plans::{ForegroundIntensities, Plans};
 pub use raw::{RawCase, RawDataset, ReadCase, odd_images, preprocessed_folder, results_folder};
 pub use reader::ImageReader;

@@ -247,14 +247,23 @@ pub fn odd_images<P: AsRef<Path>>(files: &[P], infos: &[ImageInfo], image: &mut 
 /// folder `nnUNet_raw` that holds the dataset, else `NAME_preprocessed` next to the dataset.
 pub fn preprocessed_folder(raw: &Path) -> PathBuf {
     let root = std::env::var_os("nnUNet_preprocessed").filter(|root| !root.is_empty());
-    folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref(), "preprocessed")
+    folder_beside(&whole(raw), root.as_deref(), "preprocessed")
 }
 
 /// Where trained models of a raw dataset go, unless the user says otherwise: as [`preprocessed_folder`], with
 /// `$nnUNet_results`, `nnUNet_results` and `NAME_results`.
 pub fn results_folder(raw: &Path) -> PathBuf {
     let root = std::env::var_os("nnUNet_results").filter(|root| !root.is_empty());
-    folder_beside(&fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned()), root.as_deref(), "results")
+    folder_beside(&whole(raw), root.as_deref(), "results")
+}
+
+/// The folder's whole path; its own name stays where it is that of a dataset.
+fn whole(raw: &Path) -> PathBuf {
+    let path = fs::canonicalize(raw).unwrap_or_else(|_| raw.to_owned());
+    match (std::path::absolute(raw), raw.file_name().and_then(OsStr::to_str)) {
+        (Ok(absolute), Some(name)) if name.starts_with("Dataset") => absolute,
+        _ => path,
+    }
 }
 
 fn folder_beside(raw: &Path, root: Option<&OsStr>, kind: &str) -> PathBuf {
@@ -269,7 +278,12 @@ fn folder_beside(raw: &Path, root: Option<&OsStr>, kind: &str) -> PathBuf {
     }
 }
 
+/// A link that is named as nnU-Net names datasets has the dataset's name, wherever it leads.
 fn name_of(folder: &Path) -> String {
+    if let Some(name) = folder.file_name().and_then(OsStr::to_str).filter(|name| name.starts_with("Dataset"))
+    {
+        return name.to_owned();
+    }
     let whole = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     whole.file_name().map_or_else(|| "Dataset".to_owned(), |n| n.to_string_lossy().into_owned())
 }

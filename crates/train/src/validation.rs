@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 use super::{Event, Setup, TrainError};
 use glioseg_infer::model::{CheckpointChoice, Fold, Model};
 use glioseg_infer::output::{label_path, write_labels};
-use glioseg_infer::probabilities::write_probabilities;
 use glioseg_infer::{
     InferError, Networks, PostprocessingChoice, PredictOptions, Prediction, Predictor, Watch,
 };
@@ -88,10 +87,11 @@ pub(super) fn validate(
             read_labels(&path)?
         } else {
             let found = segment(&predictor, case, (i + 1, of), &raw.images[0], stop, observer)?;
-            let Some(Prediction { labels, probabilities, .. }) = found else { return Ok(None) };
-            if let Some(probabilities) = probabilities.filter(|_| save_probabilities) {
-                write_probabilities(&npz, &probabilities)?;
+            let Some(prediction) = found else { return Ok(None) };
+            if save_probabilities {
+                prediction.write_probabilities(&npz)?;
             }
+            let Prediction { labels, .. } = prediction;
             write_labels(&folder, case.name(), ENDING, &labels)?;
             labels
         };

@@ -136,6 +136,15 @@ impl Geometry {
         turn
     }
 
+    /// The grid of the array after `turn`, placed by the affine.
+    #[must_use]
+    pub fn turned(&self, turn: &Turn) -> Self {
+        let mut grid = self.clone();
+        grid.shape = turn.along(self.shape);
+        // An affine that was regular stays so.
+        Self::from_affine(grid.shape, self.affine().turned(turn, self.shape)).unwrap_or(grid)
+    }
+
     /// Spacing in mm of the array after [`Geometry::turn_to_ras`], along its own axes.
     ///
     /// nibabel takes the lengths of the affine's columns, rounded to `f32`, once it turns an image; ITK keeps `pixdim`.
@@ -153,15 +162,19 @@ impl LabelMap {
     #[must_use]
     pub fn along(self, grid: &Geometry, rule: TurnRule) -> Self {
         let turn = self.geometry.turn_to_ras(rule).then(&grid.turn_to_ras(rule).inverse());
+        self.turned(&turn)
+    }
+
+    /// The map with its axes turned; voxels stay where they are in the world.
+    #[must_use]
+    pub fn turned(self, turn: &Turn) -> Self {
         if turn.is_none() {
             return self;
         }
         let Self { data, geometry } = self;
         let shape = geometry.shape;
-        let turned = Geometry::from_affine(turn.along(shape), geometry.affine().turned(&turn, shape));
-        // An affine that was regular stays so.
-        let geometry = turned.unwrap_or_else(|_| grid.clone());
-        Self { data: turn.apply(data, shape), geometry }
+        let turned = geometry.turned(turn);
+        Self { data: turn.apply(data, shape), geometry: turned }
     }
 }
 

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use glioseg_infer::ensemble::EnsembleError;
 use glioseg_infer::ensemble::place::{Properties, SavedPlace};
-use glioseg_infer::ensemble::saved::{Archive, Version};
+use glioseg_infer::ensemble::saved::Archive;
 
 /// Around the labels of reference and prediction, so much counts too.
 const MARGIN_MM: f64 = 10.0;
@@ -140,7 +140,7 @@ fn of_case(
         return Err(EnsembleError::format(npz, reason));
     }
     let shape = [array.shape[1], array.shape[2], array.shape[3]];
-    let properties = if array.version == Version::V1 { Properties::beside(npz)? } else { None };
+    let properties = Properties::beside(npz)?;
     let place = SavedPlace::of(npz, array.version, shape, properties.as_ref())?;
     if place.geometry.shape != reference.shape() {
         let (found, wanted) = (place.geometry.shape, reference.shape());
@@ -148,6 +148,9 @@ fn of_case(
             format!("it belongs to an image of {found:?} voxels, its reference has {wanted:?} (z, y, x)");
         return Err(EnsembleError::format(npz, reason));
     }
+    // From here on everything is in the order of the array.
+    let reference = reference.turned(&place.turn);
+    let prediction = prediction.map(|prediction| prediction.turned(&place.turn));
     let Some(bbox) = around(&reference, prediction.as_ref(), ignore) else { return Ok(None) };
     let inside: usize = box_shape(bbox).iter().product();
     let mut sums = vec![vec![0f32; inside]; regions.len()];

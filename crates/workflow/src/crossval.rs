@@ -8,18 +8,17 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use glioseg_diagnose::{Diagnose, boxed_from};
-use glioseg_formats::nifti::read_labels;
 use glioseg_formats::{FormatError, atomic};
-use glioseg_metrics::rules::nnunet;
-use glioseg_metrics::{LabelScheme, MetricsError, NnUnetCase, NnUnetSummary, Pair};
+use glioseg_metrics::{MetricsError, NnUnetSummary};
 use glioseg_plan::{PlanError, RawCase, RawDataset, Splits};
-use rayon::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, ensemble};
-use glioseg_infer::postprocess::{FILE_NAME, PostprocessError, Postprocessing, PostprocessingStep};
+use glioseg_infer::postprocess::{FILE_NAME, PostprocessError, Postprocessing};
 use glioseg_train::{Places, Setup, VALIDATION_FOLDER};
+
+use crate::postprocessing::{Judged, determine, score};
 
 /// Why a cross-validation could not be evaluated.
 #[derive(Debug, Error)]
@@ -209,7 +208,7 @@ pub fn collect(
         let to = folder.join(name);
         std::fs::copy(model.join(name), &to).map_err(io(&to, "write"))?;
     }
-    let summary = score(dataset, &folder, &Postprocessing::default())?;
+    let summary = score(&judged(dataset, &folder), &dataset.description.labels, &Postprocessing::default())?;
     summary.write(&folder.join("summary.json"))?;
     Ok(Candidate {
         configurations: vec![configuration.to_owned()],
@@ -253,7 +252,7 @@ pub fn combine(
     for done in ensemble(&folders, &folder, &EnsembleOptions::default(), &|_, _| ())? {
         done.result?;
     }
-    let summary = score(dataset, &folder, &Postprocessing::default())?;
+    let summary = score(&judged(dataset, &folder), &dataset.description.labels, &Postprocessing::default())?;
     summary.write(&folder.join("summary.json"))?;
     let join = |x: &[String], y: &[String]| [x, y].concat();
     Ok(Candidate {
@@ -264,32 +263,13 @@ pub fn combine(
     })
 }
 
-/// Scores of all cases of a folder after these steps.
-fn score(
-    dataset: &RawDataset,
-    folder: &Path,
-    steps: &Postprocessing,
-) -> Result<NnUnetSummary, CrossvalError> {
-    let labels = &dataset.description.labels;
-    let scheme = LabelScheme::dataset(labels);
-    let there: Vec<&RawCase> =
-        dataset.cases.iter().filter(|c| folder.join(format!("{}.nii.gz", c.name)).is_file()).collect();
-    let cases = there.par_iter().map(|case| {
-        let path = folder.join(format!("{}.nii.gz", case.name));
-        let (reference, mut map) = (read_labels(&case.labels)?, read_labels(&path)?);
-        if reference.shape() != map.shape() {
-            return Err(CrossvalError::Grid {
-                path,
-                found: map.shape(),
-                reference: case.labels.clone(),
-                expected: reference.shape(),
-            });
-        }
-        steps.apply(&mut map);
-        let pair = Pair::new(&reference, &map, labels.ignore_label());
-        Ok(NnUnetCase::of(&path, &case.labels, nnunet::score(&pair, &scheme)))
+/// The cases that a folder has, with their references.
+fn judged(dataset: &RawDataset, folder: &Path) -> Vec<Judged> {
+    let cases = dataset.cases.iter().map(|case: &RawCase| Judged {
+        prediction: folder.join(format!("{}.nii.gz", case.name)),
+        reference: case.labels.clone(),
     });
-    Ok(NnUnetSummary::of(cases.collect::<Result<_, _>>()?))
+    cases.filter(|case| case.prediction.is_file()).collect()
 }
 
 /// The best candidate; the first of equal ones.
@@ -314,64 +294,16 @@ pub fn best(candidates: &[Candidate]) -> &Candidate {
 /// Errors of files.
 ///
 /// # Source
-/// nnU-Net v2, `determine_postprocessing`: all foreground if its mean Dice becomes greater and that of no class smaller;
-/// then every class, on what was adopted before, if its own Dice becomes greater.
+/// As [`determine`].
 pub fn decide_postprocessing(
     dataset: &RawDataset,
     candidate: &Candidate,
 ) -> Result<(Postprocessing, NnUnetSummary), CrossvalError> {
-    let classes = dataset.description.labels.classes();
-    let mut foreground: Vec<u16> = classes.iter().flat_map(|(_, l)| l.iter().copied()).collect();
-    foreground.sort_unstable();
-    foreground.dedup();
-    let mean = |s: &NnUnetSummary| s.foreground_mean.get("Dice").unwrap_or(f64::NAN);
-    let of_class = |s: &NnUnetSummary, i: usize| {
-        s.mean.get_index(i).and_then(|(_, v)| v.get("Dice")).unwrap_or(f64::NAN)
-    };
-    let mut steps: Vec<PostprocessingStep> = vec![];
-    let mut summary = candidate.summary.clone();
-    let mut tried = vec![];
-    let mut attempt = |steps: &[PostprocessingStep],
-                       more: PostprocessingStep,
-                       what: String,
-                       before: f64,
-                       judge: &dyn Fn(&NnUnetSummary) -> (bool, f64)| {
-        let mut all = steps.to_vec();
-        all.push(more);
-        let after = score(dataset, &candidate.folder, &Postprocessing::new(all))?;
-        let (adopted, dice) = judge(&after);
-        tried.push(
-            json!({"keep_largest_of": what, "dice_before": before, "dice_after": dice, "adopted": adopted}),
-        );
-        Ok::<_, CrossvalError>((adopted, after))
-    };
-    let step = PostprocessingStep::keep_largest(&foreground);
-    let before = summary.clone();
-    let judge = |after: &NnUnetSummary| {
-        let worse = (0..classes.len()).any(|i| of_class(after, i) < of_class(&before, i));
-        (mean(after) > mean(&before) && !worse, mean(after))
-    };
-    let (adopted, after) = attempt(&steps, step.clone(), "all foreground".into(), mean(&before), &judge)?;
-    if adopted {
-        steps.push(step);
-        summary = after;
-    }
-    if classes.len() > 1 {
-        for (i, (name, labels)) in classes.iter().enumerate() {
-            let before = of_class(&summary, i);
-            let judge = |after: &NnUnetSummary| (of_class(after, i) > before, of_class(after, i));
-            let step = PostprocessingStep::keep_largest(labels);
-            let (adopted, after) = attempt(&steps, step.clone(), name.clone(), before, &judge)?;
-            if adopted {
-                steps.push(step);
-                summary = after;
-            }
-        }
-    }
-    let mut notes = Map::new();
-    notes.insert("decided_on".into(), json!(candidate.folder.display().to_string()));
-    notes.insert("tried".into(), Value::Array(tried));
-    Ok((Postprocessing { steps, notes }, summary))
+    let cases = judged(dataset, &candidate.folder);
+    let found = determine(&cases, &dataset.description.labels, Some(&candidate.summary))?;
+    let mut steps = found.steps;
+    steps.notes.shift_insert(0, "decided_on".into(), json!(candidate.folder.display().to_string()));
+    Ok((steps, found.after))
 }
 
 /// The folds of a cross-validation: those that are asked for, else all of `splits_final.json`.

@@ -3,4 +3,5 @@
 
 pub mod calibration;
 pub mod crossval;
+pub mod postprocessing;
 pub mod ready;

@@ -161,6 +161,21 @@ fn check(options: &DatasetCheck, ui: &Ui) -> anyhow::Result<Outcome> {
     Ok(if report.is_ok() { Outcome::Done } else { Outcome::SomeFailed })
 }
 
+/// Whether a dataset can be trained on; what is wrong with it is told as an error or a warning.
+pub(crate) fn is_fit(folder: &Path, ui: &Ui) -> anyhow::Result<bool> {
+    let dataset = open(folder)?;
+    ui.say(&format!("{}: looking over {}", dataset.name, count(dataset.cases.len(), "training case")));
+    let report = check_dataset(&dataset, &|_| {});
+    for finding in &report.problems {
+        let told = text(finding);
+        match finding.severity {
+            Severity::Error => ui.fail(told.strip_prefix("error: ").unwrap_or(&told)),
+            Severity::Warning => ui.warn(told.strip_prefix("warning: ").unwrap_or(&told)),
+        }
+    }
+    Ok(report.is_ok())
+}
+
 fn make(options: &DatasetMake, ui: &Ui) -> anyhow::Result<Outcome> {
     let channels: Vec<String> = options.channel.iter().map(|c| c.name.clone()).collect();
     let label = NamedPattern { name: "label".to_owned(), pattern: options.label.clone() };

@@ -51,9 +51,15 @@ pub(crate) struct Evaluate {
     /// Label convention of the predictions, where it is another one
     #[arg(long, value_name = "CONVENTION", help_heading = "Labels")]
     pub(crate) pred_labels: Option<String>,
+    /// Value of reference voxels that are not scored [default: the ignore label of dataset.json]
+    #[arg(long, value_name = "LABEL", help_heading = "Labels")]
+    pub(crate) ignore_label: Option<u16>,
     /// Do not check whether labels are what they are said to be
     #[arg(long, help_heading = "Labels")]
     pub(crate) trust_labels: bool,
+    /// Count pairs about which something is odd (voxels that are NaN, another origin) as failed instead of warning
+    #[arg(long, help_heading = "Labels")]
+    pub(crate) strict: bool,
     /// Only reference files whose name ends in this, before .nii.gz; it is not part of the case's name
     #[arg(long, value_name = "SUFFIX", allow_hyphen_values = true, help_heading = "Files")]
     pub(crate) ref_suffix: Option<String>,
@@ -90,6 +96,7 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
         labels: label_source(options, ui)?,
         prediction_convention: options.pred_labels.as_deref().map(str::parse::<Convention>).transpose()?,
         trust_labels: options.trust_labels,
+        strict: options.strict,
         reference_suffix: options.ref_suffix.clone(),
         prediction_suffix: options.pred_suffix.clone(),
         score: ScoreOptions { tolerance_mm: options.tolerance },
@@ -128,7 +135,13 @@ fn calibrate(scores: &mut CohortScores, ui: &Ui) -> bool {
 
 /// What the labels mean: as told, else as a `dataset.json` nearby says, else a guess.
 fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
-    let known = |scheme| LabelSource::Known(Box::new(scheme));
+    let known = |scheme: LabelScheme| {
+        let scheme = match options.ignore_label {
+            Some(value) => scheme.ignoring(value),
+            None => scheme,
+        };
+        LabelSource::Known(Box::new(scheme))
+    };
     // `dataset` says what is done without it.
     if let Some(text) = options.labels.as_deref().filter(|text| !text.eq_ignore_ascii_case("dataset")) {
         let plain: Option<Vec<u16>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
@@ -142,7 +155,14 @@ fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
     }
     let folders = [Some(options.prediction.as_path()), Some(&options.reference), options.reference.parent()];
     let dataset = described(options.dataset.as_deref(), folders.into_iter().flatten(), ui)?;
-    Ok(dataset.map_or(LabelSource::Guess, |dataset| known(LabelScheme::dataset(&dataset.labels))))
+    match (dataset, options.ignore_label) {
+        (Some(dataset), _) => Ok(known(LabelScheme::dataset(&dataset.labels))),
+        (None, None) => Ok(LabelSource::Guess),
+        (None, Some(_)) => Err(Problem::new(
+            "--ignore-label is given, but nothing says what the other labels are",
+            "name them, such as --labels 1,2,3, or give --dataset dataset.json",
+        )),
+    }
 }
 
 fn show_case(case: &CaseScores, number: usize, of: usize, ui: &Ui) {

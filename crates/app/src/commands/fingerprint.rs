@@ -7,7 +7,7 @@ use glioseg_diagnose::count;
 use glioseg_plan::IgnoreLabel;
 use glioseg_workflow::ready::{FingerprintOptions, fingerprint};
 
-use super::dataset::{by, open, output_folder};
+use super::dataset::{by, is_fit, open, output_folder};
 use super::ready::{ignore_label, teller};
 use super::{Outcome, print};
 use crate::ui::Ui;
@@ -33,9 +33,15 @@ pub(crate) struct Fingerprint {
     /// Count voxels with the ignore label as foreground, as nnU-Net does; they are left out otherwise
     #[arg(long)]
     pub(crate) as_nnunet: bool,
+    /// Look over the dataset first, as `glioseg dataset check` does
+    #[arg(long, hide = true)]
+    pub(crate) verify_dataset: bool,
 }
 
 pub(crate) fn run(options: &Fingerprint, ui: &Ui) -> anyhow::Result<Outcome> {
+    if options.verify_dataset && !is_fit(&options.dataset, ui)? {
+        return Ok(Outcome::SomeFailed);
+    }
     let dataset = open(&options.dataset)?;
     let folder = output_folder(&options.dataset, options.output.as_ref())?;
     let ignore = ignore_label(&dataset, options.as_nnunet, ui).or(Some(IgnoreLabel::LeftOut));

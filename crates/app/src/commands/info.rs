@@ -1,10 +1,14 @@
 //! `glioseg info`: what a path holds, in words or as JSON.
 
+mod json;
+
 use std::path::{Path, PathBuf};
 
-use glioseg_formats::nifti;
+use glioseg_diagnose::Content;
+use glioseg_formats::{nifti, npz};
 use glioseg_infer::cases::canonical_channel;
 use glioseg_infer::model::{CheckpointChoice, Folds, Model};
+use glioseg_infer::postprocess::Postprocessing;
 use glioseg_interop::{Value as Pickled, read_pickle_file};
 use glioseg_net::Checkpoint;
 use glioseg_plan::{Dataset, Plans};
@@ -65,7 +69,8 @@ impl Facts {
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(s) => s.clone(),
+        // A header's text must not begin a line of its own.
+        Value::String(s) => s.replace('\n', "\\n"),
         Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
         Value::Object(map) => map
             .iter()
@@ -84,12 +89,71 @@ fn describe(path: &Path) -> anyhow::Result<Facts> {
         return folder(path);
     }
     let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    match name.rsplit('.').next() {
-        Some("pth" | "safetensors" | "model") => checkpoint(path),
-        Some("pkl") => pickle(path),
-        Some("json") => json_file(path),
-        _ => image(path),
+    let ending = name.rsplit('.').next().unwrap_or_default();
+    // What the file is goes before what it is called.
+    match (Content::of_file(path), ending) {
+        (Some(Content::Zip), "npz") => arrays(path),
+        (Some(Content::Pickle), "pkl") => pickle(path),
+        (Some(Content::Zip | Content::Pickle), "pth" | "pt" | "model" | "ckpt") => checkpoint(path),
+        (Some(Content::Zip), _) => checkpoint(path).or_else(|_| Ok(other(path, Content::Zip))),
+        (Some(Content::Pickle), _) => checkpoint(path).or_else(|_| pickle(path)),
+        (Some(Content::Json), "jsonl") => Ok(log(path)),
+        (Some(Content::Json), _) => json::facts(path),
+        (Some(Content::Gzip | Content::Nifti), _) => image(path),
+        (Some(content), _) => Ok(other(path, content)),
+        (None, "pth" | "safetensors" | "model") => checkpoint(path),
+        (None, "pkl") => pickle(path),
+        (None, "json") => json::facts(path),
+        (None, "txt") => Ok(log(path)),
+        (None, _) => image(path),
     }
+}
+
+/// A file of a kind that is not read: what it is, and what to do.
+fn other(path: &Path, content: Content) -> Facts {
+    let mut facts = Facts::new(&content.to_string(), path);
+    let progress = path.file_name().is_some_and(|name| name == "progress.png");
+    if progress && content == Content::Picture {
+        facts.add(
+            "shows",
+            "the learning curves of a training; `glioseg report --model` draws them from its log",
+        );
+    } else {
+        facts.add("remedy", content.remedy());
+    }
+    facts
+}
+
+/// A log of a training: its lines, and how far it came.
+fn log(path: &Path) -> Facts {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let epochs = text.lines().filter_map(|line| {
+        let line = line.rsplit(": ").next().unwrap_or(line).trim();
+        line.strip_prefix("Epoch ")
+            .or_else(|| line.strip_prefix("epoch:"))
+            .and_then(|n| n.trim().parse::<u64>().ok())
+    });
+    let ours =
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?.get("epoch")?.as_u64());
+    let last = epochs.chain(ours).last();
+    let mut facts = Facts::new(if last.is_some() { "log of a training" } else { "text" }, path);
+    facts.add("lines", text.lines().count()).add("last_epoch", json!(last));
+    facts
+}
+
+/// The arrays of an npz.
+fn arrays(path: &Path) -> anyhow::Result<Facts> {
+    let archive = npz::Archive::open(path)?;
+    let names = archive.file_names();
+    let names: Vec<&str> = names.iter().map(|name| name.strip_suffix(".npy").unwrap_or(name)).collect();
+    let mut facts = Facts::new("arrays (npz)", path);
+    facts.add("arrays", json!(names));
+    if let Some(saved) = names.iter().find(|name| ["probabilities", "softmax"].contains(name)) {
+        let mut archive = npz::Archive::open(path)?;
+        facts.add("shape", json!(archive.array(saved)?.shape()));
+    }
+    Ok(facts)
 }
 
 fn image(path: &Path) -> anyhow::Result<Facts> {
@@ -146,6 +210,12 @@ fn pickle(path: &Path) -> anyhow::Result<Facts> {
     let value = read_pickle_file(path)?;
     let plans = value.get("plans").unwrap_or(&value);
     let Some(stages) = plans.get("plans_per_stage").and_then(Pickled::as_dict) else {
+        if let Ok(found) = Postprocessing::read(path) {
+            return Ok(json::postprocessing(path, &found));
+        }
+        if let Some(facts) = json::splits(path, &value.to_json()) {
+            return Ok(facts);
+        }
         let mut facts = Facts::new("pickle", path);
         let keys: Vec<Value> = match value.as_dict() {
             Some(entries) => {
@@ -184,25 +254,6 @@ fn pickle(path: &Path) -> anyhow::Result<Facts> {
     Ok(facts)
 }
 
-fn json_file(path: &Path) -> anyhow::Result<Facts> {
-    let dataset = Dataset::read(path);
-    if let Ok(dataset) = &dataset {
-        return Ok(dataset_facts("dataset description", path, dataset));
-    }
-    match Plans::read(path) {
-        Ok(plans) => plans_facts(path, &plans),
-        // Which of the two it was meant to be shows in its keys.
-        Err(plans_error) => {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            Err(if text.contains("\"configurations\"") {
-                plans_error.into()
-            } else {
-                dataset.err().map_or(plans_error.into(), Into::into)
-            })
-        }
-    }
-}
-
 fn dataset_facts(kind: &str, path: &Path, dataset: &Dataset) -> Facts {
     let mut facts = Facts::new(kind, path);
     let channels: Vec<Value> = dataset
@@ -227,11 +278,19 @@ fn dataset_facts(kind: &str, path: &Path, dataset: &Dataset) -> Facts {
     facts
 }
 
-fn plans_facts(path: &Path, plans: &Plans) -> anyhow::Result<Facts> {
+fn plans_facts(path: &Path, plans: &Plans) -> Facts {
     let mut facts = Facts::new("plans", path);
     let mut configurations = Vec::new();
     for name in plans.configuration_names() {
-        let c = plans.configuration(name)?;
+        let c = match plans.configuration(name) {
+            Ok(c) => c,
+            // Such as with a network of another package: the others can be told.
+            Err(error) => {
+                let raw = &plans.raw()["configurations"][name];
+                configurations.push(json::raw_configuration(name, raw, Some(&error.to_string())));
+                continue;
+            }
+        };
         configurations.push(json!({
             "name": name,
             "network": c.architecture.kind.name(),
@@ -247,10 +306,14 @@ fn plans_facts(path: &Path, plans: &Plans) -> anyhow::Result<Facts> {
         .add("transpose_forward", json!(plans.transpose_forward()))
         .add("image_reader", plans.image_reader().name())
         .add("configurations", configurations);
-    Ok(facts)
+    facts
 }
 
 fn folder(path: &Path) -> anyhow::Result<Facts> {
+    let record = path.join("predict.json");
+    if record.is_file() {
+        return json::facts(&record);
+    }
     if Model::looks_like(path) {
         return model(path);
     }

@@ -28,7 +28,7 @@ use std::path::Path;
 
 use glioseg_plan::Dataset;
 
-use crate::ui::Ui;
+use crate::ui::{Ui, visible};
 
 /// How a command ended that could start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
 
 /// A line of data on stdout. A reader that has gone (`| head`) is not an error.
 pub(crate) fn print(line: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{line}") {
+    match writeln!(std::io::stdout().lock(), "{}", visible(line)) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),
     }

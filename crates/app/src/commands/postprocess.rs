@@ -1,19 +1,23 @@
 //! `glioseg postprocess`: steps on finished label maps, and the search of the winner's threshold.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use glioseg_diagnose::count;
+use glioseg_formats::atomic;
 use glioseg_infer::output::OutputRules;
 use glioseg_infer::postprocess::{
     FILE_NAME, PostprocessError, PostprocessOptions, PostprocessedCase, Postprocessing, PostprocessingStep,
-    SearchCase, ThresholdSearch, WINNER_THRESHOLDS, count_pair, postprocess_cases, search_threshold,
+    SearchCase, ThresholdSearch, WINNER_THRESHOLDS, count_pair, nnunet_pickle, postprocess_cases,
+    search_threshold,
 };
 use glioseg_plan::{Convention, Dataset, OutputLabels, Recoding, TumourParts, write_description};
 use glioseg_report::cohort::find_cases;
+use glioseg_workflow::postprocessing::{Determined, Judged, determine};
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::table::{number, table};
 use super::{Outcome, described, print};
@@ -23,21 +27,23 @@ use crate::ui::{Ui, about};
 /// Changes finished label maps: keeps the largest component, replaces a label of which there is too little.
 ///
 /// The options act in the order in which they stand here. With --search, thresholds are compared on references first, as the winner
-/// of BraTS 2021 did, and the best one is applied.
+/// of BraTS 2021 did, and the best one is applied. With --search largest it is decided as nnU-Net does whether the largest component of
+/// all foreground, and of every label or region, is kept alone; the decision is written as nnU-Net's postprocessing.json and .pkl.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     glioseg postprocess -i ensemble -o submission --threshold 200 --labels brats\n  \
     glioseg postprocess -i predicted -o cleaned --file crossval_results_folds_0_1_2_3_4/postprocessing.json\n  \
-    glioseg postprocess -i validation -o searched --search --ref labelsTr\n\n\
+    glioseg postprocess -i validation -o searched --search --ref labelsTr\n  \
+    glioseg postprocess -i validation -o cleaned --search largest --ref labelsTr\n\n\
     What the labels mean is read from dataset.json in the input folder, unless --dataset or --input-labels tell it.\n\n\
     Exit code: 0 all cases done, 1 some case failed (the others are written), 2 could not start.")]
 pub(crate) struct Postprocess {
     /// Folder of label maps, CASE.nii.gz
     #[arg(short, long, value_name = "DIR")]
     pub(crate) input: PathBuf,
-    /// Folder for the results; made if it is not there
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) output: PathBuf,
+    /// Folder for the results; made if it is not there [with --search largest: INPUT/postprocessed, and the decision in INPUT]
+    #[arg(short, long, value_name = "OUT", required_unless_present = "search")]
+    pub(crate) output: Option<PathBuf>,
     /// Steps of a postprocessing.json of glioseg or nnU-Net
     #[arg(long, value_name = "FILE", help_heading = "Steps")]
     pub(crate) file: Option<PathBuf>,
@@ -53,9 +59,10 @@ pub(crate) struct Postprocess {
     /// What it becomes instead of necrotic core
     #[arg(long, value_name = "LABEL", help_heading = "Steps")]
     pub(crate) with: Option<u16>,
-    /// Find the best threshold on references
-    #[arg(long, requires = "reference", conflicts_with = "threshold", help_heading = "Search")]
-    pub(crate) search: bool,
+    /// Find out on references: the best threshold, or of what only the largest component is kept
+    #[arg(long, value_enum, value_name = "WHAT", num_args = 0..=1, default_missing_value = "threshold", requires = "reference",
+        conflicts_with = "threshold", help_heading = "Search")]
+    pub(crate) search: Option<Search>,
     /// Folder of reference label maps
     #[arg(long = "ref", value_name = "DIR", requires = "search", help_heading = "Search")]
     pub(crate) reference: Option<PathBuf>,
@@ -79,6 +86,14 @@ pub(crate) struct Postprocess {
     /// One line of JSON per case (and per threshold) on stdout instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Search {
+    /// The threshold below which the enhancing tumour is replaced, as the winner of BraTS 2021
+    Threshold,
+    /// Largest components, as nnU-Net's determine_postprocessing
+    Largest,
 }
 
 /// What the labels of the input mean, as far as it is known.
@@ -148,6 +163,11 @@ impl Meaning {
 pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     let mut meaning = Meaning::of(options, ui)?;
     let cases: Vec<(String, PathBuf)> = find_cases(&options.input, None)?.into_iter().collect();
+    let output = match (&options.output, options.search) {
+        (Some(output), _) => output.clone(),
+        (None, Some(Search::Largest)) => options.input.join("postprocessed"),
+        (None, _) => return Err(Problem::new("no folder for the results", "give one with -o OUT")),
+    };
     let mut postprocessing = match &options.file {
         Some(path) => {
             let steps = Postprocessing::read(path)?;
@@ -168,7 +188,17 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
         Ok(PostprocessingStep::ReplaceSmall { labels: vec![label], below_voxels, with })
     };
     let threshold = options.threshold.map(&mut rule).transpose()?;
-    if options.search {
+    let mut largest = None;
+    if options.search == Some(Search::Largest) {
+        let found = search_largest(options, &cases, ui)?;
+        // nnU-Net's own form says what is done if nothing else is.
+        let alone = postprocessing.steps.is_empty();
+        postprocessing.steps.extend(found.steps.steps.iter().cloned());
+        postprocessing.notes.insert("largest_search".into(), found.steps.notes["tried"].clone());
+        show_largest(&found, options.json)?;
+        largest = Some(found).filter(|_| alone);
+    }
+    if options.search == Some(Search::Threshold) {
         let PostprocessingStep::ReplaceSmall { labels, .. } = rule(0)? else {
             unreachable!("the rule is a threshold")
         };
@@ -184,7 +214,8 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
         labels => labels.recoding_of(&meaning.parts()?)?,
     };
     // A file without steps says that nothing is to be changed: the cases are copied.
-    if postprocessing.steps.is_empty() && options.file.is_none() && options.labels == OutputLabels::Dataset {
+    let nothing = postprocessing.steps.is_empty() && options.labels == OutputLabels::Dataset;
+    if nothing && options.file.is_none() && options.search.is_none() {
         return Err(Problem::new(
             "nothing to do",
             "give --threshold, --largest, --file, --search or --labels; see --help",
@@ -197,11 +228,16 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
             ui.fail(&format!("case `{}`: {}", case.case, about(error)));
         }
     };
-    let done = postprocess_cases(&cases, &options.output, &work, &observer)?;
-    work.rules.postprocessing.write(&options.output.join(FILE_NAME))?;
+    let done = postprocess_cases(&cases, &output, &work, &observer)?;
+    match &largest {
+        Some(found) => {
+            let folder = if options.output.is_some() { &output } else { &options.input };
+            write_largest(found, folder)?;
+        }
+        None => work.rules.postprocessing.write(&output.join(FILE_NAME))?,
+    }
     if let Some(dataset) = &meaning.dataset {
-        write_description(&options.output, dataset, &work.rules.recoding)
-            .context("cannot describe the labels")?;
+        write_description(&output, dataset, &work.rules.recoding).context("cannot describe the labels")?;
     }
     let mut failed = 0;
     for case in &done {
@@ -210,8 +246,70 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
             Err(_) => failed += 1,
         }
     }
-    ui.say(&format!("{}, {failed} failed; see {}", count(done.len(), "case"), options.output.display()));
+    ui.say(&format!("{}, {failed} failed; see {}", count(done.len(), "case"), output.display()));
     Ok(if failed > 0 { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+/// Decides on references of which labels only the largest component is kept.
+fn search_largest(options: &Postprocess, cases: &[(String, PathBuf)], ui: &Ui) -> anyhow::Result<Determined> {
+    if options.ref_labels.is_some() || options.input_labels.is_some() || options.label.is_some() {
+        return Err(Problem::new(
+            "--search largest takes the labels of a dataset.json",
+            "leave out --ref-labels, --input-labels and --label; give --dataset dataset.json if none lies in the input folder",
+        ));
+    }
+    let Some(found) = Dataset::describing(options.dataset.as_deref(), [&options.input])? else {
+        return Err(Problem::new(
+            format!(
+                "{} has no dataset.json, which says what labels and regions there are",
+                options.input.display()
+            ),
+            "give it with --dataset dataset.json",
+        ));
+    };
+    let folder = options.reference.as_deref().unwrap_or(Path::new(""));
+    let mut references = find_cases(folder, None)?;
+    let judged = cases.iter().map(|(case, prediction)| {
+        let reference = references.remove(case).ok_or_else(|| PostprocessError::NoReference {
+            case: case.clone(),
+            folder: options.input.clone(),
+            reference: folder.into(),
+        })?;
+        Ok(Judged { prediction: prediction.clone(), reference })
+    });
+    let judged = judged.collect::<Result<Vec<_>, PostprocessError>>()?;
+    if !references.is_empty() {
+        ui.warn(&format!(
+            "{} of {} not among the predictions, such as {}; the search should be done on a whole dataset",
+            count(references.len(), "reference"),
+            folder.display(),
+            references.keys().next().map(String::as_str).unwrap_or_default()
+        ));
+    }
+    Ok(determine(&judged, &found.dataset.labels, None)?)
+}
+
+fn show_largest(found: &Determined, as_json: bool) -> anyhow::Result<()> {
+    let tried = found.steps.notes["tried"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if as_json {
+        return tried.iter().try_for_each(|t| print(&t.to_string()));
+    }
+    let dice = |value: &Value| number(value.as_f64().unwrap_or(f64::NAN));
+    let mut rows = vec![["largest of", "Dice before", "Dice after", ""].map(str::to_owned).to_vec()];
+    rows.extend(tried.iter().map(|t| {
+        let adopted = if t["adopted"] == true { "adopted" } else { "" };
+        let what = t["keep_largest_of"].as_str().unwrap_or_default().to_owned();
+        vec![what, dice(&t["dice_before"]), dice(&t["dice_after"]), adopted.to_owned()]
+    }));
+    table(&rows, 1).iter().try_for_each(|line| print(line))
+}
+
+/// nnU-Net's `postprocessing.json` and `postprocessing.pkl`.
+fn write_largest(found: &Determined, folder: &Path) -> anyhow::Result<()> {
+    atomic::write(&folder.join(FILE_NAME), |file| file.write_all(found.nnunet_json().as_bytes()))?;
+    let pickle = nnunet_pickle(&found.kept);
+    atomic::write(&folder.join(FILE_NAME).with_extension("pkl"), |file| file.write_all(&pickle))?;
+    Ok(())
 }
 
 fn search(options: &Postprocess, cases: &[(String, PathBuf)], label: u16) -> anyhow::Result<ThresholdSearch> {

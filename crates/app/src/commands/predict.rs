@@ -90,6 +90,13 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
             Event::Start { models, matches, ignored, cases, skipped, memory } => {
                 for model in models {
                     ui.say(&describe_model(model));
+                    if let Some(trainer) = model.foreign_trainer() {
+                        ui.warn(&format!(
+                            "the trainer `{trainer}` of {} is none of nnU-Net's own (nnU-Net would need its class): the weights fit the \
+                             network of the plans exactly, and that network is used; what else the class changes cannot be seen",
+                            model.path.display()
+                        ));
+                    }
                     let stray = model.stray_folds();
                     if !stray.is_empty() {
                         ui.warn(&format!(

@@ -58,7 +58,7 @@ pub(crate) struct Train {
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// First weights from another model: a checkpoint, or a model's folder; heads begin at random
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, visible_alias = "pretrained", value_name = "MODEL")]
     pub(crate) weights: Option<PathBuf>,
     /// With --weights of a model with axial attention whose position embeddings are for another patch: interpolate them
     #[arg(long, requires = "weights")]

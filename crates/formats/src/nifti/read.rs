@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::{Expected, ForeignFile};
 use glioseg_volume::{Geometry, LabelMap, Turn, TurnRule, Volume, try_zeroed};
 use rayon::prelude::*;
 
@@ -168,6 +169,14 @@ fn pair_of(path: &Path) -> (PathBuf, PathBuf) {
     }
 }
 
+/// What a file is that does not begin as NIfTI does.
+fn foreign(source: &Source, head: &[u8]) -> Option<ForeignFile> {
+    if source.compressed {
+        return ForeignFile::unpacked(&source.path, head, Expected::Image);
+    }
+    ForeignFile::at(&source.path, Expected::Image)
+}
+
 /// Opens `path`, reads its header and checks it against the size of the file with the voxels.
 ///
 /// Returns that file, positioned at its first voxel if `to_voxels`.
@@ -181,6 +190,11 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Format
         count += source.fill(&mut bytes[count..])?;
     }
     let needed = if matches!(version, Some((2, _))) { SIZE_2 } else { SIZE_1 };
+    if version.is_none()
+        && let Some(foreign) = foreign(&source, &bytes[..count])
+    {
+        return Err(FormatError::Foreign(foreign));
+    }
     if count < needed {
         return Err(match version {
             Some(_) => FormatError::Truncated {

@@ -202,8 +202,8 @@ impl Work<'_> {
             return Ok(None);
         }
         let files: Vec<PathBuf> = self.folders.iter().map(|f| f.join(format!("{case}.npz"))).collect();
-        let Ensembled { mut map, version } = merge_case(&files, self.dataset, probabilities.as_deref())?;
-        if let (Some(npz), Version::V1) = (&probabilities, version) {
+        let Ensembled { mut map, .. } = merge_case(&files, self.dataset, probabilities.as_deref())?;
+        if let Some(npz) = &probabilities {
             copy_properties(&files[0], npz)?;
         }
         self.rules
@@ -215,7 +215,7 @@ impl Work<'_> {
     }
 }
 
-/// v1's probabilities lie in a box, which only the properties tell.
+/// v1's probabilities lie in a box, and v2's may be turned, which only the properties tell.
 fn copy_properties(from: &Path, to: &Path) -> Result<(), EnsembleError> {
     let (from, to) = (from.with_extension("pkl"), to.with_extension("pkl"));
     if from.is_file() {
@@ -233,11 +233,7 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     for other in others {
         check_alike(first, other)?;
     }
-    let properties = match version {
-        Version::V1 => files.iter().map(|f| Properties::beside(f)).collect::<Result<Vec<_>, _>>()?,
-        Version::V2 if place::label_map_beside(&files[0]).is_some() => Vec::new(),
-        Version::V2 => vec![Properties::beside(&files[0])?],
-    };
+    let properties = files.iter().map(|f| Properties::beside(f)).collect::<Result<Vec<_>, _>>()?;
     let decision = match version {
         Version::V2 => Decision::new(&dataset.labels),
         Version::V1 => version1_decision(files, &properties, dataset)?,
@@ -250,6 +246,16 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     }
     let place = SavedPlace::of(&files[0], version, [z, y, x], properties.first().and_then(Option::as_ref))?;
     for (file, properties) in files.iter().zip(&properties).skip(1) {
+        if place.turn_of(properties.as_ref()) != place.turn {
+            let reason = format!(
+                "its reader turned the image in another way than that of {}, as the properties (.pkl) say",
+                files[0].display()
+            );
+            return Err(EnsembleError::format(file, reason));
+        }
+        if version == Version::V2 {
+            continue;
+        }
         let other = SavedPlace::of(file, version, [z, y, x], properties.as_ref())?;
         if other.bbox != place.bbox {
             let reason = format!(
@@ -265,8 +271,10 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
         None => merge(&mut arrays, &decision, |_| Ok(()))?,
         Some(path) => merge_and_save(&mut arrays, &decision, path)?,
     };
+    let turned = place.turn.along(place.geometry.shape);
     let mut data = vec![0; place.geometry.voxels()];
-    crop::insert(&seg, place.bbox, &mut data, place.geometry.shape);
+    crop::insert(&seg, place.bbox, &mut data, turned);
+    let data = place.turn.inverse().apply(data, turned);
     let map = LabelMap::new(data, place.geometry).map_err(FormatError::from)?;
     Ok(Ensembled { map, version })
 }

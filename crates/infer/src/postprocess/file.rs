@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use glioseg_formats::atomic;
+use glioseg_interop::{Value as Pickled, read_pickle_file, write_pickle};
 use serde_json::{Map, Value, json};
 
 use super::{FILE_NAME, Neighbours, PostprocessError, Postprocessing, PostprocessingStep};
@@ -23,7 +24,7 @@ impl Postprocessing {
         if path.is_file() { Self::read(&path).map(Some) } else { Ok(None) }
     }
 
-    /// Reads a `postprocessing.json` of this program, of nnU-Net v2 or of nnU-Net v1.
+    /// Reads a `postprocessing.json` of this program, of nnU-Net v2 or of nnU-Net v1, or the `postprocessing.pkl` of version 2.
     ///
     /// # Errors
     /// [`PostprocessError::Read`]; [`PostprocessError::Format`] with what was found instead.
@@ -34,9 +35,14 @@ impl Postprocessing {
         if bytes > MAX_BYTES {
             return Err(format(format!("it has {bytes} bytes")));
         }
-        let text = std::fs::read(path).map_err(failed)?;
-        // Scores of nnU-Net may be NaN.
-        let value = glioseg_plan::parse_json(&text, path).map_err(|e| format(e.to_string()))?;
+        let value = if path.extension().is_some_and(|ending| ending == "pkl") {
+            let pickled = read_pickle_file(path).map_err(|e| format(e.to_string()))?;
+            of_pickle(&pickled).map_err(format)?
+        } else {
+            let text = std::fs::read(path).map_err(failed)?;
+            // Scores of nnU-Net may be NaN.
+            glioseg_plan::parse_json(&text, path).map_err(|e| format(e.to_string()))?
+        };
         let Some(map) = value.as_object() else { return Err(format("it is not a JSON object".into())) };
         let steps = if map.contains_key("steps") {
             own(map)
@@ -69,6 +75,59 @@ impl Postprocessing {
         text.push(b'\n');
         Ok(atomic::write(path, |file| file.write_all(&text))?)
     }
+}
+
+/// The function that nnU-Net v2 knows, and its module.
+const KNOWN: &str = "remove_all_but_largest_component_from_segmentation";
+const MODULE: &str = "nnunetv2.postprocessing.remove_connected_components";
+
+/// nnU-Net v2's `postprocessing.pkl`: a tuple of functions, of which the names are read, and their arguments.
+fn of_pickle(value: &Pickled) -> Result<Value, String> {
+    let wrong = || "it is not a tuple of functions and their arguments, as nnU-Net v2 writes it".to_owned();
+    let [functions, arguments] = value.as_list().ok_or_else(wrong)? else { return Err(wrong()) };
+    let names = functions.as_list().ok_or_else(wrong)?.iter().map(|function| match function {
+        Pickled::Foreign(name) | Pickled::Str(name) => {
+            Ok(name.strip_prefix(MODULE).map_or(&**name, |rest| rest.trim_start_matches('.')).to_owned())
+        }
+        _ => Err(wrong()),
+    });
+    Ok(json!({
+        "postprocessing_fns": names.collect::<Result<Vec<_>, _>>()?,
+        "postprocessing_kwargs": arguments.to_json(),
+    }))
+}
+
+/// The bytes of nnU-Net v2's `postprocessing.pkl`, from which `nnUNetv2_apply_postprocessing` works; `kept` is the
+/// `labels_or_regions` of every step: a number, or a list of numbers that are joined.
+///
+/// # Panics
+/// Never: labels are plain data.
+///
+/// # Source
+/// nnU-Net v2, `determine_postprocessing`; a tuple is a region to its `region_or_label_to_mask`.
+pub fn nnunet_pickle(kept: &[Value]) -> Vec<u8> {
+    let argument = |kept: &Value| {
+        let labels = match kept {
+            Value::Array(labels) => Pickled::Tuple(
+                labels.iter().filter_map(Value::as_i64).map(|l| Pickled::Int(l.into())).collect(),
+            ),
+            label => Pickled::Int(label.as_i64().unwrap_or_default().into()),
+        };
+        Pickled::Dict(vec![(Pickled::Str("labels_or_regions".into()), labels)])
+    };
+    let arguments = write_pickle(&Pickled::List(kept.iter().map(argument).collect())).expect("plain data");
+    // The arguments without the protocol before them and the stop behind them.
+    let (protocol, arguments) = arguments.split_at(2);
+    let mut bytes = protocol.to_vec();
+    bytes.extend(b"](");
+    for _ in kept {
+        bytes.extend(format!("c{MODULE}\n{KNOWN}\n").into_bytes());
+    }
+    bytes.push(b'e');
+    bytes.extend(&arguments[..arguments.len() - 1]);
+    // A tuple of the two.
+    bytes.extend([0x86, b'.']);
+    bytes
 }
 
 fn own(map: &Map<String, Value>) -> Result<Vec<PostprocessingStep>, String> {
@@ -106,7 +165,6 @@ fn union(value: &Value) -> Result<Vec<u16>, String> {
 
 /// nnU-Net v2: names of functions, and what each was called with.
 fn version2(map: &Map<String, Value>) -> Result<Vec<PostprocessingStep>, String> {
-    const KNOWN: &str = "remove_all_but_largest_component_from_segmentation";
     let list =
         |key: &str| map.get(key).and_then(Value::as_array).ok_or_else(|| format!("`{key}` is not a list"));
     let (functions, arguments) = (list("postprocessing_fns")?, list("postprocessing_kwargs")?);
@@ -217,6 +275,21 @@ mod tests {
         let text = r#"{"for_which_classes": [[1, 2], 2], "min_valid_object_sizes": "{(1, 2): 12.5, 2: 3}"}"#;
         assert_eq!(read(text).expect("sizes"), [v1(&[1, 2], Some(12.5)), v1(&[2], Some(3.0))]);
         assert_eq!(read(r#"{"for_which_classes": []}"#).expect("nothing"), []);
+    }
+
+    #[test]
+    fn a_pickle_for_nnunet_is_read_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("postprocessing.pkl");
+        std::fs::write(&path, nnunet_pickle(&[json!([1, 2, 3]), json!(2), json!([3])])).expect("written");
+        let read = Postprocessing::read(&path).expect("readable");
+        assert_eq!(read.steps, [&[1, 2, 3][..], &[2], &[3]].map(PostprocessingStep::keep_largest));
+        std::fs::write(&path, nnunet_pickle(&[])).expect("written");
+        assert_eq!(Postprocessing::read(&path).expect("readable").steps, []);
+        let other = glioseg_interop::write_pickle(&Pickled::Int(3)).expect("plain");
+        std::fs::write(&path, other).expect("written");
+        let error = Postprocessing::read(&path).expect_err("a number").to_string();
+        assert!(error.contains("not a tuple of functions"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub use glioseg_plan::{Neighbours, PostprocessingStep};
 use glioseg_volume::LabelMap;
 use thiserror::Error;
 
+pub use file::nnunet_pickle;
 pub use folder::{PostprocessOptions, PostprocessedCase, count_pair, postprocess_cases};
 pub use search::{SearchCase, ThresholdScore, ThresholdSearch, WINNER_THRESHOLDS, search_threshold};
 
@@ -150,7 +151,7 @@ impl Diagnose for PostprocessError {
         match self {
             Self::Read { .. } => Some("check the path and its permissions".into()),
             Self::Format { path, .. } if path.extension().is_some_and(|e| e == "pkl") => {
-                Some("nnU-Net writes postprocessing.json next to postprocessing.pkl: give that one".into())
+                Some("give the postprocessing.pkl of nnU-Net v2, or the postprocessing.json next to it".into())
             }
             Self::Format { .. } => Some(
                 "give a postprocessing.json of glioseg, of nnU-Net v2 (crossval_results_folds_…) or of nnU-Net v1".into(),

@@ -22,6 +22,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use glioseg_diagnose::{Expected, ForeignFile};
 use glioseg_interop::{TensorRef, TensorType, TorchFile, Value, read_pickle_file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -153,6 +154,9 @@ impl Checkpoint {
             let (kind, container) = (CheckpointKind::Safetensors, Container::Flat(Mutex::new(file)));
             let checkpoint = Self::new(path, kind, metadata, weights, container);
             return Ok(Self { state, hash, ..checkpoint });
+        }
+        if let Some(foreign) = ForeignFile::at(&path, Expected::Weights) {
+            return Err(NetError::Foreign(foreign));
         }
         let found = format!("`{}`", start.escape_ascii());
         Err(NetError::UnknownFormat { path, found })

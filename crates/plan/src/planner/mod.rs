@@ -8,6 +8,7 @@
 mod brats21;
 mod configuration;
 mod estimate;
+mod moved;
 mod target;
 mod topology;
 
@@ -20,6 +21,8 @@ use serde_json::{Map, Value, json};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use target::Target;
+
+pub use moved::MovedPlans;
 pub(crate) use topology::Topology;
 
 /// Below this share of a case in a patch of `3d_fullres`, nnU-Net adds `3d_lowres`.
@@ -356,7 +359,6 @@ impl Planned {
     /// nnU-Net v2, `ExperimentPlanner.save_plans`.
     pub fn write(&self, dataset: &RawDataset, folder: &Path) -> Result<PathBuf, PlanError> {
         let path = folder.join(format!("{}.json", self.name()));
-        Splits::take_over(&dataset.folder.join(Splits::FILE), &folder.join(Splits::FILE))?;
         let mut json = self.json.clone();
         if path.exists() {
             let old = crate::read_json(&path)?;
@@ -368,18 +370,25 @@ impl Planned {
                 }
             }
         }
-        let save = |path: &Path, value: &Value| {
-            let text = python_json(value, glioseg_interop::KeyOrder::Given);
-            atomic::write(path, |file| file.write_all(text.as_bytes()))
-        };
-        let description = folder.join("dataset.json");
-        match std::fs::read(dataset.folder.join("dataset.json")) {
-            Ok(text) if dataset.description.raw.get("channel_names").is_some() => {
-                atomic::write(&description, |file| file.write_all(&text))?;
-            }
-            _ => save(&description, &dataset.description_v2())?,
-        }
+        write_beside(dataset, folder)?;
         save(&path, &json)?;
         Ok(path)
+    }
+}
+
+fn save(path: &Path, value: &Value) -> Result<(), PlanError> {
+    let text = python_json(value, glioseg_interop::KeyOrder::Given);
+    Ok(atomic::write(path, |file| file.write_all(text.as_bytes()))?)
+}
+
+/// What lies next to plans: `dataset.json` (a copy, or v1's converted) and, where the raw dataset has one, `splits_final.json`.
+fn write_beside(dataset: &RawDataset, folder: &Path) -> Result<(), PlanError> {
+    Splits::take_over(&dataset.folder.join(Splits::FILE), &folder.join(Splits::FILE))?;
+    let description = folder.join("dataset.json");
+    match std::fs::read(dataset.folder.join("dataset.json")) {
+        Ok(text) if dataset.description.raw.get("channel_names").is_some() => {
+            Ok(atomic::write(&description, |file| file.write_all(&text))?)
+        }
+        _ => save(&description, &dataset.description_v2()),
     }
 }

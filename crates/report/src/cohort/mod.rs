@@ -50,6 +50,8 @@ pub struct EvaluateOptions {
     pub prediction_convention: Option<Convention>,
     /// Skip the check whether labels are what they are said to be.
     pub trust_labels: bool,
+    /// A pair about which something is odd (NaN in a label map, another origin) fails instead of being scored with a warning.
+    pub strict: bool,
     /// Ending of the references' names to drop; see [`find_cases`].
     pub reference_suffix: Option<String>,
     /// The same for predictions.
@@ -69,6 +71,7 @@ impl Default for EvaluateOptions {
             labels: LabelSource::Guess,
             prediction_convention: None,
             trust_labels: false,
+            strict: false,
             reference_suffix: None,
             prediction_suffix: None,
             score: ScoreOptions::default(),
@@ -443,6 +446,11 @@ fn score_case(
         return case;
     };
     match load(&job.reference, prediction, scheme, recoding, options.trust_labels) {
+        Ok((_, warnings)) if options.strict && !warnings.is_empty() => {
+            case.status = CaseStatus::Failed;
+            case.error = Some(warnings.join("; "));
+            case.hint = Some("correct the files; without --strict this is a warning".to_owned());
+        }
         Ok((pair, warnings)) => {
             case.status = CaseStatus::Scored;
             case.warnings = warnings;
