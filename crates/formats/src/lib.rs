@@ -6,6 +6,7 @@
 pub mod atomic;
 mod error;
 pub mod nifti;
+pub mod label_array;
 pub mod npz;
 
 pub use error::FormatError;
