@@ -161,12 +161,7 @@ impl LabelArray {
     ///
     /// # Panics
     /// If `out` has another length.
-    pub fn read_box(
-        &self,
-        start: [isize; 3],
-        size: [usize; 3],
-        out: &mut [i16],
-    ) -> Result<(), FormatError> {
+    pub fn read_box(&self, start: [isize; 3], size: [usize; 3], out: &mut [i16]) -> Result<(), FormatError> {
         assert_eq!(out.len(), size.iter().product::<usize>(), "labels of a box of {size:?}");
         let [z, y, x] = [0, 1, 2].map(|a| inside(start[a], size[a], self.shape[a]));
         if z.len() * y.len() * x.len() < out.len() {

@@ -5,8 +5,8 @@
 
 pub mod atomic;
 mod error;
-pub mod nifti;
 pub mod label_array;
+pub mod nifti;
 pub mod npz;
 
 pub use error::FormatError;

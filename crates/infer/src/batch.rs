@@ -239,7 +239,8 @@ impl<'a> Job<'a> {
         let (batch, folder) = (self.batch, &self.folder);
         set.rules.prepare_folder::<InferError>(folder.path(), &set.first().dataset, batch.skip_finished)?;
         let record_path = batch.record_path();
-        let mut record = new_record(predictor, batch.previous, batch.skip_finished.then_some(record_path.as_path()));
+        let mut record =
+            new_record(predictor, batch.previous, batch.skip_finished.then_some(record_path.as_path()));
         observer(Event::Start {
             models: &set.models,
             matches: &self.matches,

@@ -110,20 +110,16 @@ pub enum InferError {
     #[error("a segmentation of the previous stage is given, but no model is a later stage of a cascade")]
     NoLaterStage,
     /// The folder has no segmentation of the stage before for a case.
-    #[error("case `{case}` has no segmentation of the previous stage `{previous}`: {} is not there", path.display())]
+    #[error("there is no segmentation of the previous stage `{previous}`: {} is not there", path.display())]
     MissingPrevious {
-        /// The case.
-        case: String,
         /// The configuration before.
         previous: String,
         /// The file that was looked for.
         path: PathBuf,
     },
     /// A segmentation of the stage before that is not the case's, or not the model's.
-    #[error("case `{case}`: the segmentation of the previous stage {reason}")]
+    #[error("{}: the segmentation of the previous stage {reason}", path.display())]
     Previous {
-        /// The case.
-        case: String,
         /// Its file, or the case.
         path: PathBuf,
         /// What is wrong with it.
@@ -352,7 +348,7 @@ impl Diagnose for InferError {
                     .into(),
             ),
             Self::MissingPrevious { previous, .. } => Some(format!(
-                "predict the case with the model of `{previous}` into that folder, or leave out --prev-stage to have that done"
+                "predict the case with the model of `{previous}` into that folder; without --prev-stage that is done first"
             )),
             Self::Previous { .. } => Some(
                 "--prev-stage is the folder of the first stage's predictions of the same images, in the dataset's own labels"
@@ -390,7 +386,6 @@ impl Diagnose for InferError {
             Self::MissingFold { path, .. }
             | Self::CascadeV1 { path, .. }
             | Self::NoPreviousStage { path, .. }
-            | Self::Previous { path, .. }
             | Self::Channels { path, .. } => Some(path),
             _ => None,
         }

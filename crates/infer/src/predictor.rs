@@ -427,14 +427,11 @@ impl ModelSet {
                 (None, _) => preprocess_case(image, &model.plans, &model.configuration)?,
                 (Some(stage), None) => {
                     let reason = format!("is missing; the network reads that of `{stage}`");
-                    return Err(InferError::Previous { case: id.to_owned(), path: origin.place(id), reason });
+                    return Err(InferError::Previous { path: origin.place(id), reason });
                 }
                 (Some(_), Some(map)) => {
-                    previous::check(map, &image, &model.dataset).map_err(|reason| InferError::Previous {
-                        case: id.to_owned(),
-                        path: origin.place(id),
-                        reason,
-                    })?;
+                    previous::check(map, &image, &model.dataset)
+                        .map_err(|reason| InferError::Previous { path: origin.place(id), reason })?;
                     let labels = &model.dataset.labels;
                     preprocess_later_stage(image, &map.data, labels, &model.plans, &model.configuration)?
                 }

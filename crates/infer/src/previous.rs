@@ -28,7 +28,8 @@ pub fn previous_model(models: &[Model], given: Option<&Path>) -> Result<Option<P
         let Some(previous) = &model.configuration.previous_stage else { continue };
         let beside = || model.previous_stage_folder();
         let folder = given.map(Path::to_owned).or_else(beside);
-        let Some(folder) = folder.clone().filter(|folder| given.is_some() || Model::looks_like(folder)) else {
+        let Some(folder) = folder.clone().filter(|folder| given.is_some() || Model::looks_like(folder))
+        else {
             return Err(no_previous(model, previous, folder));
         };
         match &found {
@@ -89,7 +90,6 @@ impl CaseImages {
         let mut paths = [own].into_iter().chain(ENDINGS).map(|ending| label_path(folder, &self.id, ending));
         let Some(path) = paths.clone().find(|path| path.symlink_metadata().is_ok()) else {
             return Err(InferError::MissingPrevious {
-                case: self.id.clone(),
                 previous: model.configuration.previous_stage.clone().unwrap_or_default(),
                 path: paths.next().unwrap_or_default(),
             });
@@ -98,11 +98,8 @@ impl CaseImages {
         if let Some(rule) = reader.turns() {
             map = map.along(&self.image.geometry, rule);
         }
-        check(&map, &self.image, &model.dataset).map_err(|reason| InferError::Previous {
-            case: self.id.clone(),
-            path: path.clone(),
-            reason,
-        })?;
+        check(&map, &self.image, &model.dataset)
+            .map_err(|reason| InferError::Previous { path: path.clone(), reason })?;
         let grids = self.image.geometry.same_grid(&map.geometry);
         if !grids.same_position() {
             self.warnings.push(format!(

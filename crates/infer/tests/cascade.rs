@@ -115,7 +115,10 @@ fn a_case_in_memory_gives_the_bytes_of_the_same_case_in_files() {
     let found = predictor
         .predict(CaseImages::new("x", image.clone()).with_previous(previous.clone()), &Watch::default())
         .expect("a prediction");
-    assert_eq!(found.labels.data, nifti::read_labels(&out.path().join("case_6.nii.gz")).expect("labels").data);
+    assert_eq!(
+        found.labels.data,
+        nifti::read_labels(&out.path().join("case_6.nii.gz")).expect("labels").data
+    );
 
     let refused = |case: CaseImages| predictor.prepare(case).expect_err("refused").to_string();
     let text = refused(CaseImages::new("x", image.clone()));
@@ -168,7 +171,7 @@ fn what_is_missing_is_told_with_its_remedy() {
     let record = Record::read(&out).expect("whole").expect("a record");
     let failed = record.cases.iter().find(|c| c.case == "case_6").expect("in the record");
     let text = failed.error.clone().expect("an error");
-    assert!(text.contains("has no segmentation of the previous stage `3d_lowres`"), "{text}");
+    assert!(text.contains("there is no segmentation of the previous stage `3d_lowres`"), "{text}");
 
     // Label maps of another coding.
     let description = std::fs::read_to_string(second.join("dataset.json")).expect("read");

@@ -26,10 +26,7 @@ pub(super) fn file(folder: &Path, case: &str) -> PathBuf {
 }
 
 /// The configurations that take this one's segmentation, and a warning for each that the plans do not have.
-pub(super) fn next_stages(
-    plans: &Plans,
-    configuration: &Configuration,
-) -> (Vec<Configuration>, Vec<String>) {
+pub(super) fn next_stages(plans: &Plans, configuration: &Configuration) -> (Vec<Configuration>, Vec<String>) {
     if configuration.rules == Rules::V1 {
         return (Vec::new(), Vec::new());
     }

@@ -12,8 +12,8 @@ use glioseg_interop::{KeyOrder, python_json};
 use glioseg_metrics::rules::nnunet;
 use glioseg_metrics::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_net::{Checkpoint, Engine};
-use glioseg_prep::{PreparedCase, append_one_hot};
 use glioseg_prep::store::StoredCase;
+use glioseg_prep::{PreparedCase, append_one_hot};
 
 use serde_json::{Value, json};
 

@@ -407,9 +407,7 @@ pub fn chosen_folds(
 pub fn is_done(setup: &Setup, probabilities: bool) -> bool {
     let validation = setup.folder.join(VALIDATION_FOLDER);
     let saved = |case: &String| !probabilities || validation.join(format!("{case}.npz")).is_file();
-    validation.join("summary.json").is_file()
-        && setup.fold.val.iter().all(saved)
-        && setup.next_stages_done()
+    validation.join("summary.json").is_file() && setup.fold.val.iter().all(saved) && setup.next_stages_done()
 }
 
 /// What a cross-validation ends with.

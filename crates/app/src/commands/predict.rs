@@ -56,7 +56,8 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         Previous::None => options.prev_stage.clone(),
         Previous::Predicted(folder) => Some(folder),
     };
-    let stage = Stage { models: &options.model, previous: previous.as_deref(), out: &options.output, last: true };
+    let stage =
+        Stage { models: &options.model, previous: previous.as_deref(), out: &options.output, last: true };
     let summary = predict_and_show(options, &stage, predict, ui)?;
     if options.report && summary.left == 0 {
         let output = options.output.join("report.html");
