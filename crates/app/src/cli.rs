@@ -91,6 +91,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n  \
+    glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_cascade_fullres -i BraTS2021 -o predicted\n  \
     glioseg predict --recipe brats21 -m BL_MODEL -m BL_L_GN_MODEL -i BraTS2021 -o submission\n\n\
     The recipe brats21 averages two models, takes an enhancing tumour below 200 voxels for necrotic core, and writes the labels\n\
     0, 1, 2, 4. A recipe is a small JSON file: copy crates/infer/recipes/brats21.json of the sources to make another.\n\n\
@@ -111,6 +112,14 @@ pub(crate) struct Predict {
     /// --channel flair='*/FLAIR.nii.gz': what the stars stand for is the name of the case
     #[arg(long, value_name = "NAME=FILE", help_heading = "Input")]
     pub(crate) channel: Vec<NamedPattern>,
+    /// For the second stage of a cascade (3d_cascade_fullres): folder of the first stage's predictions, CASE.nii.gz, as
+    /// nnU-Net's -prev_stage_predictions [default: the first stage is predicted before, into OUT/previous_stage]
+    #[arg(long, value_name = "DIR", conflicts_with = "prev_stage_model", help_heading = "Input")]
+    pub(crate) prev_stage: Option<PathBuf>,
+    /// For the second stage of a cascade: model folder of the first stage [default: the one beside MODEL with the same trainer
+    /// and plans]
+    #[arg(long, value_name = "MODEL", help_heading = "Input")]
+    pub(crate) prev_stage_model: Option<PathBuf>,
     /// Folder for CASE.nii.gz and predict.json; made if it is not there
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,

@@ -146,6 +146,14 @@ pub enum FormatError {
         /// What is wrong.
         reason: String,
     },
+    /// A file is no array of labels, as one stage of a cascade leaves them for the next.
+    #[error("{} is no array of labels: {reason}", path.display())]
+    LabelArray {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// An image in memory that cannot be written.
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -232,6 +240,9 @@ impl Diagnose for FormatError {
             }
             Self::Npz { .. } => {
                 "expected an npz as numpy writes it, its array f4 or f2 in C order; is it cut off?".to_owned()
+            }
+            Self::LabelArray { .. } => {
+                "delete the file, and give the command of the training that wrote it again with --resume".to_owned()
             }
             Self::Memory { .. } => "close other programs, or crop the image first".to_owned(),
         };

@@ -5,6 +5,7 @@
 
 pub mod atomic;
 mod error;
+pub mod label_array;
 pub mod nifti;
 pub mod npz;
 

@@ -15,6 +15,7 @@ use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings
 
 use super::folder::Folder;
 use super::predictor::ModelSet;
+use super::previous::check_folder;
 use super::{CaseImages, InferError, Inferred, PredictOptions, Predictor, Prepared, Watch};
 use crate::cases::{CaseFiles, ChannelMatch, find_cases, match_cases};
 use crate::model::Model;
@@ -47,6 +48,8 @@ pub struct Batch<'a> {
     pub inputs: &'a [PathBuf],
     /// Cases whose files are given channel by channel, instead of being found in `inputs` by their names.
     pub channels: Option<&'a [NamedPattern]>,
+    /// For later stages of a cascade: the folder of the segmentations of the stage before, `CASE.nii.gz`.
+    pub previous: Option<&'a Path>,
     /// Folder for `CASE.nii.gz`, `predict.json` and `dataset.json`.
     pub out: &'a Path,
     /// Only this share of the cases.
@@ -60,7 +63,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// All cases of `inputs`.
     pub fn new(inputs: &'a [PathBuf], out: &'a Path) -> Self {
-        Self { inputs, channels: None, out, part: None, skip_finished: false, stop: None }
+        Self { inputs, channels: None, previous: None, out, part: None, skip_finished: false, stop: None }
     }
 
     fn watch(&self) -> Watch<'a> {
@@ -197,6 +200,7 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(set: &ModelSet, batch: &'a Batch<'a>) -> Result<Self, InferError> {
+        check_folder(&set.models, batch.previous)?;
         let dataset = &set.first().dataset;
         let found = match batch.channels {
             None => find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?,
@@ -238,7 +242,8 @@ impl<'a> Job<'a> {
             folder.write_plans(set.first().plans.raw())?;
         }
         let record_path = batch.record_path();
-        let mut record = new_record(predictor, batch.skip_finished.then_some(record_path.as_path()));
+        let mut record =
+            new_record(predictor, batch.previous, batch.skip_finished.then_some(record_path.as_path()));
         observer(Event::Start {
             models: &set.models,
             matches: &self.matches,
@@ -274,7 +279,7 @@ impl<'a> Job<'a> {
         let (done_in, done_out) = sync_channel::<Result<Inferred, Failure>>(0);
         let (count, cases) = (self.cases.len(), self.cases);
         thread::scope(|scope| {
-            scope.spawn(move || read_cases(cases, set, batch.watch(), &ready_in));
+            scope.spawn(move || read_cases(cases, set, batch, &ready_in));
             let writer = scope.spawn(move || -> Result<(), InferError> {
                 for case in done_out {
                     record_case(match case.and_then(|case| write_case(case, set, folder)) {
@@ -299,7 +304,7 @@ impl<'a> Job<'a> {
 }
 
 /// The record of the batch; cases of an earlier run stay in it if this run only adds to it (`earlier`).
-fn new_record(predictor: &Predictor, earlier: Option<&Path>) -> Record {
+fn new_record(predictor: &Predictor, previous: Option<&Path>, earlier: Option<&Path>) -> Record {
     let ModelSet { models, options, rules, .. } = predictor.set();
     let models: Vec<ModelRecord> =
         models.iter().zip(predictor.hashes()).map(|(m, hashes)| model_record(m, hashes)).collect();
@@ -314,6 +319,7 @@ fn new_record(predictor: &Predictor, earlier: Option<&Path>) -> Record {
         threads: rayon::current_num_threads(),
         postprocessing: rules.postprocessing.steps.clone(),
         labels: options.labels,
+        previous_stage: previous.map(Path::to_owned),
     };
     let earlier = earlier.and_then(|path| Record::read_file(path).ok()).filter(|r| r.models == models);
     Record {
@@ -343,15 +349,20 @@ fn model_record(model: &Model, hashes: &[String]) -> ModelRecord {
 fn read_cases(
     cases: Vec<CaseFiles>,
     set: &ModelSet,
-    watch: Watch<'_>,
+    batch: &Batch<'_>,
     queue: &SyncSender<Result<Prepared, Failure>>,
 ) {
+    let watch = batch.watch();
+    let later = set.models.iter().find(|m| m.configuration.previous_stage.is_some());
     for case in cases {
         if watch.is_stopped() {
             return;
         }
-        let prepared =
-            CaseImages::read(case.clone(), set.image_reader()).and_then(|images| set.prepare(images));
+        let mut images = CaseImages::read(case.clone(), set.image_reader());
+        if let (Some(folder), Some(model)) = (batch.previous, later) {
+            images = images.and_then(|images| images.read_previous(folder, model, set.image_reader()));
+        }
+        let prepared = images.and_then(|images| set.prepare(images));
         if queue.send(prepared.map_err(|error| Failure::new(case, error))).is_err() {
             return;
         }

@@ -66,6 +66,8 @@ pub struct CaseImages {
     pub image: Volume,
     /// Where they come from.
     pub origin: Origin,
+    /// The segmentation of the stage before, for a later stage of a cascade.
+    pub previous: Option<LabelMap>,
     /// What looked odd so far.
     pub warnings: Vec<String>,
     /// Seconds that it took to get them.
@@ -75,7 +77,21 @@ pub struct CaseImages {
 impl CaseImages {
     /// A case in memory; `image` holds the model's channels in the model's order.
     pub fn new(id: impl Into<String>, image: Volume) -> Self {
-        Self { id: id.into(), image, origin: Origin::Memory, warnings: Vec::new(), seconds: 0.0 }
+        Self {
+            id: id.into(),
+            image,
+            origin: Origin::Memory,
+            previous: None,
+            warnings: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
+    /// Adds the segmentation of the stage before, on the grid of the image and in the dataset's own labels.
+    #[must_use]
+    pub fn with_previous(mut self, map: LabelMap) -> Self {
+        self.previous = Some(map);
+        self
     }
 
     /// Reads the channels of a case in parallel; they must share one grid.
@@ -107,7 +123,7 @@ impl CaseImages {
         let of_channel =
             infos.iter().enumerate().flat_map(|(i, info)| std::iter::repeat_n(i, info.channels)).collect();
         let origin = Origin::Files { files, of_channel };
-        Ok(Self { id, image, origin, warnings, seconds: start.elapsed().as_secs_f64() })
+        Ok(Self { id, image, origin, previous: None, warnings, seconds: start.elapsed().as_secs_f64() })
     }
 }
 
@@ -148,6 +164,8 @@ pub struct Prepared {
     /// Model by model.
     pub(super) inputs: Vec<Input>,
     pub(super) passes: usize,
+    /// Voxels of the grids of later stages that get a segmentation.
+    pub(super) next_stages: Vec<[usize; 3]>,
 }
 
 impl Prepared {
@@ -159,6 +177,13 @@ impl Prepared {
     /// Where the case comes from.
     pub fn origin(&self) -> &Origin {
         &self.facts.origin
+    }
+
+    /// Also segments the case on the grids of a cascade's next stages, told by their voxels; for one model.
+    #[must_use]
+    pub fn for_next_stages(mut self, shapes: Vec<[usize; 3]>) -> Self {
+        self.next_stages = shapes;
+        self
     }
 
     /// Network passes that [`Predictor::infer`](super::Predictor::infer) takes.
@@ -206,6 +231,8 @@ pub struct Inferred {
     pub(super) facts: Arc<CaseFacts>,
     pub(super) undecided: Undecided,
     pub(super) moments: Option<CaseMoments>,
+    /// Labels on the grids of [`Prepared::for_next_stages`], `[z, y, x]`.
+    pub(super) next_stages: Vec<Vec<u16>>,
     /// Voxels of the first model's grid.
     pub(super) resampled: [usize; 3],
     /// How the first model's case was prepared.
@@ -224,6 +251,8 @@ pub struct Prediction {
     pub uncertainty: Option<UncertaintyMaps>,
     /// What was done and seen: volumes, warnings, reasons to look at the case.
     pub record: CaseRecord,
+    /// Labels on the grids of [`Prepared::for_next_stages`], `[z, y, x]`.
+    pub next_stages: Vec<Vec<u16>>,
     /// Where the case comes from.
     pub origin: Origin,
     /// How probabilities are saved, and what is kept next to them.

@@ -73,17 +73,67 @@ pub enum InferError {
         /// Checkpoints that the folds hold, by file name.
         files: Vec<String>,
     },
-    /// The second stage of a cascade needs the first stage's segmentation.
+    /// The second stage of a cascade of version 1.
     #[error(
-        "configuration `{configuration}` is the second stage of a cascade; it needs the segmentation of `{previous}`, which glioseg does not pass on"
+        "configuration `{configuration}` is the second stage of a cascade of nnU-Net v1, which glioseg does not predict"
     )]
-    Cascade {
+    CascadeV1 {
+        /// The model folder.
+        path: PathBuf,
+        /// Its configuration.
+        configuration: String,
+    },
+    /// A later stage of a cascade needs the segmentation of the stage before.
+    #[error(
+        "configuration `{configuration}` is the second stage of a cascade: it needs the segmentations of `{previous}`{}",
+        model.as_ref().map(|m| format!(", and {} is no model", m.display())).unwrap_or_default()
+    )]
+    NoPreviousStage {
         /// The model folder.
         path: PathBuf,
         /// Its configuration.
         configuration: String,
         /// The configuration before it.
         previous: String,
+        /// Where a model of that configuration was looked for.
+        model: Option<PathBuf>,
+    },
+    /// Several models whose stages before are different models.
+    #[error("the models are later stages of different cascades: {} and {} come before them", first.display(), second.display())]
+    SeveralPreviousStages {
+        /// The stage before one model.
+        first: PathBuf,
+        /// That before another.
+        second: PathBuf,
+    },
+    /// A segmentation of the stage before is given, but no model takes it.
+    #[error("a segmentation of the previous stage is given, but no model is a later stage of a cascade")]
+    NoLaterStage,
+    /// The folder has no segmentation of the stage before for a case.
+    #[error("there is no segmentation of the previous stage `{previous}`: {} is not there", path.display())]
+    MissingPrevious {
+        /// The configuration before.
+        previous: String,
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// A segmentation of the stage before that is not the case's, or not the model's.
+    #[error("{}: the segmentation of the previous stage {reason}", path.display())]
+    Previous {
+        /// Its file, or the case.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Label maps of the stage before with other values than the model's.
+    #[error("the label maps in {} have the labels {found}, but the model's are {wanted}", path.display())]
+    PreviousLabels {
+        /// The folder.
+        path: PathBuf,
+        /// The labels there.
+        found: String,
+        /// The model's.
+        wanted: String,
     },
     /// A configuration for another number of dimensions, or channels, than the checks allow.
     #[error("the models do not fit together: {what} are {first} in {} but {second} in {}", first_path.display(), second_path.display())]
@@ -283,7 +333,30 @@ impl Diagnose for InferError {
                 };
                 Some(format!("choose folds that are there with --folds, or {other}"))
             }
-            Self::Cascade { .. } => Some("use the 3d_fullres or 3d_lowres model of the same dataset".into()),
+            Self::CascadeV1 { .. } => Some("use the 3d_fullres or 3d_lowres model of the same dataset".into()),
+            Self::NoPreviousStage { previous, .. } => Some(format!(
+                "put the model of `{previous}` beside this one, under nnU-Net's name, or name it with --prev-stage-model; or \
+                 give the folder of its predictions with --prev-stage"
+            )),
+            Self::SeveralPreviousStages { .. } => Some(
+                "predict with each model alone and --save-probabilities, then average with `glioseg ensemble`; or name one \
+                 with --prev-stage or --prev-stage-model"
+                    .into(),
+            ),
+            Self::NoLaterStage => Some(
+                "leave out --prev-stage and --prev-stage-model, or give the model of the second stage (3d_cascade_fullres)"
+                    .into(),
+            ),
+            Self::MissingPrevious { previous, .. } => Some(format!(
+                "predict the case with the model of `{previous}` into that folder; without --prev-stage that is done first"
+            )),
+            Self::Previous { .. } => Some(
+                "--prev-stage is the folder of the first stage's predictions of the same images, in the dataset's own labels"
+                    .into(),
+            ),
+            Self::PreviousLabels { .. } => {
+                Some("predict the first stage again with --labels dataset, and without another recoding".into())
+            }
             Self::ModelsDiffer { .. } => {
                 Some("only models that were trained for the same channels and labels can be averaged".into())
             }
@@ -310,9 +383,10 @@ impl Diagnose for InferError {
     fn path(&self) -> Option<&Path> {
         match self {
             Self::Case(e) => e.path(),
-            Self::MissingFold { path, .. } | Self::Cascade { path, .. } | Self::Channels { path, .. } => {
-                Some(path)
-            }
+            Self::MissingFold { path, .. }
+            | Self::CascadeV1 { path, .. }
+            | Self::NoPreviousStage { path, .. }
+            | Self::Channels { path, .. } => Some(path),
             _ => None,
         }
     }

@@ -161,6 +161,16 @@ fn models_below(path: &Path) -> Vec<String> {
     names
 }
 
+/// Channels that a network of this configuration reads: those of the images, and in a later stage of a cascade one for every
+/// foreground label.
+///
+/// # Source
+/// nnU-Net v2, `determine_num_input_channels`.
+pub fn network_channels(dataset: &Dataset, configuration: &Configuration) -> usize {
+    let labels = configuration.previous_stage.as_ref().map_or(0, |_| dataset.labels.foreground().len());
+    dataset.channel_names.len() + labels
+}
+
 impl Model {
     /// Whether a folder has what a model has: plans and dataset description, or version 1's plans or weights.
     pub fn looks_like(path: &Path) -> bool {
@@ -263,12 +273,8 @@ impl Model {
         trainer: Option<String>,
         mirror_axes: Vec<usize>,
     ) -> Result<Self, InferError> {
-        if let Some(previous) = &configuration.previous_stage {
-            return Err(InferError::Cascade {
-                path: path.into(),
-                configuration: configuration.name,
-                previous: previous.clone(),
-            });
+        if configuration.previous_stage.is_some() && configuration.rules == Rules::V1 {
+            return Err(InferError::CascadeV1 { path: path.into(), configuration: configuration.name });
         }
         let mut configuration = configuration;
         if let Some(trainer) = &trainer {
@@ -276,7 +282,7 @@ impl Model {
         }
         let network = NetworkSpec::from_plan(
             &configuration.architecture,
-            dataset.channel_names.len(),
+            network_channels(&dataset, &configuration),
             dataset.labels.num_outputs(),
         )?;
         Ok(Self { path: path.into(), dataset, plans, configuration, folds, trainer, mirror_axes, network })
@@ -291,6 +297,18 @@ impl Model {
         let name = self.trainer.as_deref()?;
         let known = own || self.configuration.rules == Rules::V1 || is_trainer(name);
         (!known).then_some(name)
+    }
+
+    /// Where the model of the stage before is expected: the folder of the same trainer and plans beside this one. `None` if the
+    /// model is no later stage of a cascade.
+    pub fn previous_stage_folder(&self) -> Option<PathBuf> {
+        let previous = self.configuration.previous_stage.as_ref()?;
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let name = path.file_name()?.to_str()?;
+        let mut parts: Vec<&str> = name.split("__").collect();
+        *parts.last_mut()? = previous;
+        // A folder that was renamed has no name to go by.
+        (parts.len() > 1).then(|| path.with_file_name(parts.join("__")))
     }
 
     /// Voxels of one tile, `[z, y, x]`; one slice for a 2D configuration.

@@ -10,12 +10,12 @@ use glioseg_plan::record::{CaseRecord, CaseStatus, ChannelCheck, Flag, FlagKind}
 use glioseg_plan::{ImageReader, Labels, OutputLabels, Rules, differing_labels, free_memory};
 use glioseg_prep::guard::check_volume;
 use glioseg_prep::guard::space::{TrainingSpace, check_space};
-use glioseg_prep::{CaseProperties, PreparedCase, preprocess_case};
+use glioseg_prep::{CaseProperties, PreparedCase, preprocess_case, preprocess_later_stage};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
 
 use super::case::{Answer, CaseFacts, Input, Undecided};
-use super::export::{Decision, ProbabilitySum, Segmentation};
+use super::export::{Decision, Logits, ProbabilitySum, Segmentation};
 use super::flags::{ImageFacts, TrainingRange, flags};
 use super::networks::Networks;
 use super::probabilities::{Saving, V1Properties, V2Properties};
@@ -23,7 +23,7 @@ use super::uncertainty::{CaseMoments, Moments};
 use super::window::sum_bytes;
 use super::{
     Accumulation, CaseImages, Grid, InferError, Inferred, LogitSum, Origin, PostprocessingChoice, Prediction,
-    Prepared, Watch, WindowOptions,
+    Prepared, Watch, WindowOptions, previous,
 };
 use crate::cases::canonical_channel;
 use crate::model::{CheckpointChoice, Folds, Model};
@@ -177,9 +177,15 @@ impl Predictor {
             ProbabilitySum::default()
         };
         let mut only = None;
+        let mut next_stages = Vec::new();
         let mut moments = options.uncertainty.then(CaseMoments::default);
         for (at, (model, input)) in models.iter().zip(&case.inputs).enumerate() {
             let (answer, of_model) = self.answer(at, model, input, watch)?;
+            for &shape in &case.next_stages {
+                let trail = input.case.properties.trail_to(shape, &model.configuration);
+                let logits = Logits { trail: &trail, ..answer.logits() };
+                next_stages.push(logits.segment(&Decision::new(&model.dataset.labels)).labels);
+            }
             if let (Some(all), Some(own)) = (&mut moments, of_model) {
                 all.add(own, &answer.logits());
             }
@@ -196,6 +202,7 @@ impl Predictor {
             facts: Arc::clone(&case.facts),
             undecided: only.map_or(Undecided::Probabilities(sum), Undecided::Answer),
             moments,
+            next_stages,
             resampled: first.shape,
             properties: first.properties.clone(),
             seconds: seconds.into_iter().collect(),
@@ -349,7 +356,7 @@ impl ModelSet {
             Some(_) => ChannelCheck::default(),
             None => check_volume(&case.image, names),
         };
-        let CaseImages { id, image, origin, mut warnings, seconds } = case;
+        let CaseImages { id, image, origin, previous, mut warnings, seconds } = case;
         if let Some(reason) = space {
             if self.options.strict {
                 return Err(InferError::Unprepared { reason, path: origin.place(&id) });
@@ -371,7 +378,7 @@ impl ModelSet {
         warnings.extend(doubts);
         let geometry = image.geometry.clone();
         let facts = ImageFacts::of(&image);
-        let prepared = self.prepare_for_each(image)?;
+        let prepared = self.prepare_for_each(image, previous.as_ref(), (&id, &origin))?;
         let facts = CaseFacts {
             id,
             origin,
@@ -396,8 +403,14 @@ impl ModelSet {
         })
     }
 
-    /// The image as every model's network reads it; models that prepare it alike share one.
-    fn prepare_for_each(&self, image: Volume) -> Result<Vec<Arc<PreparedCase>>, InferError> {
+    /// The image as every model's network reads it, for later stages of a cascade with the segmentation of the stage before; models
+    /// that prepare it alike share one. `id` and `origin` are for messages.
+    fn prepare_for_each(
+        &self,
+        image: Volume,
+        previous: Option<&LabelMap>,
+        (id, origin): (&str, &Origin),
+    ) -> Result<Vec<Arc<PreparedCase>>, InferError> {
         let models = &self.models;
         let mut image = Some(image);
         let mut prepared: Vec<Arc<PreparedCase>> = Vec::with_capacity(models.len());
@@ -411,7 +424,20 @@ impl ModelSet {
                 (i + 1..models.len()).any(|j| !models[..=i].iter().any(|m| prepares_alike(m, &models[j])));
             let image = if later { image.clone() } else { image.take() };
             let image = image.expect("the image is kept until the last preparation");
-            prepared.push(Arc::new(preprocess_case(image, &model.plans, &model.configuration)?));
+            let case = match (&model.configuration.previous_stage, previous) {
+                (None, _) => preprocess_case(image, &model.plans, &model.configuration)?,
+                (Some(stage), None) => {
+                    let reason = format!("is missing; the network reads that of `{stage}`");
+                    return Err(InferError::Previous { path: origin.place(id), reason });
+                }
+                (Some(_), Some(map)) => {
+                    previous::check(map, &image, &model.dataset)
+                        .map_err(|reason| InferError::Previous { path: origin.place(id), reason })?;
+                    let labels = &model.dataset.labels;
+                    preprocess_later_stage(image, &map.data, labels, &model.plans, &model.configuration)?
+                }
+            };
+            prepared.push(Arc::new(case));
         }
         Ok(prepared)
     }
@@ -449,13 +475,13 @@ impl ModelSet {
             let trail = case.properties.trail(&model.configuration);
             inputs.push(Input { case, trail, window });
         }
-        Ok(Prepared { facts: Arc::new(facts), inputs, passes })
+        Ok(Prepared { facts: Arc::new(facts), inputs, passes, next_stages: Vec::new() })
     }
 
     /// [`Predictor::finish`].
     pub(crate) fn finish(&self, inferred: Inferred) -> Result<Prediction, InferError> {
         let start = Instant::now();
-        let Inferred { facts, undecided, moments, resampled, properties, mut seconds } = inferred;
+        let Inferred { facts, undecided, moments, next_stages, resampled, properties, mut seconds } = inferred;
         let dataset = &self.first().dataset;
         let labels = &dataset.labels;
         let saving = self.saving(&facts, resampled, properties);
@@ -495,7 +521,7 @@ impl ModelSet {
             hint: None,
         };
         let origin = facts.origin.clone();
-        Ok(Prediction { labels: map, probabilities, uncertainty: maps, record, origin, saving })
+        Ok(Prediction { labels: map, probabilities, uncertainty: maps, record, next_stages, origin, saving })
     }
 
     /// How the probabilities of a case are saved: as the version of the models does.
@@ -522,6 +548,10 @@ fn prepares_alike(a: &Model, b: &Model) -> bool {
         && x.normalization == y.normalization
         && x.use_mask_for_norm == y.use_mask_for_norm
         && x.resampling_data == y.resampling_data
+        && x.previous_stage.is_some() == y.previous_stage.is_some()
+        && (x.previous_stage.is_none()
+            || x.resampling_seg == y.resampling_seg
+                && a.dataset.labels.all_labels() == b.dataset.labels.all_labels())
 }
 
 fn check_agree(models: &[Model]) -> Result<(), InferError> {

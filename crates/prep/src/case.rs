@@ -4,7 +4,7 @@ use crate::normalize::{normalize, normalize_v1};
 use crate::torch_labels::resample_torch_labels;
 use crate::trail::{Trail, Undo};
 use crate::{PrepError, resample_options};
-use glioseg_plan::{Configuration, Normalization, Plans, Rules, free_memory};
+use glioseg_plan::{Configuration, Labels, Normalization, Plans, Rules, free_memory};
 use glioseg_volume::crop::{self, Box3};
 use glioseg_volume::resample::{
     Flavour, LabelRule, ResampleOptions, resample, resample_labels, resampled_shape,
@@ -109,6 +109,31 @@ impl CaseProperties {
         Some(by_plan)
     }
 
+    /// Voxels that the same image has when it is prepared for another configuration of the same plans.
+    ///
+    /// # Errors
+    /// [`PrepError::TooLarge`].
+    pub fn shape_for(&self, configuration: &Configuration) -> Result<[usize; 3], PrepError> {
+        let target_spacing = target_spacing(configuration, self.spacing_transposed);
+        let properties = Self { target_spacing, ..self.clone() };
+        match resample_options(&configuration.resampling_data, self.spacing_transposed, target_spacing) {
+            None => Ok(self.shape_after_cropping),
+            Some(_) => checked_shape(&properties),
+        }
+    }
+
+    /// The way from logits of this configuration to another grid of `shape` voxels that covers the same box.
+    ///
+    /// # Source
+    /// nnU-Net v2, `resample_and_save`, which says that both grids have this configuration's spacing.
+    pub fn trail_to(&self, shape: [usize; 3], configuration: &Configuration) -> Trail {
+        let spacing = self.target_spacing;
+        let options = resample_options(&configuration.resampling_probabilities, spacing, spacing);
+        let mut trail = Trail::default();
+        trail.push(Undo::Resample { shape, options });
+        trail
+    }
+
     /// The way back to the grid of the image.
     pub fn trail(&self, configuration: &Configuration) -> Trail {
         let mut trail = Trail::default();
@@ -140,6 +165,56 @@ pub fn preprocess_case(
     configuration: &Configuration,
 ) -> Result<PreparedCase, PrepError> {
     Ok(prepare(image.into(), None, plans, configuration)?.0)
+}
+
+/// Preprocesses a case for a later stage of a cascade: as [`preprocess_case`], with the segmentation of the stage before as further
+/// channels, one per label, which are 1 where it has that label and 0 elsewhere.
+///
+/// As in nnU-Net, a voxel that the stage before labelled counts as inside the non-zero region, also for the normalisation.
+///
+/// # Shapes
+/// `previous` holds the labels of the image, `[z, y, x]`.
+///
+/// # Errors
+/// [`PrepError`] as [`preprocess_case`], and if `previous` has another size than the image or a label above 32767.
+///
+/// # Source
+/// nnU-Net v2, `preprocess_fromfiles_save_to_queue` with a segmentation of the previous stage.
+pub fn preprocess_later_stage(
+    image: impl Into<Image>,
+    previous: &[u16],
+    labels: &Labels,
+    plans: &Plans,
+    configuration: &Configuration,
+) -> Result<PreparedCase, PrepError> {
+    let (mut case, previous) = prepare(image.into(), Some(signed(previous)?), plans, configuration)?;
+    append_one_hot(&mut case, &previous, labels);
+    Ok(case)
+}
+
+/// Adds a segmentation on the case's grid as channels, one per foreground label.
+///
+/// # Shapes
+/// `previous` holds `[z, y, x]` of the case's shape.
+///
+/// # Panics
+/// If `previous` is of another size.
+///
+/// # Source
+/// nnU-Net v2, `convert_labelmap_to_one_hot` for `LabelManager.foreground_labels`.
+pub fn append_one_hot(case: &mut PreparedCase, previous: &[i16], labels: &Labels) {
+    assert_eq!(previous.len(), case.shape.iter().product::<usize>(), "a segmentation on another grid");
+    let values = labels.foreground();
+    case.data.reserve_exact(values.len() * previous.len());
+    for &(_, value) in &values {
+        case.data.extend(previous.iter().map(|&v| f32::from(u8::from(i32::from(v) == i32::from(value)))));
+    }
+    case.channels += values.len();
+}
+
+/// Labels as they are resampled, with room for −1.
+pub(crate) fn signed(labels: &[u16]) -> Result<Vec<i16>, PrepError> {
+    labels.iter().map(|&v| i16::try_from(v).map_err(|_| PrepError::LabelTooLarge { label: v })).collect()
 }
 
 /// Preprocesses an image, and the label map where there is one, to the grid of the plan.

@@ -17,7 +17,9 @@ mod torch_labels;
 mod trail;
 mod training_case;
 
-pub use case::{CaseProperties, Image, PreparedCase, preprocess_case};
+pub use case::{
+    CaseProperties, Image, PreparedCase, append_one_hot, preprocess_case, preprocess_later_stage,
+};
 pub use class_locations::{ClassLocations, class_locations};
 pub use error::PrepError;
 pub use resampling::resample_options;

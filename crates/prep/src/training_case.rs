@@ -1,6 +1,6 @@
 //! A labelled case on the grid of the plan, ready for training.
 
-use crate::case::prepare;
+use crate::case::{prepare, signed};
 use crate::class_locations::{class_locations, label_locations};
 use crate::{ClassLocations, Image, PrepError, PreparedCase};
 use glioseg_plan::{Configuration, Labels, Plans, Rules};
@@ -37,9 +37,7 @@ pub fn preprocess_training_case(
     plans: &Plans,
     configuration: &Configuration,
 ) -> Result<TrainingCase, PrepError> {
-    let signed = seg.iter().map(|&v| i16::try_from(v).map_err(|_| PrepError::LabelTooLarge { label: v }));
-    let signed = signed.collect::<Result<Vec<i16>, _>>()?;
-    let (case, seg) = prepare(image.into(), Some(signed), plans, configuration)?;
+    let (case, seg) = prepare(image.into(), Some(signed(seg)?), plans, configuration)?;
     let class_locations = match configuration.rules {
         Rules::V2 => class_locations(&seg, labels),
         Rules::V1 => label_locations(&seg, labels),

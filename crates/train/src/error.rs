@@ -65,9 +65,32 @@ pub enum TrainError {
         /// Where it should be.
         path: PathBuf,
     },
-    /// The second stage of a cascade.
-    #[error("configuration `{configuration}` is the second stage of a cascade, which glioseg does not train")]
-    Cascade {
+    /// A later stage of a cascade for which the stage before has not segmented all cases.
+    #[error(
+        "{missing} of {of} cases have no segmentation of the stage `{previous}`, which `{configuration}` reads, such as `{first}`{}",
+        if *packed { "; nnU-Net's compressed file (.b2nd) is there, which glioseg does not read" } else { "" }
+    )]
+    NoPreviousStage {
+        /// The configuration.
+        configuration: String,
+        /// The stage before.
+        previous: String,
+        /// How many.
+        missing: usize,
+        /// Of how many.
+        of: usize,
+        /// One of them.
+        first: String,
+        /// The fold of the stage before that validates it.
+        fold: Option<usize>,
+        /// Where it should be.
+        path: PathBuf,
+        /// Whether nnU-Net's own file is there.
+        packed: bool,
+    },
+    /// The second stage of a cascade of version 1.
+    #[error("configuration `{configuration}` is the second stage of a cascade by the rules of nnU-Net v1")]
+    CascadeV1 {
         /// The configuration.
         configuration: String,
     },
@@ -238,7 +261,19 @@ impl Diagnose for TrainError {
                 "run `glioseg prep DATASET -c {configuration}`; it should make {}",
                 path.display()
             )),
-            Self::Cascade { .. } => Some("train 3d_fullres or 3d_lowres of the same dataset".into()),
+            Self::NoPreviousStage { previous, fold, path, packed, .. } => {
+                let made = format!("it makes {}", path.display());
+                let fold = fold.map(|fold| format!(" -f {fold}")).unwrap_or_default();
+                Some(if *packed {
+                    format!("save it as an array of numpy (nnunetv2's dataset of numpy files does): {}", path.display())
+                } else {
+                    format!(
+                        "train the stage before, `glioseg train DATASET -c {previous}{fold}` (all folds: `glioseg crossval \
+                         DATASET -c {previous}`), or validate it again by the same command with --resume; {made}"
+                    )
+                })
+            }
+            Self::CascadeV1 { .. } => Some("train 3d_fullres or 3d_lowres of the same dataset".into()),
             Self::Patch { .. } => Some("choose another --patch".into()),
             Self::Memory { .. } => Some(
                 "make the batch or the patch smaller (--batch, --patch; memory goes with both), or plan with less memory \

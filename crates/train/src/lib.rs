@@ -4,8 +4,9 @@
 //! a training does depends on the clock or the number of threads (but for `--budget`, which is the clock's), and all
 //! randomness follows from seed, epoch and iteration; so a training that was stopped at any moment resumes bit for bit.
 //!
-//! Left out: several machines, mixed precision, the second stage of a cascade.
+//! Left out: several machines, mixed precision.
 
+mod cascade;
 mod chart;
 mod error;
 mod estimate;

@@ -7,11 +7,13 @@ use glioseg_formats::atomic;
 use glioseg_interop::{KeyOrder, python_json};
 use glioseg_net::loss::LossOptions;
 use glioseg_net::{Dims, NetworkSpec};
-use glioseg_plan::{Configuration, Fold, Labels, Plans, RawDataset, Splits, read_json};
+use glioseg_plan::{Configuration, Fold, Labels, Plans, RawDataset, Rules, Splits, read_json};
 use glioseg_prep::augment::{Augmentation, BatchOptions, Pipeline, PipelineOptions, TargetOptions};
 use glioseg_prep::store::{StoredCase, StoredCases, case_path};
 
-use super::{Settings, TrainError};
+use glioseg_infer::model::network_channels;
+
+use super::{Settings, TrainError, cascade};
 
 /// Which part of the dataset is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,6 +91,8 @@ pub struct Setup {
     pub warnings: Vec<String>,
     pub(super) train_cases: StoredCases,
     pub(super) val_cases: StoredCases,
+    /// The configurations that take this one's segmentation.
+    pub(super) next_stages: Vec<Configuration>,
     targets: TargetOptions,
 }
 
@@ -107,11 +111,11 @@ impl Setup {
         let plans = settings.apply_to(&plans, &places.configuration)?;
         let configuration = plans.configuration(&places.configuration)?;
         configuration.check_trainable(plans.path())?;
-        if configuration.previous_stage.is_some() {
-            return Err(TrainError::Cascade { configuration: configuration.name });
+        if configuration.previous_stage.is_some() && configuration.rules == Rules::V1 {
+            return Err(TrainError::CascadeV1 { configuration: configuration.name });
         }
         let labels = &dataset.description.labels;
-        let channels = dataset.description.channel_names.len();
+        let channels = network_channels(&dataset.description, &configuration);
         let network = NetworkSpec::from_plan(&configuration.architecture, channels, labels.num_outputs())?;
         let slices = 3 - configuration.dim();
         let divisor = network.divisor();
@@ -122,10 +126,23 @@ impl Setup {
         }
         let (fold, note) = fold(&dataset, &places.preprocessed, choice)?;
         let cases = places.preprocessed.join(&configuration.data_identifier);
-        let train_cases = open_cases(&fold.train, &cases, &configuration)?;
-        let val_cases = open_cases(&fold.val, &cases, &configuration)?;
-        let folder = format!("{}__{}__{}", settings.trainer, plans.plans_name(), configuration.name);
-        let model_folder = places.results.join(folder);
+        let mut train_cases = open_cases(&fold.train, &cases, &configuration)?;
+        let mut val_cases = open_cases(&fold.val, &cases, &configuration)?;
+        let model_of = |stage: &str| {
+            places.results.join(format!("{}__{}__{stage}", settings.trainer, plans.plans_name()))
+        };
+        if let Some(previous) = &configuration.previous_stage {
+            let folder = cascade::folder(&model_of(previous), &configuration.name);
+            let splits = places.preprocessed.join(Splits::FILE);
+            cascade::add_previous(
+                [&mut train_cases, &mut val_cases],
+                &folder,
+                &configuration,
+                (previous, &splits),
+            )?;
+        }
+        let model_folder = model_of(&configuration.name);
+        let (next_stages, missing_stages) = cascade::next_stages(&plans, &configuration);
         let mut setup = Self {
             folder: model_folder.join(format!("fold_{choice}")),
             classes: labels.classes().into_iter().map(|(name, _)| name).collect(),
@@ -141,8 +158,9 @@ impl Setup {
             model_folder,
             train_cases,
             val_cases,
+            next_stages,
         };
-        setup.warnings = note.into_iter().chain(setup.look()).collect();
+        setup.warnings = note.into_iter().chain(missing_stages).chain(setup.look()).collect();
         Ok(setup)
     }
 
@@ -206,6 +224,11 @@ impl Setup {
         }
     }
 
+    /// Whether every validation case has its segmentation for every next stage of a cascade.
+    pub fn next_stages_done(&self) -> bool {
+        self.fold.val.iter().all(|case| cascade::has_all(&self.model_folder, &self.next_stages, case))
+    }
+
     pub(super) fn loss(&self) -> LossOptions {
         self.settings.loss.options(&self.dataset.description.labels, self.configuration.batch_dice)
     }
@@ -219,9 +242,11 @@ impl Setup {
         augmentation.pipeline(&PipelineOptions {
             patch: self.patch(),
             planar: self.network.dims == Dims::Two,
-            channels: self.network.in_channels,
+            channels: self.dataset.description.channel_names.len(),
             mask_channels: self.configuration.use_mask_for_norm.clone(),
-            previous_stage_labels: None,
+            previous_stage_labels: self.configuration.previous_stage.as_ref().map(|_| {
+                self.dataset.description.labels.foreground().into_iter().map(|(_, v)| signed(v)).collect()
+            }),
             targets: self.targets.clone(),
         })
     }

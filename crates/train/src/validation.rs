@@ -12,12 +12,12 @@ use glioseg_interop::{KeyOrder, python_json};
 use glioseg_metrics::rules::nnunet;
 use glioseg_metrics::{LabelScheme, NnUnetCase, NnUnetSummary, Pair};
 use glioseg_net::{Checkpoint, Engine};
-use glioseg_prep::PreparedCase;
 use glioseg_prep::store::StoredCase;
+use glioseg_prep::{PreparedCase, append_one_hot};
 
 use serde_json::{Value, json};
 
-use super::{Event, Setup, TrainError};
+use super::{Event, Setup, TrainError, cascade};
 use glioseg_infer::model::{CheckpointChoice, Fold, Model};
 use glioseg_infer::output::{label_path, write_labels};
 use glioseg_infer::{
@@ -33,8 +33,11 @@ pub const FOLDER: &str = "validation";
 /// Names the checkpoint that the results in the folder are of.
 const MADE_WITH: &str = "made_with.json";
 
-/// Removes the folder of an earlier validation.
+/// Removes the folder of an earlier validation, and what it left for the next stages of a cascade.
 pub(super) fn clear(setup: &Setup) -> Result<(), TrainError> {
+    for case in &setup.val_cases.0 {
+        cascade::remove(&setup.model_folder, &setup.next_stages, case.name())?;
+    }
     let folder = setup.folder.join(FOLDER);
     match std::fs::remove_dir_all(&folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io(&folder, "remove", e)),
@@ -62,6 +65,8 @@ pub(super) fn validate(
     let hash = Checkpoint::open(&checkpoint)?.sha256()?;
     let names = setup.val_cases.0.iter().map(StoredCase::name);
     for file in remove_older(&folder, names, &checkpoint, &hash)? {
+        let case = file.strip_suffix(ENDING).unwrap_or(&file);
+        cascade::remove(&setup.model_folder, &setup.next_stages, case)?;
         observer(Event::Warning(format!(
             "{} was of another network and is made again",
             folder.join(file).display()
@@ -82,16 +87,22 @@ pub(super) fn validate(
         let start = Instant::now();
         let path = label_path(&folder, case.name(), ENDING);
         let npz = folder.join(format!("{}.npz", case.name()));
-        let there = path.is_file() && (!save_probabilities || npz.is_file());
+        let there = path.is_file()
+            && (!save_probabilities || npz.is_file())
+            && cascade::has_all(&setup.model_folder, &setup.next_stages, case.name());
         let map = if there {
             read_labels(&path)?
         } else {
-            let found = segment(&predictor, case, (i + 1, of), &raw.images[0], stop, observer)?;
+            let shapes = cascade::shapes(&case.properties(), &setup.next_stages)?;
+            let task = Task { case, number: i + 1, of, image: &raw.images[0], next_stages: &shapes };
+            let found = segment(&predictor, &task, stop, observer)?;
             let Some(prediction) = found else { return Ok(None) };
             if save_probabilities {
                 prediction.write_probabilities(&npz)?;
             }
-            let Prediction { labels, .. } = prediction;
+            let Prediction { labels, next_stages, .. } = prediction;
+            // Before the label map, which says that the case is done.
+            cascade::write(&setup.model_folder, &setup.next_stages, case.name(), &shapes, &next_stages)?;
             write_labels(&folder, case.name(), ENDING, &labels)?;
             labels
         };
@@ -171,19 +182,33 @@ fn predictor(setup: &Setup, engine: Box<dyn Engine>) -> Result<Predictor, TrainE
     Ok(Predictor::with_networks(model, networks, options)?)
 }
 
+/// One case that is segmented.
+struct Task<'a> {
+    case: &'a StoredCase,
+    /// From 1.
+    number: usize,
+    of: usize,
+    /// Its first image.
+    image: &'a Path,
+    /// Voxels of the grids of a cascade's next stages.
+    next_stages: &'a [[usize; 3]],
+}
+
 /// The segmentation of one case on the grid of its image; `None` if `stop` was set.
 fn segment(
     predictor: &Predictor,
-    case: &StoredCase,
-    (number, of): (usize, usize),
-    image: &Path,
+    &Task { case, number, of, image, next_stages }: &Task<'_>,
     stop: &AtomicBool,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Option<Prediction>, TrainError> {
     let (data, _) = case.read_all()?;
     let (channels, shape, properties) = (case.channels(), case.shape(), case.properties());
-    let stored = PreparedCase { data, channels, shape, properties };
+    let mut stored = PreparedCase { data, channels, shape, properties };
+    if let Some(previous) = case.previous() {
+        append_one_hot(&mut stored, &previous.read_all()?, &predictor.models()[0].dataset.labels);
+    }
     let prepared = predictor.prepared(case.name(), stored, read_info(image)?.geometry)?;
+    let prepared = prepared.for_next_stages(next_stages.to_vec());
     observer(Event::Validating { case: case.name(), number, of, passes: prepared.passes() });
     let observer = RefCell::new(observer);
     let passed = || (observer.borrow_mut())(Event::Pass);

@@ -334,11 +334,12 @@ pub fn chosen_folds(
     Ok(chosen)
 }
 
-/// Whether a fold is trained and validated, with probabilities where an ensemble needs them.
+/// Whether a fold is trained and validated, with probabilities where an ensemble needs them, and with the segmentations that the next
+/// stage of a cascade needs.
 pub fn is_done(setup: &Setup, probabilities: bool) -> bool {
     let validation = setup.folder.join(VALIDATION_FOLDER);
     let saved = |case: &String| !probabilities || validation.join(format!("{case}.npz")).is_file();
-    validation.join("summary.json").is_file() && setup.fold.val.iter().all(saved)
+    validation.join("summary.json").is_file() && setup.fold.val.iter().all(saved) && setup.next_stages_done()
 }
 
 /// What a cross-validation ends with.

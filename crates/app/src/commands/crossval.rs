@@ -25,6 +25,7 @@ use crate::ui::Ui;
 /// Started folds are resumed and finished folds are kept, so the command can be stopped and run again.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  glioseg crossval Dataset001_BraTS -c 3d_fullres,2d\n\n\
+    Both stages of a cascade are named in their order: -c 3d_lowres,3d_cascade_fullres.\n\n\
     Writes crossval_results_folds_0_1_2_3_4 into every model's folder, postprocessing.json into the best one's (or next to the best\n\
     ensemble), and inference_information.json with inference_instructions.txt, as nnU-Net's find_best_configuration does.\n\n\
     Exit code: 0 done, 1 stopped before the end (give the command again), 2 could not start or failed.")]

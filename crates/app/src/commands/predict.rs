@@ -1,5 +1,6 @@
 //! `glioseg predict`.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use glioseg_infer::model::Model;
 use glioseg_infer::recipe::Recipe;
 use glioseg_infer::{
     Accumulation, Batch, Event, InferError, PostprocessingChoice, PredictOptions, PredictSummary,
+    previous_model,
 };
 use glioseg_plan::OutputLabels;
 use glioseg_plan::record::{CaseRecord, CaseStatus, FlagKind};
@@ -49,7 +51,14 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
         strict: options.strict,
         engine,
     };
-    let summary = predict_and_show(options, predict, ui)?;
+    let previous = match previous_stage(options, &predict, ui)? {
+        Previous::Stopped => return Ok(Outcome::SomeFailed),
+        Previous::None => options.prev_stage.clone(),
+        Previous::Predicted(folder) => Some(folder),
+    };
+    let stage =
+        Stage { models: &options.model, previous: previous.as_deref(), out: &options.output, last: true };
+    let summary = predict_and_show(options, &stage, predict, ui)?;
     if options.report && summary.left == 0 {
         let output = options.output.join("report.html");
         let pred = vec![options.output.clone()];
@@ -60,6 +69,57 @@ pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
 
 /// A batch that takes longer is worth a thought.
 const DAY: Duration = Duration::from_hours(24);
+/// Name of the folder in OUT that gets what the first stage of a cascade predicts.
+const PREVIOUS: &str = "previous_stage";
+
+/// One stage of a cascade, or the only one.
+struct Stage<'a> {
+    models: &'a [PathBuf],
+    /// Segmentations of the stage before.
+    previous: Option<&'a Path>,
+    out: &'a Path,
+    /// Its results are those that were asked for.
+    last: bool,
+}
+
+/// What is there of the first stage of a cascade.
+enum Previous {
+    /// The models are no second stage, or the folder was given.
+    None,
+    /// This folder holds its predictions now.
+    Predicted(PathBuf),
+    /// It was stopped.
+    Stopped,
+}
+
+/// Predicts the first stage where the models are a second one and its predictions are not given.
+fn previous_stage(options: &Predict, predict: &PredictOptions, ui: &Ui) -> anyhow::Result<Previous> {
+    if options.prev_stage.is_some() {
+        return Ok(Previous::None);
+    }
+    let models = options.model.iter().map(|path| Model::open(path, &predict.folds, &predict.checkpoint));
+    let models = models.collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = previous_model(&models, options.prev_stage_model.as_deref())? else {
+        return Ok(Previous::None);
+    };
+    ui.say(&format!("first stage of the cascade | {}", first.display()));
+    let out = options.output.join(PREVIOUS);
+    // As nnU-Net's users do it: plain label maps in the dataset's own values.
+    let predict = PredictOptions {
+        postprocessing: PostprocessingChoice::Nothing,
+        labels: OutputLabels::default(),
+        save_probabilities: false,
+        uncertainty: false,
+        ..predict.clone()
+    };
+    let stage = Stage { models: std::slice::from_ref(&first), previous: None, out: &out, last: false };
+    let summary = predict_and_show(options, &stage, predict, ui)?;
+    if summary.left > 0 {
+        return Ok(Previous::Stopped);
+    }
+    ui.say("second stage of the cascade");
+    Ok(Previous::Predicted(out))
+}
 
 /// What the events have told so far.
 struct Seen {
@@ -72,7 +132,12 @@ struct Seen {
     stopping: bool,
 }
 
-fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyhow::Result<PredictSummary> {
+fn predict_and_show(
+    options: &Predict,
+    stage: &Stage<'_>,
+    predict: PredictOptions,
+    ui: &Ui,
+) -> anyhow::Result<PredictSummary> {
     let seen = Mutex::new(Seen {
         start: Instant::now(),
         number: 0,
@@ -156,7 +221,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                 ui.warn(&format!(
                     "{} holds label maps that are not of these cases: {shown}{more}; predict.json does not list them, and \
                      `glioseg evaluate` leaves them out",
-                    options.output.display()
+                    stage.out.display()
                 ));
             }
             Event::Case { case, number, of, passes } => {
@@ -169,7 +234,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
                 show_case(record, &seen, ui);
                 if record.status == CaseStatus::Failed {
                     seen.failed.push(record.case.clone());
-                } else if options.json || !ui.one_screen() {
+                } else if stage.last && (options.json || !ui.one_screen()) {
                     let line = if options.json { json_line(record) } else { table_line(record) };
                     seen.output = std::mem::replace(&mut seen.output, Ok(())).and(ui.print(&line));
                 }
@@ -188,9 +253,10 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         part: options.part,
         skip_finished: options.continue_,
         stop: Some(&stop),
-        ..Batch::new(&options.input, &options.output)
+        previous: stage.previous,
+        ..Batch::new(&options.input, stage.out)
     };
-    let summary = glioseg_infer::predict(&options.model, predict, &batch, &observer);
+    let summary = glioseg_infer::predict(stage.models, predict, &batch, &observer);
     ui.stop();
     let summary = summary?;
     let seen = seen.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -203,7 +269,7 @@ fn predict_and_show(options: &Predict, predict: PredictOptions, ui: &Ui) -> anyh
         summary.skipped,
         duration(seen.start.elapsed()),
         memory.unwrap_or_default(),
-        options.output.display()
+        stage.out.display()
     ));
     if summary.left > 0 {
         let done = summary.done + summary.skipped;

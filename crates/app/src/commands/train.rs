@@ -38,6 +38,8 @@ use crate::ui::{Ui, duration};
     The result is nnU-Net's folder TRAINER__PLANS__CONFIG, which `glioseg predict -m` takes: plans.json, dataset.json, and in fold_K\n\
     checkpoint_final.safetensors, checkpoint_best.safetensors, progress.png, training_log.jsonl, events for TensorBoard, and\n\
     validation/ with the segmentations of the held-out cases and summary.json.\n\n\
+    The second stage of a cascade (-c 3d_cascade_fullres) reads what the folds of the first (-c 3d_lowres) left in predicted_next_stage/\n\
+    of their model folder at the end of their validation; train all of them first.\n\n\
     The networks of the BraTS 2021 winner are presets: bl, bl-l, bl-gn, bl-l-gn, bl-aa; their plans are made by `plan --planner brats21`.\n\
     A preset is a JSON object with settings; `--preset bl --print-settings > my.json` is one to change.\n\n\
     Exit code: 0 trained and validated, 1 stopped before the end (continue with --resume), 2 could not start or failed.")]

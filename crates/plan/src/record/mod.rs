@@ -87,6 +87,9 @@ pub struct Settings {
     pub postprocessing: Vec<PostprocessingStep>,
     /// Which label values were written.
     pub labels: OutputLabels,
+    /// For later stages of a cascade, the folder of the segmentations of the stage before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_stage: Option<PathBuf>,
 }
 
 fn single_precision() -> String {

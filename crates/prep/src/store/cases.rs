@@ -60,6 +60,11 @@ impl Cases for StoredCases {
             Patch { shape: size, data: vec![0.0; case.channels() * voxels], seg: vec![0; voxels] };
         case.read_box(PatchBox { start, size }, &mut patch.data, &mut patch.seg)
             .map_err(|e| failed(case, e))?;
+        if let Some(previous) = case.previous() {
+            patch.seg.resize(2 * voxels, -1);
+            let read = previous.read_box(start, size, &mut patch.seg[voxels..]);
+            read.map_err(|e| CaseError { file: Some(previous.path().to_owned()), cause: Box::new(e) })?;
+        }
         Ok(patch)
     }
 }

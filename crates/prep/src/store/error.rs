@@ -33,6 +33,20 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A segmentation of a cascade's stage before that is on another grid than the prepared case.
+    #[error(
+        "case `{case}`: the segmentation of the previous stage has {found:?} voxels (z, y, x), but the prepared case {expected:?}"
+    )]
+    PreviousStage {
+        /// The case.
+        case: String,
+        /// The file.
+        path: PathBuf,
+        /// Its voxels.
+        found: [usize; 3],
+        /// Those of the prepared case.
+        expected: [usize; 3],
+    },
     /// No space left while cases were written.
     #[error("case `{case}` could not be written after {finished} of {of} cases: {source}")]
     DiskFull {
@@ -81,6 +95,11 @@ impl Diagnose for StoreError {
             StoreError::Format { .. } => {
                 Some("delete the file and run `glioseg prep` again; the other cases are kept".to_owned())
             }
+            StoreError::PreviousStage { .. } => Some(
+                "validate the first stage again with its present plans: give its `glioseg train` with --resume after deleting \
+                 the file"
+                    .to_owned(),
+            ),
             StoreError::DiskFull { source, .. } => {
                 let place = source.hint().unwrap_or_default();
                 Some(format!("{place}; then run the same command again: finished cases are kept"))

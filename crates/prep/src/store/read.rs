@@ -5,6 +5,7 @@ use super::format::{
     EXTENSION, Header, MAGIC, MAX_HEADER, PREAMBLE, StoredProperties, VERSION, payload_start,
 };
 use crate::CaseProperties;
+use glioseg_formats::label_array::LabelArray;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub struct StoredCase {
     header: Header,
     /// First byte of the payload.
     start: u64,
+    previous: Option<LabelArray>,
 }
 
 /// A box of a case; it may reach out of the image.
@@ -64,9 +66,32 @@ impl StoredCase {
             serde_json::from_slice(&text).map_err(|e| wrong(format!("its header is damaged: {e}")))?;
         header.check(path)?;
         let start = payload_start(header_length);
-        let case = StoredCase { path: path.to_owned(), header, start };
+        let case = StoredCase { path: path.to_owned(), header, start, previous: None };
         case.check_length(length)?;
         Ok(case)
+    }
+
+    /// Adds the segmentation of the stage before, for a later stage of a cascade.
+    ///
+    /// # Errors
+    /// [`StoreError::PreviousStage`] if it is on another grid; [`StoreError::Volume`] if it cannot be read.
+    pub fn with_previous(mut self, path: &Path) -> Result<StoredCase, StoreError> {
+        let previous = LabelArray::open(path)?;
+        if previous.shape() != self.header.shape {
+            return Err(StoreError::PreviousStage {
+                case: self.header.case,
+                path: path.to_owned(),
+                found: previous.shape(),
+                expected: self.header.shape,
+            });
+        }
+        self.previous = Some(previous);
+        Ok(self)
+    }
+
+    /// The segmentation of the stage before, if one was added.
+    pub fn previous(&self) -> Option<&LabelArray> {
+        self.previous.as_ref()
     }
 
     fn check_length(&self, found: u64) -> Result<(), StoreError> {
