@@ -481,7 +481,8 @@ impl ModelSet {
     /// [`Predictor::finish`].
     pub(crate) fn finish(&self, inferred: Inferred) -> Result<Prediction, InferError> {
         let start = Instant::now();
-        let Inferred { facts, undecided, moments, next_stages, resampled, properties, mut seconds } = inferred;
+        let Inferred { facts, undecided, moments, next_stages, resampled, properties, mut seconds } =
+            inferred;
         let dataset = &self.first().dataset;
         let labels = &dataset.labels;
         let saving = self.saving(&facts, resampled, properties);

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -23,9 +23,6 @@ use glioseg_infer::output::{label_path, write_labels};
 use glioseg_infer::{
     InferError, Networks, PostprocessingChoice, PredictOptions, Prediction, Predictor, Watch,
 };
-
-/// How label maps of a validation end, whatever the dataset's own files do.
-const ENDING: &str = ".nii.gz";
 
 /// Name of the folder in a fold's folder.
 pub const FOLDER: &str = "validation";
@@ -63,9 +60,10 @@ pub(super) fn validate(
     std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, "make", e))?;
     let checkpoint = setup.folder.join(CheckpointChoice::Final.stem()).with_extension("safetensors");
     let hash = Checkpoint::open(&checkpoint)?.sha256()?;
-    let names = setup.val_cases.0.iter().map(StoredCase::name);
+    let ending = setup.dataset.description.written_ending();
+    let names = setup.val_cases.0.iter().map(|case| (case.name(), label_path(&folder, case.name(), ending)));
     for file in remove_older(&folder, names, &checkpoint, &hash)? {
-        let case = file.strip_suffix(ENDING).unwrap_or(&file);
+        let case = file.strip_suffix(ending).unwrap_or(&file);
         cascade::remove(&setup.model_folder, &setup.next_stages, case)?;
         observer(Event::Warning(format!(
             "{} was of another network and is made again",
@@ -85,7 +83,7 @@ pub(super) fn validate(
             unreachable!("the fold's cases are the dataset's")
         };
         let start = Instant::now();
-        let path = label_path(&folder, case.name(), ENDING);
+        let path = label_path(&folder, case.name(), ending);
         let npz = folder.join(format!("{}.npz", case.name()));
         let there = path.is_file()
             && (!save_probabilities || npz.is_file())
@@ -103,7 +101,7 @@ pub(super) fn validate(
             let Prediction { labels, next_stages, .. } = prediction;
             // Before the label map, which says that the case is done.
             cascade::write(&setup.model_folder, &setup.next_stages, case.name(), &shapes, &next_stages)?;
-            write_labels(&folder, case.name(), ENDING, &labels)?;
+            write_labels(&folder, case.name(), ending, &labels)?;
             labels
         };
         let reference = read_labels(&raw.labels)?;
@@ -130,7 +128,7 @@ pub(super) fn validate(
 /// Results of before this was noted count as those of the checkpoint if they are not older than it.
 fn remove_older<'a>(
     folder: &Path,
-    cases: impl Iterator<Item = &'a str>,
+    cases: impl Iterator<Item = (&'a str, PathBuf)>,
     checkpoint: &Path,
     hash: &str,
 ) -> Result<Vec<String>, TrainError> {
@@ -142,8 +140,7 @@ fn remove_older<'a>(
     }
     let time = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
     let mut removed = Vec::new();
-    for case in cases {
-        let map = label_path(folder, case, ENDING);
+    for (case, map) in cases {
         let older = same.is_some() || time(&map) < time(checkpoint);
         if !older || !map.is_file() {
             continue;
@@ -238,8 +235,8 @@ mod tests {
         write("final.safetensors");
         write("b.nii.gz");
         let run = |hash: &str| {
-            remove_older(folder.path(), ["a", "b", "c"].into_iter(), &path("final.safetensors"), hash)
-                .expect("removed")
+            let maps = ["a", "b", "c"].map(|case| (case, path(&format!("{case}.nii.gz"))));
+            remove_older(folder.path(), maps.into_iter(), &path("final.safetensors"), hash).expect("removed")
         };
         // Nothing is noted: what is older than the checkpoint goes.
         assert_eq!(run("1"), ["a.nii.gz"]);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, ensemble};
+use glioseg_infer::output::label_path;
 use glioseg_infer::postprocess::{FILE_NAME, PostprocessError, Postprocessing};
 use glioseg_train::{Places, Setup, VALIDATION_FOLDER};
 
@@ -173,15 +174,16 @@ pub fn collect(
     let numbers: Vec<String> = folds.iter().map(ToString::to_string).collect();
     let folder = model.join(format!("crossval_results_folds_{}", numbers.join("_")));
     make_empty(&folder)?;
+    let ending = dataset.description.written_ending();
     let mut found = 0;
     for case in &dataset.cases {
         for fold in folds {
             let validation = model.join(format!("fold_{fold}")).join(VALIDATION_FOLDER);
-            let file = validation.join(format!("{}.nii.gz", case.name));
+            let file = label_path(&validation, &case.name, ending);
             if !file.is_file() {
                 continue;
             }
-            let to = folder.join(format!("{}.nii.gz", case.name));
+            let to = label_path(&folder, &case.name, ending);
             if to.exists() {
                 return Err(CrossvalError::Twice { case: case.name.clone(), second: file });
             }
@@ -196,7 +198,7 @@ pub fn collect(
             }
             found += 1;
         }
-        if !folder.join(format!("{}.nii.gz", case.name)).is_file() && covers(folds) {
+        if !label_path(&folder, &case.name, ending).is_file() && covers(folds) {
             return Err(CrossvalError::MissingCase { case: case.name.clone(), folder: model.to_owned() });
         }
     }
@@ -266,7 +268,7 @@ pub fn combine(
 /// The cases that a folder has, with their references.
 fn judged(dataset: &RawDataset, folder: &Path) -> Vec<Judged> {
     let cases = dataset.cases.iter().map(|case: &RawCase| Judged {
-        prediction: folder.join(format!("{}.nii.gz", case.name)),
+        prediction: label_path(folder, &case.name, dataset.description.written_ending()),
         reference: case.labels.clone(),
     });
     cases.filter(|case| case.prediction.is_file()).collect()
