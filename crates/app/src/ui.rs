@@ -61,7 +61,8 @@ impl Ui {
         self.bar.set_style(style);
         self.bar.reset();
         self.bar.set_length(total);
-        self.bar.set_message(visible(&label).into_owned());
+        let acts = label.contains(char::is_control);
+        self.bar.set_message(if acts { visible(&label).into_owned() } else { label });
     }
 
     pub(crate) fn advance(&self) {
