@@ -442,6 +442,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn label_maps_of_a_dataset_of_nii_files_are_collected() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for name in ["imagesTr", "labelsTr", "model/fold_0/validation"] {
+            std::fs::create_dir_all(path(name)).expect("a folder");
+        }
+        let description = json!({"channel_names": {"0": "t1"}, "labels": {"background": 0, "tumor": 1},
+            "numTraining": 2, "file_ending": ".nii"});
+        std::fs::write(path("dataset.json"), description.to_string()).expect("written");
+        let geometry = glioseg_volume::Geometry::isotropic([1, 2, 3]);
+        let map = glioseg_volume::LabelMap::new(vec![0, 1, 1, 0, 0, 1], geometry).expect("labels");
+        for case in ["a", "b"] {
+            std::fs::write(path(&format!("imagesTr/{case}_0000.nii")), "").expect("written");
+            for file in [format!("labelsTr/{case}.nii"), format!("model/fold_0/validation/{case}.nii")] {
+                glioseg_formats::nifti::write_labels(&path(&file), &map).expect("written");
+            }
+        }
+        let dataset = RawDataset::open(folder.path()).expect("a dataset");
+        let found = collect(&dataset, "3d_fullres", &path("model"), &[0]).expect("both cases");
+        assert_eq!(found.summary.cases.len(), 2);
+        assert!((found.score() - 1.0).abs() < 1e-12, "{}", found.score());
+        assert!(path("model/crossval_results_folds_0/b.nii").is_file());
+    }
+
+    #[test]
     fn a_bad_fold_is_refused_before_the_others_are_trained_which_can_be_chosen() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);

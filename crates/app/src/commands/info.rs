@@ -93,19 +93,15 @@ fn describe(path: &Path) -> anyhow::Result<Facts> {
     // What the file is goes before what it is called.
     match (Content::of_file(path), ending) {
         (Some(Content::Zip), "npz") => arrays(path),
-        (Some(Content::Pickle), "pkl") => pickle(path),
-        (Some(Content::Zip | Content::Pickle), "pth" | "pt" | "model" | "ckpt") => checkpoint(path),
+        (Some(Content::Pickle) | None, "pkl") => pickle(path),
+        (Some(Content::Zip | Content::Pickle), "pth" | "pt" | "model" | "ckpt")
+        | (None, "pth" | "safetensors" | "model") => checkpoint(path),
         (Some(Content::Zip), _) => checkpoint(path).or_else(|_| Ok(other(path, Content::Zip))),
         (Some(Content::Pickle), _) => checkpoint(path).or_else(|_| pickle(path)),
-        (Some(Content::Json), "jsonl") => Ok(log(path)),
-        (Some(Content::Json), _) => json::facts(path),
-        (Some(Content::Gzip | Content::Nifti), _) => image(path),
+        (Some(Content::Json), "jsonl") | (None, "txt") => Ok(log(path)),
+        (Some(Content::Json), _) | (None, "json") => json::facts(path),
+        (Some(Content::Gzip | Content::Nifti) | None, _) => image(path),
         (Some(content), _) => Ok(other(path, content)),
-        (None, "pth" | "safetensors" | "model") => checkpoint(path),
-        (None, "pkl") => pickle(path),
-        (None, "json") => json::facts(path),
-        (None, "txt") => Ok(log(path)),
-        (None, _) => image(path),
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) struct Postprocess {
 pub(crate) enum Search {
     /// The threshold below which the enhancing tumour is replaced, as the winner of BraTS 2021
     Threshold,
-    /// Largest components, as nnU-Net's determine_postprocessing
+    /// Largest components, as nnU-Net decides it
     Largest,
 }
 

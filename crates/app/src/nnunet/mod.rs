@@ -26,6 +26,8 @@ pub(crate) enum Becomes {
     List(&'static str),
     /// The dataset, which is an argument without an option here.
     Dataset,
+    /// These words, and then the value.
+    With(&'static [&'static str]),
     /// What a function makes of the value; an error is a message and a hint.
     Made(fn(&str) -> Result<Vec<String>, [String; 2]>),
     /// The number of shares of the cases.
@@ -186,6 +188,10 @@ impl Line {
                 }
                 self.positions += 1;
                 self.done.push(first.into());
+            }
+            Becomes::With(words) => {
+                self.done.extend(words.iter().map(OsString::from));
+                self.done.extend(values.iter().map(OsString::from));
             }
             Becomes::Made(make) => {
                 let made = make(first).map_err(|[message, hint]| {

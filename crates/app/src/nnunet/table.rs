@@ -1,7 +1,7 @@
 //! The rows: options of nnU-Net 2, command by command, and what they are here.
 
 use super::{Becomes, Takes};
-use Becomes::{Dataset, List, Made, Nothing, Part, Parts, Refused, Same};
+use Becomes::{Dataset, List, Made, Nothing, Part, Parts, Refused, Same, With};
 use Takes::{Many, One};
 
 /// An option of nnU-Net.
@@ -177,7 +177,7 @@ pub(crate) const ROWS: &[Row] = &[
     row(ENSEMBLE, "--save_npz", FLAG, Same("--save-probabilities")),
     // nnUNetv2_determine_postprocessing, nnUNetv2_apply_postprocessing
     row(POSTPROCESS, "-pp_pkl_file", One, Same("--file")),
-    row(POSTPROCESS, "-ref", One, Made(search_largest)),
+    row(POSTPROCESS, "-ref", One, With(&["--search", "largest", "--ref"])),
     row(POSTPROCESS, "-dataset_json", One, Same("--dataset")),
     row(POSTPROCESS, "-plans_json", One, Nothing("steps do not depend on the plans")),
     row(
@@ -246,8 +246,4 @@ fn only(name: &str, known: &str) -> Result<Vec<String>, [String; 2]> {
         return Ok(vec![]);
     }
     Err([format!("glioseg has {known} only"), "leave it out".into()])
-}
-
-fn search_largest(reference: &str) -> Result<Vec<String>, [String; 2]> {
-    Ok(["--search", "largest", "--ref", reference].map(str::to_owned).to_vec())
 }
