@@ -309,7 +309,7 @@ pub struct ForeignFile {
 }
 
 impl ForeignFile {
-    /// What the file at `path` is, if it is no file of the kind that is expected.
+    /// What the file at `path` is, if it is not a file of the kind that is expected.
     pub fn at(path: &Path, expected: Expected) -> Option<Self> {
         Self::new(path, Content::of_file(path)?, expected, false)
     }

@@ -288,7 +288,7 @@ impl Model {
         Ok(Self { path: path.into(), dataset, plans, configuration, folds, trainer, mirror_axes, network })
     }
 
-    /// The trainer's name, where it is no class of nnU-Net's own: what that class changes cannot be seen.
+    /// The trainer's name, where it is not a class of nnU-Net's own: what that class changes cannot be seen.
     ///
     /// Trainings of this program are named at will, and version 1's are refused where they are not known.
     pub fn foreign_trainer(&self) -> Option<&str> {

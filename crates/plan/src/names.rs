@@ -1,7 +1,7 @@
 //! Datasets and models by nnU-Net's names: `137`, `Dataset137_BraTS`, and the folders below `nnUNet_raw`, `nnUNet_preprocessed` and
 //! `nnUNet_results` that they stand for.
 //!
-//! A path that exists always means itself: only what is no path is looked for by name.
+//! A path that exists always means itself: only what is not a path is looked for by name.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -150,7 +150,7 @@ impl Roots {
         path.as_deref()
     }
 
-    /// The folder below `root` that `given` stands for: itself where it exists or is no name, else the dataset's folder.
+    /// The folder below `root` that `given` stands for: itself where it exists or is not a name, else the dataset's folder.
     ///
     /// A number is looked for in all three folders, since a dataset may be in some of them only.
     ///
@@ -187,7 +187,7 @@ impl Roots {
         first.map_or_else(|| self.find(given, Root::Raw), Err)
     }
 
-    /// A model's folder: itself where it exists or is no name, else the only model of the dataset.
+    /// A model's folder: itself where it exists or is not a name, else the only model of the dataset.
     ///
     /// # Errors
     /// As [`Roots::find`]; [`NameError::NoModel`], [`NameError::SeveralModels`].

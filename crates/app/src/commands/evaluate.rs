@@ -159,7 +159,7 @@ fn label_source(options: &Evaluate, ui: &Ui) -> anyhow::Result<LabelSource> {
         (Some(dataset), _) => Ok(known(LabelScheme::dataset(&dataset.labels))),
         (None, None) => Ok(LabelSource::Guess),
         (None, Some(_)) => Err(Problem::new(
-            "--ignore-label is given, but nothing says what the other labels are",
+            "--ignore-label is given, but the other labels are unknown",
             "name them, such as --labels 1,2,3, or give --dataset dataset.json",
         )),
     }

@@ -113,7 +113,7 @@ impl Line {
         self.done.extend(self.rest.pop());
     }
 
-    /// The next word, where it is no option.
+    /// The next word, where it is not an option.
     fn value(&mut self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let word = self.rest.last()?.to_str()?;
         let option = word.starts_with('-') && word.parse::<f64>().is_err();
@@ -232,7 +232,7 @@ impl Line {
                     |text: Option<String>, otherwise: &str| text.unwrap_or_else(|| otherwise.to_owned());
                 return Err(Problem::new(
                     format!(
-                        "-num_parts {} -part_id {} is no share of the cases",
+                        "-num_parts {} -part_id {} is not a share of the cases",
                         told(self.parts, "1"),
                         told(self.part, "0")
                     ),

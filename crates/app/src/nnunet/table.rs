@@ -57,7 +57,7 @@ const FLAG: Takes = Takes::Nothing;
 const PROCESSES: &str =
     "glioseg uses threads instead of processes, one per core unless --threads N says otherwise";
 const BESIDE: &str =
-    "cases are read and written beside the network, with as many threads as --threads N says";
+    "cases are read and written while the network runs, with as many threads as --threads N says";
 const SAYS: &str = "what is done is always said; -q says less";
 
 /// All rows. The first that fits counts.
