@@ -69,19 +69,16 @@ pub fn write(path: &Path, shape: [usize; 3], labels: &[u16]) -> Result<(), Forma
     let shape = shape.map(|n| n as u64);
     let small: Option<Vec<u8>> = labels.iter().map(|&label| u8::try_from(label).ok()).collect();
     atomic::write(path, |file| {
-        match &small {
-            Some(small) => {
-                let options = npyz::WriteOptions::<u8>::new().default_dtype().shape(&shape);
-                let mut array = options.writer(&mut *file).begin_nd()?;
-                array.extend(small.iter().copied())?;
-                array.finish()?;
-            }
-            None => {
-                let options = npyz::WriteOptions::<u16>::new().default_dtype().shape(&shape);
-                let mut array = options.writer(&mut *file).begin_nd()?;
-                array.extend(labels.iter().copied())?;
-                array.finish()?;
-            }
+        if let Some(small) = &small {
+            let options = npyz::WriteOptions::<u8>::new().default_dtype().shape(&shape);
+            let mut array = options.writer(&mut *file).begin_nd()?;
+            array.extend(small.iter().copied())?;
+            array.finish()?;
+        } else {
+            let options = npyz::WriteOptions::<u16>::new().default_dtype().shape(&shape);
+            let mut array = options.writer(&mut *file).begin_nd()?;
+            array.extend(labels.iter().copied())?;
+            array.finish()?;
         }
         file.flush()
     })
