@@ -54,7 +54,9 @@ pub fn tile_conv3d(amx: Amx, call: &TileCall<'_>, output: TileOutput<'_>, stats:
     let TileCall { shape, inputs, weights, bias } = *call;
     let channels: usize = inputs.iter().map(TileInput::channels).sum();
     assert_eq!(channels, shape.in_channels, "channels of all inputs");
-    inputs.iter().for_each(|input| input.check(shape));
+    for input in inputs {
+        input.check(shape);
+    }
     assert_eq!(output.len(), shape.out_len(), "values of the output");
     assert_eq!(weights.out_channels, shape.out_channels, "outputs of the weights");
     let steps = shape.kernel[0] * shape.kernel[1] * steps_of_row(shape);

@@ -73,7 +73,7 @@ impl Tiles {
     #[inline]
     pub(super) unsafe fn multiply(&self, product: Product<'_>) {
         // SAFETY: the caller's promise.
-        unsafe { self.products::<2048>(product) }
+        unsafe { Self::products::<2048>(product) }
     }
 
     /// The same weights at every step.
@@ -82,18 +82,18 @@ impl Tiles {
     /// As [`Self::multiply`], with the weights of one step.
     pub(super) unsafe fn multiply_same(&self, product: Product<'_>) {
         // SAFETY: the caller's promise.
-        unsafe { self.products::<0>(product) }
+        unsafe { Self::products::<0>(product) }
     }
 
     /// # Safety
     /// As [`Self::multiply`]; the weights of a step lie `NEXT` bytes behind those of the step before.
     #[inline(always)]
-    unsafe fn products<const NEXT: usize>(&self, product: Product<'_>) {
+    unsafe fn products<const NEXT: usize>(product: Product<'_>) {
         let Product { voxels: [a, b], stride, offsets, weights, sums: [c, d] } = product;
         if offsets.is_empty() {
             return;
         }
-        // SAFETY: the caller's promise; the configuration is there as long as `self`, and tiles are cleared before they are read.
+        // SAFETY: the caller's promise; the configuration is there as long as a `Tiles`, and tiles are cleared before they are read.
         unsafe {
             asm!(
                 "tilezero tmm0",
