@@ -8,9 +8,10 @@ use super::leaf::{PAIR, Product, ROWS, Tiles};
 use super::token::Amx;
 
 /// Steps of a product.
-const STEPS: usize = 200_000;
+const STEPS: usize = 10_000;
 
-/// GFLOP/s of tile products whose operands lie in the first-level cache, on all threads of the pool at once; the best of five.
+/// GFLOP/s of tile products whose operands lie in the first-level cache, on all threads of the pool at once; the best of a hundred short
+/// runs, since other programs interrupt long ones.
 ///
 /// Other programs on the machine lower it, and with it what a kernel can reach: compare within one run.
 pub fn measure_tile_peak(amx: Amx) -> f64 {
@@ -41,5 +42,5 @@ pub fn measure_tile_peak(amx: Amx) -> f64 {
         });
         flops / start.elapsed().as_secs_f64() / 1e9
     };
-    (0..5).map(|_| once()).fold(0.0, f64::max)
+    (0..100).map(|_| once()).fold(0.0, f64::max)
 }

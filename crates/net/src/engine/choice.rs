@@ -37,7 +37,8 @@ impl EngineChoice {
     /// Makes the engine.
     ///
     /// # Errors
-    /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here, or for bf16 if there are no tiles.
+    /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here, or there
+    /// are no tiles for bf16.
     pub fn start(self) -> Result<Box<dyn Engine>, NetError> {
         Ok(match (self.device, self.precision, self.kernels) {
             (Device::Cpu, Precision::F32, Kernels::Reference) => {
