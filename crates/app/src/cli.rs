@@ -245,6 +245,9 @@ pub(crate) struct Convert {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    /// Measure what the multiply-add units and the tiles of this machine do at this moment, on all threads
+    #[command(after_help = "Example:\n  glioseg bench peak")]
+    Peak,
     /// Time every convolution of a network alone, forward or one of its gradients
     Kernels(BenchKernels),
     /// Time a forward pass of a full-size network with random weights

@@ -293,8 +293,11 @@ fn an_unknown_device_says_what_this_build_has() {
     for (option, value) in [("--device", "tpu"), ("--precision", "f8")] {
         let (code, _, stderr) = run(&["predict", "-m", "a", "-i", "b", "-o", "c", option, value]);
         assert_eq!(code, 2, "{stderr}");
-        let known =
-            if option == "--device" { "this build runs on: cpu" } else { "this build computes in: f32" };
+        let known = if option == "--device" {
+            "this build runs on: cpu"
+        } else {
+            "this build computes in: f32, bf16"
+        };
         assert!(stderr.contains(value) && stderr.contains(known) && stderr.contains("hint:"), "{stderr}");
     }
 }

@@ -32,6 +32,7 @@ mod source;
 mod stats;
 #[doc(hidden)]
 pub mod testing;
+mod tiles;
 mod transposed;
 mod upsampled;
 
@@ -57,5 +58,11 @@ pub use pool::{avg_pool3d, avg_pool3d_backward};
 pub use scratch::Scratch;
 pub use source::{Prologue, Source};
 pub use stats::ChannelStats;
+pub use tiles::{
+    Amx, PackedTiles, TILES_VARIABLE, TileBranch, TileCall, TileInput, TileOutput, TileSource,
+    TileUpsampling, bf16_values, bf16_view, bf16_view_mut, measure_tile_peak, tile_add_activate,
+    tile_avg_pool, tile_conv3d, tile_conv3d_reference, tile_conv3d_scratch, tile_from_planar, tile_to_planar,
+    tile_transposed, tile_transposed_reference, tile_transposed_scratch, tile_upsampling_fits,
+};
 pub use transposed::{PackedTransposed, TransposedShape, conv_transpose3d, conv_transpose3d_reference};
 pub use upsampled::{UpsampledCall, Upsampling, conv3d_upsampled};

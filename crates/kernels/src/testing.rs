@@ -7,6 +7,19 @@ pub use crate::upsampled::{by_slabs, slab_len};
 use crate::conv3d::frequencies::{backward, backward_weights, forward, forward_gradient, weight_frequencies};
 use crate::isa::{Cpu, Isa, Kernel};
 
+/// Whether there are tiles, from the values of `GLIOSEG_KERNELS_TILES` and `GLIOSEG_KERNELS_ISA`, what the CPU has, and what the
+/// system answers.
+///
+/// # Errors
+/// As [`crate::Amx::detect`].
+pub fn decide_tiles(
+    words: [Option<String>; 2],
+    present: bool,
+    ask: impl FnOnce() -> Result<(), String>,
+) -> Result<(), crate::KernelError> {
+    crate::tiles::token::decide(words, present, ask)
+}
+
 /// [`Taps`] on one instruction set: outputs, and the gradient of the taps.
 pub fn taps_by_frequencies(cpu: Cpu, taps: Taps) -> ([f32; 4], [f32; 3]) {
     cpu.dispatch(taps)

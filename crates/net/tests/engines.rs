@@ -313,7 +313,7 @@ fn what_this_build_does_not_know_is_named_with_what_it_knows() {
     assert_eq!(error.to_string(), "unknown device `tpu`; this build runs on: cpu");
     assert!(error.hint().is_some_and(|h| h.contains("leave the option out")));
     let error = "f64".parse::<Precision>().expect_err("no such precision");
-    assert_eq!(error.to_string(), "unknown precision `f64`; this build computes in: f32");
+    assert_eq!(error.to_string(), "unknown precision `f64`; this build computes in: f32, bf16");
     assert!(error.hint().is_some_and(|h| h.contains("leave the option out")));
     for device in Device::ALL {
         assert_eq!(device.to_string().parse::<Device>().expect("its own word"), device);

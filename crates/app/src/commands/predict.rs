@@ -21,7 +21,7 @@ use crate::cli::{self, Predict};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
-    let engine = options.compute.engine().map_err(InferError::from)?;
+    let engine = options.compute.engine(ui).map_err(InferError::from)?;
     let recipe = options.recipe.as_deref().map(Recipe::find).transpose().map_err(InferError::from)?;
     let labels = match (options.labels, &recipe) {
         (Some(labels), _) => labels,

@@ -243,7 +243,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         budget: options.budget,
         save_probabilities: options.save_probabilities,
         save_every: options.save_every,
-        engine: options.how.compute.engine().map_err(TrainError::from)?,
+        engine: options.how.compute.training_engine().map_err(TrainError::from)?,
     };
     let trained = train(&setup, &train_options, ui)?;
     let outcome = finish(&setup, &trained, ui)?;

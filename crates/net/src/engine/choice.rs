@@ -1,5 +1,6 @@
 //! Which engine is made; the one place that knows them all.
 
+use super::bf16::Bf16Engine;
 use super::cpu::CpuEngine;
 use super::device::{Device, Kernels, Precision};
 use super::interface::Engine;
@@ -36,12 +37,17 @@ impl EngineChoice {
     /// Makes the engine.
     ///
     /// # Errors
-    /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here.
+    /// [`NetError::Kernels`] if the environment asks for an instruction set that does not exist here, or there
+    /// are no tiles for bf16.
     pub fn start(self) -> Result<Box<dyn Engine>, NetError> {
         Ok(match (self.device, self.precision, self.kernels) {
             (Device::Cpu, Precision::F32, Kernels::Reference) => {
                 Box::new(ReferenceEngine::new(Rounding::None))
             }
+            (Device::Cpu, Precision::Bf16, Kernels::Reference) => {
+                Box::new(ReferenceEngine::new(Rounding::Bf16))
+            }
+            (Device::Cpu, Precision::Bf16, Kernels::Auto | Kernels::Direct) => Box::new(Bf16Engine::new()?),
             (Device::Cpu, Precision::F32, kernels) => Box::new(CpuEngine::new(kernels, self.packed_budget)?),
         })
     }

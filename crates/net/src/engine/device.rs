@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use glioseg_kernels::Algorithm;
+use glioseg_kernels::{Algorithm, Amx, KernelError};
 
 use crate::NetError;
 
@@ -48,16 +48,32 @@ pub enum Precision {
     /// Single precision throughout.
     #[default]
     F32,
+    /// Maps and weights in bfloat16, sums in single precision; on the CPU where it has tiles.
+    Bf16,
 }
 
 impl Precision {
     /// What this build can compute in.
-    pub const ALL: [Self; 1] = [Self::F32];
+    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
 
     /// The word of the command line and of records.
     pub const fn word(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Bfloat16 where the CPU has tiles, else single precision, with the reason if it has them and may not use them.
+    ///
+    /// # Errors
+    /// [`NetError::Kernels`] if the environment says something that means nothing.
+    pub fn auto() -> Result<(Self, Option<KernelError>), NetError> {
+        match Amx::detect() {
+            Ok(_) => Ok((Self::Bf16, None)),
+            Err(reason @ KernelError::TilesRefused { .. }) => Ok((Self::F32, Some(reason))),
+            Err(KernelError::NoTiles { .. } | KernelError::TilesOff { .. }) => Ok((Self::F32, None)),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! arena; [`Engine::load`] and [`Engine::parameters`] move the truth on disk to and from it; [`Engine::step`] and
 //! [`Engine::evaluate`] keep logits, loss and overlap on the device and bring back numbers.
 
+mod bf16;
 mod choice;
 mod cpu;
 mod device;
@@ -15,6 +16,7 @@ mod memory;
 mod reference;
 mod shared;
 
+pub use bf16::Bf16Engine;
 pub use choice::EngineChoice;
 pub use cpu::CpuEngine;
 pub use device::{Device, Kernels, Precision};

@@ -37,7 +37,7 @@ const UNUSED: ForegroundIntensities = ForegroundIntensities {
 
 pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    let engine = options.compute.engine()?;
+    let engine = options.compute.engine(ui)?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let (raw, model) = (folder.path().join("raw"), folder.path().join("model"));
     ui.say("making a phantom of 240 x 240 x 155 voxels and a network with random weights");

@@ -1,12 +1,14 @@
 //! `glioseg bench`: speed and memory on this machine, as lines of JSON.
 //!
-//! From the inside out: `kernels` times every layer's convolution alone, `network` a forward pass, `step` a training step, `case` a whole case
+//! From the inside out: `peak` measures what the
+//! units of the processor can do, `kernels` times every layer's convolution alone, `network` a forward pass, `step` a training step, `case` a whole case
 //! from files to file. Each line says what was timed, with which settings; compare ratios of one run on a quiet machine.
 
 mod case;
 mod kernels;
 mod nets;
 mod network;
+mod peak;
 mod step;
 
 use std::path::Path;
@@ -25,6 +27,7 @@ pub(crate) fn run(bench: &Bench, ui: &Ui) -> anyhow::Result<Outcome> {
     match bench {
         Bench::Kernels(options) => kernels::run(options, ui),
         Bench::Network(options) => network::run(options, ui),
+        Bench::Peak => peak::run(),
         Bench::Step(options) => step::run(options, ui),
         Bench::Case(options) => case::run(options, ui),
     }

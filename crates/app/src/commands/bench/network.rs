@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use glioseg_net::{LayerTime, Mode, Parameters, Program};
+use glioseg_kernels::{Amx, Cpu, measure_peak, measure_tile_peak};
+use glioseg_net::{LayerTime, Mode, Parameters, Precision, Program};
 use serde_json::json;
 
 use super::{check_runs, input, median, report, rounded};
@@ -13,7 +14,7 @@ use crate::ui::Ui;
 
 pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    let choice = options.compute.engine()?;
+    let choice = options.compute.engine(ui)?;
     let (spec, size) = options.net.spec()?;
     let mut engine = choice.start()?;
     let memory = engine.prepare(&Program::new(&spec, options.batch, size, Mode::Predict)?)?;
@@ -36,13 +37,16 @@ pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
         seconds.push(start.elapsed().as_secs_f64());
         keep_least(&mut layers, engine.take_layer_times());
     }
+    let peak = options.layers.then(|| peak(choice.precision)).transpose()?;
     for layer in &layers {
+        let per_second = layer.flops / layer.seconds / 1e9;
         let line = json!({
             "bench": "network",
             "layer": layer.name,
             "ms": rounded(layer.seconds * 1e3, 2),
             "preparing_weights_ms": rounded(layer.packing * 1e3, 2),
-            "gflops_per_second": rounded(layer.flops / layer.seconds / 1e9, 1),
+            "gflops_per_second": rounded(per_second, 1),
+            "of_peak": peak.map(|peak| rounded(per_second / peak, 3)),
             "prepared_mib": rounded(layer.packed_bytes as f64 / (1u64 << 20) as f64, 1),
         });
         print(&line.to_string())?;
@@ -59,6 +63,14 @@ pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
     });
     print(&report("network", choice, &seconds, more))?;
     Ok(Outcome::Done)
+}
+
+/// GFLOP/s of this moment that no product of this precision exceeds.
+fn peak(precision: Precision) -> anyhow::Result<f64> {
+    Ok(match precision {
+        Precision::F32 => measure_peak(Cpu::detect()?),
+        Precision::Bf16 => measure_tile_peak(Amx::detect()?),
+    })
 }
 
 /// Keeps the faster of two passes, layer by layer.

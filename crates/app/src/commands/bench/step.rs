@@ -15,7 +15,7 @@ use crate::ui::Ui;
 
 pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    let choice = options.compute.engine()?;
+    let choice = options.compute.training_engine()?;
     let (spec, size) = options.net.spec()?;
     let batch = options.batch;
     let weights = deep_supervision_weights(spec.decoder.len());

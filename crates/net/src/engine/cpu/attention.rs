@@ -173,11 +173,11 @@ impl Pass<'_> {
     }
 }
 
-fn positions<'a>(parameters: &'a Parameters, step: &Attention) -> Positions<'a> {
+pub(in crate::engine) fn positions<'a>(parameters: &'a Parameters, step: &Attention) -> Positions<'a> {
     step.positions.map(|id| parameters.values(id))
 }
 
-fn axial_weights<'a>(
+pub(in crate::engine) fn axial_weights<'a>(
     parameters: &'a Parameters,
     step: &Attention,
     axis: usize,
@@ -194,7 +194,7 @@ fn kept_or(kept: &[Range<usize>], between: bool, at: usize, last: &Range<usize>)
 }
 
 /// `to += from`.
-pub(super) fn add(from: &[f32], to: &mut [f32]) {
+pub(in crate::engine) fn add(from: &[f32], to: &mut [f32]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
     });

@@ -305,7 +305,7 @@ impl Pass<'_> {
     }
 }
 
-fn transposed_name(shape: &glioseg_kernels::TransposedShape) -> String {
+pub(in crate::engine) fn transposed_name(shape: &glioseg_kernels::TransposedShape) -> String {
     let [z, y, x] = shape.output();
     format!(
         "transposed {} -> {} @ {z}x{y}x{x}, {}",
@@ -315,7 +315,7 @@ fn transposed_name(shape: &glioseg_kernels::TransposedShape) -> String {
     )
 }
 
-pub(super) fn join(axes: [usize; 3]) -> String {
+pub(in crate::engine) fn join(axes: [usize; 3]) -> String {
     axes.map(|a| a.to_string()).join("x")
 }
 
@@ -337,6 +337,6 @@ pub(super) fn scale_channels(values: &mut [f32], factors: &[f32]) {
 }
 
 /// Whether a normalisation follows an attention whose input is added behind it.
-pub(super) fn adds_behind(norm: Option<&(Norm, f32)>, residual: bool) -> bool {
+pub(in crate::engine) fn adds_behind(norm: Option<&(Norm, f32)>, residual: bool) -> bool {
     norm.is_some() && residual
 }

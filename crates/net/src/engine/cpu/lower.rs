@@ -67,7 +67,7 @@ pub(super) struct Lowered {
 }
 
 /// The slope of the activation that is deferred with a map, 1 for a normalisation alone; `None` if nothing is deferred.
-pub(super) fn deferred_slope(step: &Step) -> Option<f32> {
+pub(in crate::engine) fn deferred_slope(step: &Step) -> Option<f32> {
     match step {
         Step::Block(crate::program::Block { epilogue, .. })
         | Step::UpBlock(crate::program::UpBlock { epilogue, .. }) => of_epilogue(epilogue),
@@ -89,7 +89,7 @@ fn of_epilogue(epilogue: &Epilogue) -> Option<f32> {
 }
 
 /// Sizes of a convolution of maps with `channels` channels together.
-pub(super) fn conv_shape(
+pub(in crate::engine) fn conv_shape(
     program: &Program,
     conv: &Conv,
     channels: usize,
@@ -108,7 +108,7 @@ pub(super) fn conv_shape(
 }
 
 /// Sizes of a transposed convolution to `channels` channels.
-pub(super) fn transposed_shape(
+pub(in crate::engine) fn transposed_shape(
     program: &Program,
     conv: &Conv,
     from: MapId,
@@ -125,7 +125,7 @@ pub(super) fn transposed_shape(
 }
 
 /// Sizes of an attention along an axis.
-pub(super) fn axial_shape(program: &Program, step: &Attention, axis: usize) -> AxialShape {
+pub(in crate::engine) fn axial_shape(program: &Program, step: &Attention, axis: usize) -> AxialShape {
     let map = program.map(step.input);
     AxialShape {
         batch: program.batch,

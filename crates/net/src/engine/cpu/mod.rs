@@ -26,7 +26,10 @@ use crate::optimiser;
 use crate::parameters::Parameters;
 use crate::program::{BufferId, MapId, Program};
 use crate::shapes::{ParameterId, ParameterShape};
+pub(super) use attention::{add, axial_weights, positions};
+pub(super) use forward::{adds_behind, join, transposed_name};
 use lower::Lowered;
+pub(super) use lower::{axial_shape, conv_shape, deferred_slope, transposed_shape};
 use norm::Deferred;
 
 /// Single precision on the kernels of this machine's best instruction set.
@@ -221,29 +224,29 @@ impl Pass<'_> {
 
 /// Parts of the arena that do not overlap.
 #[expect(clippy::needless_pass_by_value, reason = "callers make the ranges for it")]
-fn views<const N: usize>(arena: &mut [f32], ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
+pub(super) fn views<const N: usize>(arena: &mut [f32], ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
     arena.get_disjoint_mut(ranges.clone()).unwrap_or_else(|e| panic!("{ranges:?} of the arena: {e}"))
 }
 
 /// Measures one layer from its making to [`Timer::stop`], if times are wanted.
-struct Timer {
+pub(super) struct Timer {
     start: Option<Instant>,
     packing: f64,
 }
 
 impl Timer {
-    fn start(wanted: bool) -> Self {
+    pub(super) fn start(wanted: bool) -> Self {
         Self { start: wanted.then(Instant::now), packing: 0.0 }
     }
 
     /// The weights are ready.
-    fn packed(&mut self) {
+    pub(super) fn packed(&mut self) {
         if let Some(start) = self.start {
             self.packing = start.elapsed().as_secs_f64();
         }
     }
 
-    fn stop(
+    pub(super) fn stop(
         self,
         times: &mut Option<&mut Vec<LayerTime>>,
         flops: f64,

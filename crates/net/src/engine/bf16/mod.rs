@@ -1,0 +1,223 @@
+//! The processor in bfloat16: maps and weights rounded, products on tiles, sums, statistics and logits in single precision.
+//!
+//! As for single precision a program's memory is one arena, a map holds what its convolution wrote, and whoever reads it
+//! normalises and activates. Maps are channels last. Weights are rounded once and stay: they are half of the parameters' bytes.
+//! It predicts and evaluates; what is rare (an activation before its normalisation, curved activations, attention) takes a way
+//! around through single precision. Results are the same bytes for any number of threads.
+
+mod forward;
+mod lower;
+
+use std::sync::Arc;
+
+use glioseg_kernels::{Amx, Arena, Cpu, PackedTiles, ScaleShift};
+use glioseg_plan::free_memory;
+
+use super::cpu::views;
+use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
+use super::memory::MemoryPlan;
+use super::shared::{check_targets, head_shape};
+use crate::NetError;
+use crate::loss::{self, Loss, LossOptions, Targets};
+use crate::parameters::Parameters;
+use crate::program::Program;
+use crate::shapes::ParameterShape;
+use lower::Lowered;
+
+/// Bfloat16 on the tiles of this machine; for predictions.
+#[derive(Debug)]
+pub struct Bf16Engine {
+    amx: Amx,
+    cpu: Cpu,
+    parameters: Option<Arc<Parameters>>,
+    present: Option<Present>,
+    arena: Arena,
+    /// Bytes of scratch that the threads keep of earlier programs.
+    scratch: u64,
+    times: Option<Vec<LayerTime>>,
+}
+
+/// The present program.
+#[derive(Debug)]
+struct Present {
+    program: Program,
+    lowered: Lowered,
+    plan: MemoryPlan,
+    /// Weights of a step's transposed convolution and of its convolution.
+    packed: Vec<[Option<PackedTiles>; 2]>,
+    /// What readers of a map apply.
+    deferred: Vec<Option<Deferred>>,
+}
+
+/// `leaky_relu(v * scale[n, c] + shift[n, c], slope)`, to be done to every value `v` of a map.
+#[derive(Debug)]
+struct Deferred {
+    affine: ScaleShift,
+    slope: f32,
+}
+
+impl Bf16Engine {
+    /// An engine on this machine's tiles.
+    ///
+    /// # Errors
+    /// [`NetError::Kernels`] if there are none, or may not be used.
+    pub fn new() -> Result<Self, NetError> {
+        glioseg_kernels::return_freed_memory();
+        Ok(Self {
+            amx: Amx::detect()?,
+            cpu: Cpu::detect()?,
+            parameters: None,
+            present: None,
+            arena: Arena::default(),
+            scratch: 0,
+            times: None,
+        })
+    }
+
+    fn lowered(&self, program: &Program) -> (Lowered, MemoryPlan) {
+        let lowered = Lowered::new(program, self.cpu);
+        let bytes = |values: usize| (values * size_of::<f32>()) as u64;
+        let plan = MemoryPlan {
+            parameters: bytes(program.parameters.iter().map(ParameterShape::len).sum()),
+            gradients: 0,
+            maps: bytes(lowered.placement.len),
+            packed: lowered.packed_bytes as u64,
+            scratch: lowered.scratch.bytes_of_threads() as u64,
+            input: bytes(program.values(Program::INPUT)),
+        };
+        (lowered, plan)
+    }
+
+    /// Bytes of what `plan` asks for that are taken already, or will be free once the present program is gone.
+    fn held(&self, plan: MemoryPlan) -> u64 {
+        let arena = ((self.arena.len() * size_of::<f32>()) as u64).min(plan.maps);
+        let parameters = if self.parameters.is_some() { plan.parameters } else { 0 };
+        let present = self.present.as_ref().map_or(0, |p| p.plan.packed);
+        arena + parameters + present + self.scratch.min(plan.scratch)
+    }
+
+    fn run_forward(&mut self, patch: &[f32]) {
+        let parameters = self.parameters.as_deref().expect("parameters were loaded");
+        let Present { program, lowered, packed, deferred, .. } =
+            self.present.as_mut().expect("a program was prepared");
+        assert_eq!(patch.len(), program.values(Program::INPUT), "values of the input");
+        let mut pass = forward::Pass {
+            amx: self.amx,
+            cpu: self.cpu,
+            program,
+            lowered,
+            parameters,
+            patch,
+            arena: self.arena.values(),
+            packed,
+            deferred,
+            times: self.times.as_mut(),
+        };
+        pass.run();
+    }
+}
+
+impl Engine for Bf16Engine {
+    fn kernels(&self) -> &'static str {
+        super::Kernels::Auto.word()
+    }
+
+    fn plan(&self, program: &Program) -> MemoryPlan {
+        self.lowered(program).1
+    }
+
+    fn prepare(&mut self, program: &Program) -> Result<MemoryPlan, NetError> {
+        if program.mode.is_training() {
+            return Err(NetError::PredictsOnly { precision: super::Precision::Bf16 });
+        }
+        if let Some(present) = &self.present
+            && present.program == *program
+        {
+            return Ok(present.plan);
+        }
+        let (lowered, plan) = self.lowered(program);
+        plan.check(self.held(plan), free_memory())?;
+        self.present = None;
+        self.scratch = self.scratch.max(plan.scratch);
+        if self.arena.len() < lowered.placement.len {
+            self.arena = Arena::default();
+            self.arena = Arena::new(lowered.placement.len);
+        }
+        let packed = program.forward.iter().map(|_| [None, None]).collect();
+        let deferred = program.maps.iter().map(|_| None).collect();
+        self.present = Some(Present { program: program.clone(), lowered, plan, packed, deferred });
+        Ok(plan)
+    }
+
+    fn load(&mut self, parameters: Arc<Parameters>) -> Result<(), NetError> {
+        if let Some(present) = &mut self.present {
+            for packed in &mut present.packed {
+                *packed = [None, None];
+            }
+        }
+        self.parameters = Some(parameters);
+        glioseg_kernels::trim_freed_memory();
+        Ok(())
+    }
+
+    fn parameters(&mut self) -> Result<Arc<Parameters>, NetError> {
+        Ok(self.parameters.clone().expect("parameters were loaded"))
+    }
+
+    fn forward(&mut self, patch: &[f32]) -> Result<Logits<'_>, NetError> {
+        self.run_forward(patch);
+        let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
+        let arena = &*self.arena.values();
+        Ok(Logits { heads: program.heads.iter().map(|&head| &arena[lowered.range(head)]).collect() })
+    }
+
+    fn evaluate(
+        &mut self,
+        patch: &[f32],
+        targets: &[Targets<'_>],
+        options: &LossOptions,
+        weights: &[f64],
+    ) -> Result<Evaluation, NetError> {
+        let program = &self.present.as_ref().expect("a program was prepared").program;
+        check_targets(program, targets, weights, options)?;
+        self.run_forward(patch);
+        let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
+        let arena = self.arena.values();
+        let mut sum = Loss::default();
+        let mut overlaps = vec![];
+        for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
+            let shape = head_shape(program, head);
+            let probabilities = lowered.probabilities.map_or(0..0, |id| lowered.placement.range(id));
+            let [logits, probabilities] = views(arena, [lowered.range(head), probabilities]);
+            if overlaps.is_empty() {
+                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
+            }
+            if weight != 0.0 {
+                let scratch = &mut probabilities[..shape.len()];
+                sum.add(loss::head_value(logits, target, shape, options, scratch), weight);
+            }
+        }
+        Ok(Evaluation { loss: sum, overlaps })
+    }
+
+    fn step(&mut self, _: &[f32], _: &[Targets<'_>], _: &Update<'_>) -> Result<StepReport, NetError> {
+        Err(NetError::PredictsOnly { precision: super::Precision::Bf16 })
+    }
+
+    fn gradients(&mut self) -> Result<Vec<Option<Vec<f32>>>, NetError> {
+        Ok(vec![])
+    }
+
+    fn profile(&mut self, on: bool) {
+        self.times = on.then(Vec::new);
+    }
+
+    fn take_layer_times(&mut self) -> Vec<LayerTime> {
+        self.times.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn release(&mut self) {
+        self.present = None;
+        self.arena = Arena::default();
+    }
+}
