@@ -116,7 +116,7 @@ pub(crate) struct Predict {
     /// nnU-Net's -prev_stage_predictions [default: the first stage is predicted before, into OUT/previous_stage]
     #[arg(long, value_name = "DIR", conflicts_with = "prev_stage_model", help_heading = "Input")]
     pub(crate) prev_stage: Option<PathBuf>,
-    /// For the second stage of a cascade: model folder of the first stage [default: the one beside MODEL with the same trainer
+    /// For the second stage of a cascade: model folder of the first stage [default: the one next to MODEL with the same trainer
     /// and plans]
     #[arg(long, value_name = "MODEL", help_heading = "Input")]
     pub(crate) prev_stage_model: Option<PathBuf>,

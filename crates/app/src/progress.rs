@@ -10,7 +10,7 @@ use crate::ui::duration;
 
 /// Longest silence where there is no terminal.
 const SILENCE: Duration = Duration::from_secs(25);
-/// Columns of the counts and times beside the label, with room for large numbers.
+/// Columns of the counts and times next to the label, with room for large numbers.
 const COUNTS: usize = 48;
 /// Columns of a bar that says something.
 const BAR: usize = 10;

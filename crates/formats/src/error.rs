@@ -146,8 +146,8 @@ pub enum FormatError {
         /// What is wrong.
         reason: String,
     },
-    /// A file is no array of labels, as one stage of a cascade leaves them for the next.
-    #[error("{} is no array of labels: {reason}", path.display())]
+    /// A file is not an array of labels, as one stage of a cascade leaves them for the next.
+    #[error("{} is not an array of labels: {reason}", path.display())]
     LabelArray {
         /// The file.
         path: PathBuf,

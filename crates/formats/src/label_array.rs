@@ -88,7 +88,7 @@ impl LabelArray {
     /// Reads what the file says of itself.
     ///
     /// # Errors
-    /// [`FormatError::Io`]; [`FormatError::LabelArray`] if it is no array of labels, or cut off.
+    /// [`FormatError::Io`]; [`FormatError::LabelArray`] if it is not an array of labels, or cut off.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let wrong = |reason: String| FormatError::LabelArray { path: path.to_owned(), reason };
         if path.extension().is_some_and(|e| e == "npz") {

@@ -86,7 +86,7 @@ pub enum InferError {
     /// A later stage of a cascade needs the segmentation of the stage before.
     #[error(
         "configuration `{configuration}` is the second stage of a cascade: it needs the segmentations of `{previous}`{}",
-        model.as_ref().map(|m| format!(", and {} is no model", m.display())).unwrap_or_default()
+        model.as_ref().map(|m| format!(", and {} is not a model", m.display())).unwrap_or_default()
     )]
     NoPreviousStage {
         /// The model folder.
@@ -335,7 +335,7 @@ impl Diagnose for InferError {
             }
             Self::CascadeV1 { .. } => Some("use the 3d_fullres or 3d_lowres model of the same dataset".into()),
             Self::NoPreviousStage { previous, .. } => Some(format!(
-                "put the model of `{previous}` beside this one, under nnU-Net's name, or name it with --prev-stage-model; or \
+                "put the model of `{previous}` next to this one, under nnU-Net's name, or name it with --prev-stage-model; or \
                  give the folder of its predictions with --prev-stage"
             )),
             Self::SeveralPreviousStages { .. } => Some(

@@ -299,8 +299,8 @@ impl Model {
         (!known).then_some(name)
     }
 
-    /// Where the model of the stage before is expected: the folder of the same trainer and plans beside this one. `None` if the
-    /// model is no later stage of a cascade.
+    /// Where the model of the stage before is expected: the folder of the same trainer and plans next to this one. `None` if the
+    /// model is not a later stage of a cascade.
     pub fn previous_stage_folder(&self) -> Option<PathBuf> {
         let previous = self.configuration.previous_stage.as_ref()?;
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());

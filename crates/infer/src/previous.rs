@@ -16,7 +16,7 @@ use crate::output::label_path;
 /// Endings of label maps that are looked for besides the dataset's own.
 const ENDINGS: [&str; 2] = [".nii.gz", ".nii"];
 
-/// The model that predicts what later stages among `models` need: that named by `given`, else the one that lies beside them.
+/// The model that predicts what later stages among `models` need: that named by `given`, else the one that lies next to them.
 /// `None` if none of them is a later stage of a cascade.
 ///
 /// # Errors

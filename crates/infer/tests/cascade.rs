@@ -149,14 +149,14 @@ fn what_is_missing_is_told_with_its_remedy() {
     assert!(matches!(error, InferError::NoLaterStage), "{error}");
     assert!(!out.exists(), "nothing was begun");
 
-    // Alone, without its first stage beside it.
+    // Alone, without its first stage next to it.
     let alone = dir.path().join(SECOND);
     std::fs::create_dir_all(alone.join("fold_0")).expect("a folder");
     for name in ["plans.json", "dataset.json", "fold_0/checkpoint_final.pth"] {
         std::fs::copy(second.join(name), alone.join(name)).expect("copied");
     }
     let error = previous_model(&[model(&alone)], None).expect_err("nothing beside");
-    assert!(error.to_string().contains("3d_lowres is no model"), "{error}");
+    assert!(error.to_string().contains("3d_lowres is not a model"), "{error}");
     assert_eq!(previous_model(&[model(&alone)], Some(&first)).expect("given"), Some(first.clone()));
     let error = previous_model(&[model(&alone), model(&second)], None).expect_err("nothing beside one");
     assert!(matches!(error, InferError::NoPreviousStage { .. }), "{error}");

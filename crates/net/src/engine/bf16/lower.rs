@@ -13,7 +13,7 @@ use crate::program::{Block, BufferId, Epilogue, Lifetimes, MapId, Placement, Pro
 /// Buffers of a step.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Buffers {
-    /// The network's input as a map, where a step reads it that is no convolution.
+    /// The network's input as a map, where a step that is not a convolution reads it.
     pub(super) input: Option<BufferId>,
     /// The upsampled map, where it is not made as it is read.
     pub(super) between: Option<BufferId>,
