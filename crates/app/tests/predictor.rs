@@ -56,7 +56,11 @@ fn two_predictors_in_two_threads_give_the_bytes_of_two_processes() {
     });
     for (name, ..) in runs {
         let [thread, process] = ["thread", "process"].map(|kind| files(&out(&format!("{kind}-{name}"))));
-        assert_eq!(thread.len(), 5, "two cases and dataset.json");
+        assert_eq!(
+            thread.len(),
+            8,
+            "labels, probabilities and properties of two cases, dataset.json, plans.json"
+        );
         for ((name, ours), (other, theirs)) in thread.iter().zip(&process) {
             assert_eq!(name, other);
             assert!(ours == theirs, "{name} differs");

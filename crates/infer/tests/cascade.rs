@@ -158,7 +158,8 @@ fn what_is_missing_is_told_with_its_remedy() {
     let error = previous_model(&[model(&alone)], None).expect_err("nothing beside");
     assert!(error.to_string().contains("3d_lowres is not a model"), "{error}");
     assert_eq!(previous_model(&[model(&alone)], Some(&first)).expect("given"), Some(first.clone()));
-    let error = previous_model(&[model(&alone), model(&second)], None).expect_err("nothing beside one");
+    let error =
+        previous_model(&[model(&alone), model(&second)], None).expect_err("no first stage next to it");
     assert!(matches!(error, InferError::NoPreviousStage { .. }), "{error}");
     assert!(matches!(previous_model(&[model(&first)], Some(&first)), Err(InferError::NoLaterStage)));
 

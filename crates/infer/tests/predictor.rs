@@ -144,8 +144,10 @@ fn a_stop_within_a_tile_leaves_nothing_behind_and_the_rest_can_be_done_later() {
         let summary = batch(&predictor, &job, &observer).expect("it ends in good order");
         assert_eq!((summary.done, summary.failed, summary.left), (done.len(), 0, 3 - done.len()), "{case}");
         assert_eq!(*at.lock().expect("no panic"), (case.to_owned(), tile), "no further tile was started");
-        let mut expected: BTreeSet<String> = ["dataset.json", "predict.json"].map(str::to_owned).into();
-        expected.extend(done.iter().flat_map(|c| [format!("{c}.nii.gz"), format!("{c}.npz")]));
+        let files = ["dataset.json", "plans.json", "predict.json"];
+        let mut expected: BTreeSet<String> = files.map(str::to_owned).into();
+        expected
+            .extend(done.iter().flat_map(|c| ["nii.gz", "npz", "pkl"].map(|ending| format!("{c}.{ending}"))));
         assert_eq!(names(&out), expected);
         let record = record(&out);
         let told: Vec<(&str, CaseStatus)> =
