@@ -451,6 +451,9 @@ mod tests {
         let description = json!({"channel_names": {"0": "t1"}, "labels": {"background": 0, "tumor": 1},
             "numTraining": 2, "file_ending": ".nii"});
         std::fs::write(path("dataset.json"), description.to_string()).expect("written");
+        for name in ["model/plans.json", "model/dataset.json"] {
+            std::fs::write(path(name), description.to_string()).expect("written");
+        }
         let geometry = glioseg_volume::Geometry::isotropic([1, 2, 3]);
         let map = glioseg_volume::LabelMap::new(vec![0, 1, 1, 0, 0, 1], geometry).expect("labels");
         for case in ["a", "b"] {
