@@ -31,8 +31,8 @@ pub(crate) struct Compute {
     /// What computes: cpu
     #[arg(long, default_value = "cpu", help_heading = "Computation")]
     pub(crate) device: String,
-    /// How exact it computes: f32, bf16 (predictions, on CPUs with tiles: Intel's server CPUs since 2023), or auto for bf16
-    /// where it can be had
+    /// How exact it computes: f32, bf16 (predictions, on CPUs with tiles: Intel's server CPUs since 2023), or auto, which is
+    /// f32 until bf16 is as good on all reference cases
     #[arg(long, default_value = "f32", help_heading = "Computation")]
     pub(crate) precision: String,
     /// Which code computes the layers on the CPU

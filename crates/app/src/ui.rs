@@ -65,13 +65,13 @@ impl Ui {
     }
 
     /// Begins with work whose end is not known.
-    pub(crate) fn begin(&self, label: String) {
-        self.progress.start(visible(&label).into_owned(), 0, "");
+    pub(crate) fn begin(&self, label: &str) {
+        self.progress.start(visible(label).into_owned(), 0, "");
     }
 
     /// Begins with `total` pieces of work, called `unit`.
-    pub(crate) fn start(&self, label: String, total: usize, unit: &'static str) {
-        self.progress.start(visible(&label).into_owned(), total as u64, unit);
+    pub(crate) fn start(&self, label: &str, total: usize, unit: &'static str) {
+        self.progress.start(visible(label).into_owned(), total as u64, unit);
     }
 
     /// One piece of work is done.

@@ -28,7 +28,7 @@ fn networks_give_on_tiles_what_rounding_loops_give() -> Result<(), Failure> {
         return Ok(());
     }
     for case in bf16_cases() {
-        let exact = case.predict(&mut *common::engine(Kernels::Reference)?)?;
+        let exact = case.predict(&mut *common::engine(Kernels::Auto)?)?;
         let rounding = case.predict(&mut ReferenceEngine::new(Rounding::Bf16))?;
         let ours = case.predict(&mut Bf16Engine::new()?)?;
         let (own, theirs) = (relative_l2(&ours, &exact), relative_l2(&rounding, &exact));

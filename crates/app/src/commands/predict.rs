@@ -212,7 +212,7 @@ fn predict_and_show(
                 ));
                 ui.say(&format!("memory of the networks {memory}"));
                 seen.of = cases;
-                ui.begin(format!("reading case 1/{cases}"));
+                ui.begin(&format!("reading case 1/{cases}"));
             }
             Event::Stale { files } => {
                 let shown = files[..files.len().min(5)].join(", ");
@@ -225,7 +225,7 @@ fn predict_and_show(
                 ));
             }
             Event::Case { case, number, of, passes } => {
-                ui.start(format!("{case} ({number}/{of})"), passes, "passes");
+                ui.start(&format!("{case} ({number}/{of})"), passes, "passes");
             }
             Event::Pass => ui.advance(),
             Event::Finished { record } => {
@@ -239,7 +239,7 @@ fn predict_and_show(
                     seen.output = std::mem::replace(&mut seen.output, Ok(())).and(ui.print(&line));
                 }
                 if seen.number < seen.of {
-                    ui.begin(format!("reading case {}/{}", seen.number + 1, seen.of));
+                    ui.begin(&format!("reading case {}/{}", seen.number + 1, seen.of));
                 }
             }
             _ => {}

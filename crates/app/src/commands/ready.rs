@@ -20,7 +20,7 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             "{} was made of other data: {reason}; `glioseg plan` makes fingerprint and plans again",
             path.display()
         )),
-        ReadyEvent::Reading { of } => ui.start("fingerprint".into(), of, "cases"),
+        ReadyEvent::Reading { of } => ui.start("fingerprint", of, "cases"),
         ReadyEvent::Read { case, number, of, oddities } => {
             ui.advance();
             ui.say(&format!("case {number}/{of} {case}"));
@@ -28,7 +28,7 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
                 ui.warn(odd);
             }
             if number == of {
-                ui.begin("fingerprint: mean and deviation of the intensities".into());
+                ui.begin("fingerprint: mean and deviation of the intensities");
             }
         }
         ReadyEvent::Fingerprinted { cases, time } => {
@@ -46,7 +46,9 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
             }
             ui.say(&format!("{} written", path.display()));
         }
-        ReadyEvent::Preparing { configuration, of } => ui.start(format!("prep {configuration}"), of, "cases"),
+        ReadyEvent::Preparing { configuration, of } => {
+            ui.start(&format!("prep {configuration}"), of, "cases");
+        }
         ReadyEvent::Case { done, number, of } => {
             ui.advance();
             match done.result {

@@ -290,7 +290,7 @@ pub(crate) fn train(setup: &Setup, options: &TrainOptions, ui: &Ui) -> anyhow::R
             ui.say("stopping after this batch; Ctrl-C again ends at once");
         }
     };
-    ui.begin("measuring how long a step takes".into());
+    ui.begin("measuring how long a step takes");
     let trained = glioseg_train::train(setup, options, &stop, &mut observer);
     ui.stop();
     Ok(trained?)
@@ -341,7 +341,7 @@ fn show(event: Event<'_>, budget: Option<Duration>, ui: &Ui) {
         Event::Warning(text) => ui.warn(&text),
         Event::Iteration { epoch, epochs, iteration, of, .. } => {
             if iteration == 0 {
-                ui.start(format!("epoch {}/{epochs}", epoch + 1), of, "batches");
+                ui.start(&format!("epoch {}/{epochs}", epoch + 1), of, "batches");
             }
             ui.advance();
         }
@@ -350,7 +350,7 @@ fn show(event: Event<'_>, budget: Option<Duration>, ui: &Ui) {
             ui.say(&epoch_line(record, epochs, classes, left));
         }
         Event::Validating { case, number, of, passes } => {
-            ui.start(format!("validation {number}/{of} {case}"), passes, "passes");
+            ui.start(&format!("validation {number}/{of} {case}"), passes, "passes");
         }
         Event::Pass => ui.advance(),
         Event::Validated { case, number, of, dice, seconds } => {

@@ -73,7 +73,7 @@ impl Tiles {
     #[inline]
     pub(super) unsafe fn multiply(&self, product: Product<'_>) {
         // SAFETY: the caller's promise.
-        unsafe { Self::products::<2048>(product) }
+        unsafe { Self::products::<2048>(self, product) }
     }
 
     /// The same weights at every step.
@@ -82,13 +82,13 @@ impl Tiles {
     /// As [`Self::multiply`], with the weights of one step.
     pub(super) unsafe fn multiply_same(&self, product: Product<'_>) {
         // SAFETY: the caller's promise.
-        unsafe { Self::products::<0>(product) }
+        unsafe { Self::products::<0>(self, product) }
     }
 
     /// # Safety
     /// As [`Self::multiply`]; the weights of a step lie `NEXT` bytes behind those of the step before.
     #[inline(always)]
-    unsafe fn products<const NEXT: usize>(product: Product<'_>) {
+    unsafe fn products<const NEXT: usize>(_: &Self, product: Product<'_>) {
         let Product { voxels: [a, b], stride, offsets, weights, sums: [c, d] } = product;
         if offsets.is_empty() {
             return;

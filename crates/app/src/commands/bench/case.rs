@@ -48,7 +48,7 @@ pub(super) fn run(options: &BenchCase, ui: &Ui) -> anyhow::Result<Outcome> {
     let mut seconds = Vec::with_capacity(options.runs);
     let mut last: Option<CaseRecord> = None;
     for run in 0..options.runs {
-        ui.begin(format!("run {} of {}", run + 1, options.runs));
+        ui.begin(&format!("run {} of {}", run + 1, options.runs));
         let out = folder.path().join(format!("out_{run}"));
         let record = std::sync::Mutex::new(None);
         let observer = |event: Event<'_>| {

@@ -78,7 +78,7 @@ pub(super) fn run(options: &BenchKernels, ui: &Ui) -> anyhow::Result<Outcome> {
             continue;
         }
         found = true;
-        ui.begin(name.clone());
+        ui.begin(&name);
         let (seconds, algorithm) = time(cpu, layer.kind, options);
         ui.stop();
         peak = peak.max(measure_peak(cpu));

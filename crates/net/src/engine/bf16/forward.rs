@@ -60,16 +60,13 @@ fn affine(
     channels: usize,
     stats: Option<&ChannelStats>,
 ) -> ScaleShift {
-    let (moments, kind) = match norm.running {
-        Some(running) => {
-            let wide = |id| parameters.values(id).iter().map(|&v| f64::from(v)).collect();
-            let [mean, var] = running.map(wide);
-            (Moments { mean, var, count: 1 }, NormKind::Batch)
-        }
-        None => {
-            let stats = stats.expect("sums of what is normalised");
-            (Moments::new(stats, norm.spec.kind), norm.spec.kind)
-        }
+    let (moments, kind) = if let Some(running) = norm.running {
+        let wide = |id| parameters.values(id).iter().map(|&v| f64::from(v)).collect();
+        let [mean, var] = running.map(wide);
+        (Moments { mean, var, count: 1 }, NormKind::Batch)
+    } else {
+        let stats = stats.expect("sums of what is normalised");
+        (Moments::new(stats, norm.spec.kind), norm.spec.kind)
     };
     let values = |at: usize, default: f32| match norm.affine {
         Some(affine) => parameters.values(affine[at]).to_vec(),
