@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(found.kept, [json!(1)]);
         assert_eq!(found.steps.notes["tried"].as_array().map(Vec::len), Some(3));
         let dice = |s: &NnUnetSummary| s.foreground_mean.get("Dice").expect("a Dice");
-        assert!((dice(&found.before) - (6.0 / 7.0 + 1.0) / 2.0).abs() < 1e-12);
+        assert!((dice(&found.before) - f64::midpoint(6.0 / 7.0, 1.0)).abs() < 1e-12);
         assert!((dice(&found.after) - 1.0).abs() < 1e-12);
         let text = found.nnunet_json();
         let json: Value = serde_json::from_str(&text).expect("JSON");
