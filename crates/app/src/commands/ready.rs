@@ -65,6 +65,9 @@ pub(crate) fn teller(ui: &Ui) -> impl Fn(ReadyEvent<'_>) + Sync + '_ {
                 let names = summary.removed.join(", ");
                 ui.say(&format!("removed, since they are no longer in the dataset: {names}"));
             }
+            for (case, error) in summary.failed.iter().rev().take(summary.compared).rev() {
+                ui.fail(&describe(case, error));
+            }
             for warning in &summary.warnings {
                 ui.warn(warning);
             }

@@ -315,6 +315,7 @@ mod tests {
             ("predict -num_parts 4 -part_id 0 -i IN", "predict -i IN --part 1/4"),
             ("predict -num_parts 1 -part_id 0 -i IN", "predict -i IN"),
             ("predict -npp 3 -nps 3 --verbose -i IN", "predict -i IN"),
+            ("predict -prev_stage_predictions LOW -i IN", "predict --prev-stage LOW -i IN"),
             ("train 137 3d_fullres 0", "train 137 --configuration 3d_fullres --fold 0"),
             (
                 "train 137 3d_fullres all --npz --c",

@@ -79,14 +79,7 @@ pub(crate) const ROWS: &[Row] = &[
     row(PREDICT, "-npp", One, Nothing(BESIDE)),
     row(PREDICT, "-nps", One, Nothing(BESIDE)),
     row(PREDICT, "--not_on_device", FLAG, Nothing("everything is computed in main memory")),
-    row(
-        PREDICT,
-        "-prev_stage_predictions",
-        One,
-        Refused(
-            "the second stage of a cascade takes the first one's result; see `glioseg predict --help` for what it has",
-        ),
-    ),
+    row(PREDICT, "-prev_stage_predictions", One, Same("--prev-stage")),
     // nnUNetv2_train
     row(TRAIN, "-pretrained_weights", One, Same("--weights")),
     row(TRAIN, "--npz", FLAG, Same("--save-probabilities")),

@@ -47,6 +47,8 @@ pub struct PrepareSummary {
     pub prepared: usize,
     /// Cases that cannot be used, and why.
     pub failed: Vec<(String, StoreError)>,
+    /// How many of the failed ones, the last, failed as all cases were compared: the observer did not hear of them.
+    pub compared: usize,
     /// Prepared cases that are no longer in the dataset and were removed.
     pub removed: Vec<String>,
     /// What the user should know.
@@ -114,10 +116,12 @@ fn prepare_with(
         cases: Vec::new(),
         prepared: 0,
         failed: Vec::new(),
+        compared: 0,
         removed: remove_strangers(dataset, folder)?,
         warnings: Vec::new(),
         left: 0,
     };
+    let mut new = HashSet::new();
     let stopped = || options.stop.is_some_and(|stop| stop.load(Ordering::SeqCst));
     let hash = plan_hash(dataset, plans, configuration);
     let work = Work { dataset, plans, configuration, hash, errors, write };
@@ -141,7 +145,10 @@ fn prepare_with(
             match result {
                 None => summary.left += 1,
                 Some(Ok((outcome, stored))) => {
-                    summary.prepared += usize::from(outcome == CaseOutcome::Prepared);
+                    if outcome == CaseOutcome::Prepared {
+                        summary.prepared += 1;
+                        new.insert(case.name.as_str());
+                    }
                     summary.warnings.extend_from_slice(stored.oddities());
                     summary.cases.push(stored);
                 }
@@ -158,8 +165,10 @@ fn prepare_with(
             return Err(StoreError::DiskFull { case, finished, of, source: Box::new(source) });
         }
     }
+    let told = summary.failed.len();
     if summary.left == 0 {
-        let doubles = refuse_twins(&mut summary, dataset);
+        let doubles = refuse_twins(&mut summary, &new, dataset);
+        summary.compared = summary.failed.len() - told;
         summary.warnings.extend(warnings(&summary.cases, dataset, configuration));
         summary.warnings.extend(doubles);
     }
@@ -186,8 +195,9 @@ fn errors_by_case(dataset: &RawDataset) -> Result<HashMap<String, Problem>, Plan
     Err(PlanError::Unfit { folder: dataset.folder.clone(), problems: whole })
 }
 
-/// Counts cases with the image but not the labels of another case as failed; returns a warning for every other double.
-fn refuse_twins(summary: &mut PrepareSummary, dataset: &RawDataset) -> Vec<String> {
+/// Counts cases with the image but not the labels of another case as failed, and no longer among the `new` ones; returns a
+/// warning for every other double.
+fn refuse_twins(summary: &mut PrepareSummary, new: &HashSet<&str>, dataset: &RawDataset) -> Vec<String> {
     let digests: Vec<(&str, &CaseDigest)> =
         summary.cases.iter().map(|case| (case.name(), &case.header().voxels)).collect();
     let found = twins(&digests);
@@ -195,6 +205,7 @@ fn refuse_twins(summary: &mut PrepareSummary, dataset: &RawDataset) -> Vec<Strin
         found.into_iter().partition(|twin| twin.severity() == Severity::Error);
     for twin in errors {
         summary.cases.retain(|case| case.name() != twin.case);
+        summary.prepared -= usize::from(new.contains(twin.case.as_str()));
         let raw = dataset.cases.iter().find(|case| case.name == twin.case);
         let path = raw.and_then(|case| case.images.first()).cloned().unwrap_or_default();
         let reason = format!("{}; {}", twin.message(), twin.hint());
@@ -489,7 +500,8 @@ mod tests {
         assert_eq!(run(&dataset, &other, false).prepared, 0);
         other.spacing = vec![2.0; 3];
         other.raw.insert("spacing".to_owned(), json!([2.0, 2.0, 2.0]));
-        assert_eq!(run(&dataset, &other, false).prepared, 3);
+        // One of three is not counted: its image is that of another case now.
+        assert_eq!(run(&dataset, &other, false).prepared, 2);
 
         // A damaged file is made again, one that is no longer in the dataset goes.
         let path = case_path(out.path(), "c0");
@@ -528,8 +540,9 @@ mod tests {
             prepare_dataset(dataset, &plans, &configuration, out.path(), PrepareOptions::default(), &|_| {})
         };
         // Kept cases are compared as well.
-        for _ in 0..2 {
+        for new in [3, 0] {
             let summary = run(&dataset).expect("prepared");
+            assert_eq!((summary.prepared, summary.compared), (new, 1));
             let names: Vec<&str> = summary.cases.iter().map(StoredCase::name).collect();
             assert_eq!(names, ["c0", "c4", "c5"]);
             let failed: Vec<String> =
