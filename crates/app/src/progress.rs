@@ -122,12 +122,12 @@ struct Work {
     unit: &'static str,
     done: u64,
     total: u64,
-    begun: Instant,
+    started: Instant,
 }
 
 impl Work {
     fn new(label: String, total: u64, unit: &'static str) -> Self {
-        Self { label, unit, done: 0, total, begun: Instant::now() }
+        Self { label, unit, done: 0, total, started: Instant::now() }
     }
 
     /// `case-1 (1/3) | 12/64 passes | 1m40s | eta 7m13s`.
@@ -174,7 +174,7 @@ impl Heartbeat {
         let beat = Beat { work: None, spoken: Instant::now(), closed: false };
         let shared = Arc::new((Mutex::new(beat), Condvar::new()));
         let watched = Arc::clone(&shared);
-        // Without a thread for it nothing is written: the work itself goes on.
+        // If the thread cannot start, no lines are written and the work continues.
         let thread = std::thread::Builder::new().name("progress".into());
         let thread = thread.spawn(move || speak(&watched, silence, &write)).ok();
         Self { shared, thread }
@@ -193,7 +193,7 @@ fn speak((beat, changed): &(Mutex<Beat>, Condvar), silence: Duration, write: &dy
         if wait.is_zero() {
             beat.spoken = Instant::now();
             if let Some(work) = &beat.work {
-                write(&work.line(work.begun.elapsed()));
+                write(&work.line(work.started.elapsed()));
             }
         } else {
             beat = changed.wait_timeout(beat, wait).unwrap_or_else(PoisonError::into_inner).0;

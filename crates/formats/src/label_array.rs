@@ -294,7 +294,7 @@ mod tests {
         let array = |shape: &[u64]| {
             let file = File::create(&path).expect("a file");
             let options = npyz::WriteOptions::<f32>::new().default_dtype().shape(shape);
-            let mut array = options.writer(file).begin_nd().expect("begun");
+            let mut array = options.writer(file).begin_nd().expect("an array");
             array.extend(vec![0f32; shape.iter().product::<u64>() as usize]).expect("written");
             array.finish().expect("finished");
         };

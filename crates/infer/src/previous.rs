@@ -26,8 +26,8 @@ pub fn previous_model(models: &[Model], given: Option<&Path>) -> Result<Option<P
     let mut found: Option<PathBuf> = None;
     for model in models {
         let Some(previous) = &model.configuration.previous_stage else { continue };
-        let beside = || model.previous_stage_folder();
-        let folder = given.map(Path::to_owned).or_else(beside);
+        let sibling = || model.previous_stage_folder();
+        let folder = given.map(Path::to_owned).or_else(sibling);
         let Some(folder) = folder.clone().filter(|folder| given.is_some() || Model::looks_like(folder))
         else {
             return Err(no_previous(model, previous, folder));

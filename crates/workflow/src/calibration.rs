@@ -140,7 +140,7 @@ fn of_case(
         return Err(EnsembleError::format(npz, reason));
     }
     let shape = [array.shape[1], array.shape[2], array.shape[3]];
-    let properties = Properties::beside(npz)?;
+    let properties = Properties::next_to(npz)?;
     let place = SavedPlace::of(npz, array.version, shape, properties.as_ref())?;
     if place.geometry.shape != reference.shape() {
         let (found, wanted) = (place.geometry.shape, reference.shape());

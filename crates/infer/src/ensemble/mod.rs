@@ -165,7 +165,7 @@ fn dataset_of(folders: &[PathBuf], case: &str, given: Option<&Path>) -> Result<D
         return Ok(found.dataset);
     }
     let npz = folders[0].join(format!("{case}.npz"));
-    let properties = Properties::beside(&npz)?;
+    let properties = Properties::next_to(&npz)?;
     match properties.and_then(|p| p.paints) {
         Some(paints) if paints == [1, 2, 3] => Ok(winners_dataset()),
         _ => Err(EnsembleError::NoDataset { folder: folders[0].clone() }),
@@ -233,7 +233,7 @@ fn merge_case(files: &[PathBuf], dataset: &Dataset, save: Option<&Path>) -> Resu
     for other in others {
         check_alike(first, other)?;
     }
-    let properties = files.iter().map(|f| Properties::beside(f)).collect::<Result<Vec<_>, _>>()?;
+    let properties = files.iter().map(|f| Properties::next_to(f)).collect::<Result<Vec<_>, _>>()?;
     let decision = match version {
         Version::V2 => Decision::new(&dataset.labels),
         Version::V1 => version1_decision(files, &properties, dataset)?,

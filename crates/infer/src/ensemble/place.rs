@@ -39,7 +39,7 @@ impl Properties {
     ///
     /// # Errors
     /// [`EnsembleError::Interop`] if it is not a pickle, [`EnsembleError::Format`] if it holds something else.
-    pub fn beside(npz: &Path) -> Result<Option<Self>, EnsembleError> {
+    pub fn next_to(npz: &Path) -> Result<Option<Self>, EnsembleError> {
         let path = npz.with_extension("pkl");
         if !path.is_file() {
             return Ok(None);

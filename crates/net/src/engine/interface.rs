@@ -39,7 +39,7 @@ pub struct StepReport {
 }
 
 /// What a batch of the validation showed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Evaluation {
     /// The loss of all heads.
     pub loss: Loss,

@@ -28,6 +28,14 @@ impl MemoryPlan {
         self.parameters + self.gradients + self.maps + self.packed + self.scratch + self.input
     }
 
+    /// Bytes of this plan that an engine has taken already, or will have free once its present program is gone.
+    pub(super) fn held_by(self, held: Held) -> u64 {
+        let arena = ((held.arena * size_of::<f32>()) as u64).min(self.maps);
+        let parameters = if held.parameters { self.parameters } else { 0 };
+        let present = held.present.map_or(0, |plan| plan.gradients + plan.packed);
+        arena + parameters + present + held.scratch.min(self.scratch)
+    }
+
     /// Refuses what does not fit into `free` bytes next to the `held` ones that are already taken for it.
     ///
     /// # Errors
@@ -39,6 +47,19 @@ impl MemoryPlan {
             _ => Ok(()),
         }
     }
+}
+
+/// What an engine holds between two programs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    /// Values of the arena.
+    pub arena: usize,
+    /// Whether parameters are loaded.
+    pub parameters: bool,
+    /// The plan of the present program.
+    pub present: Option<MemoryPlan>,
+    /// Bytes of scratch that the threads keep.
+    pub scratch: u64,
 }
 
 impl fmt::Display for MemoryPlan {

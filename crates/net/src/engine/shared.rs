@@ -3,6 +3,7 @@
 use glioseg_kernels::Moments;
 use rayon::prelude::*;
 
+use super::interface::Evaluation;
 use crate::NetError;
 use crate::init::mix;
 use crate::loss::{self, HeadShape, LossOptions, Targets};
@@ -40,6 +41,24 @@ pub(super) fn check_targets(
         }
     }
     Ok(())
+}
+
+/// Adds a head to an evaluation: its loss where it counts, and its overlap where it is the first. `scratch` is as long
+/// as the logits at least where the loss counts.
+pub(super) fn add_head(
+    evaluation: &mut Evaluation,
+    (logits, shape): (&[f32], HeadShape),
+    (target, weight): (Targets<'_>, f64),
+    options: &LossOptions,
+    scratch: &mut [f32],
+) {
+    if evaluation.overlaps.is_empty() {
+        evaluation.overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
+    }
+    if weight != 0.0 {
+        let scratch = &mut scratch[..shape.len()];
+        evaluation.loss.add(loss::head_value(logits, target, shape, options, scratch), weight);
+    }
 }
 
 /// Mean and biased variance of a batch blended into the running ones, of which the variance is unbiased.

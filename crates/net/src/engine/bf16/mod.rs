@@ -15,10 +15,10 @@ use glioseg_plan::free_memory;
 
 use super::cpu::views;
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
-use super::memory::MemoryPlan;
-use super::shared::{check_targets, head_shape};
+use super::memory::{Held, MemoryPlan};
+use super::shared::{add_head, check_targets, head_shape};
 use crate::NetError;
-use crate::loss::{self, Loss, LossOptions, Targets};
+use crate::loss::{LossOptions, Targets};
 use crate::parameters::Parameters;
 use crate::program::Program;
 use crate::shapes::ParameterShape;
@@ -88,12 +88,13 @@ impl Bf16Engine {
         (lowered, plan)
     }
 
-    /// Bytes of what `plan` asks for that are taken already, or will be free once the present program is gone.
-    fn held(&self, plan: MemoryPlan) -> u64 {
-        let arena = ((self.arena.len() * size_of::<f32>()) as u64).min(plan.maps);
-        let parameters = if self.parameters.is_some() { plan.parameters } else { 0 };
-        let present = self.present.as_ref().map_or(0, |p| p.plan.packed);
-        arena + parameters + present + self.scratch.min(plan.scratch)
+    fn held(&self) -> Held {
+        Held {
+            arena: self.arena.len(),
+            parameters: self.parameters.is_some(),
+            present: self.present.as_ref().map(|present| present.plan),
+            scratch: self.scratch,
+        }
     }
 
     fn run_forward(&mut self, patch: &[f32]) {
@@ -136,7 +137,7 @@ impl Engine for Bf16Engine {
             return Ok(present.plan);
         }
         let (lowered, plan) = self.lowered(program);
-        plan.check(self.held(plan), free_memory())?;
+        plan.check(plan.held_by(self.held()), free_memory())?;
         self.present = None;
         self.scratch = self.scratch.max(plan.scratch);
         if self.arena.len() < lowered.placement.len {
@@ -183,21 +184,14 @@ impl Engine for Bf16Engine {
         self.run_forward(patch);
         let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
         let arena = self.arena.values();
-        let mut sum = Loss::default();
-        let mut overlaps = vec![];
+        let mut evaluation = Evaluation::default();
         for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
             let shape = head_shape(program, head);
             let probabilities = lowered.probabilities.map_or(0..0, |id| lowered.placement.range(id));
             let [logits, probabilities] = views(arena, [lowered.range(head), probabilities]);
-            if overlaps.is_empty() {
-                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
-            }
-            if weight != 0.0 {
-                let scratch = &mut probabilities[..shape.len()];
-                sum.add(loss::head_value(logits, target, shape, options, scratch), weight);
-            }
+            add_head(&mut evaluation, (logits, shape), (target, weight), options, probabilities);
         }
-        Ok(Evaluation { loss: sum, overlaps })
+        Ok(evaluation)
     }
 
     fn step(&mut self, _: &[f32], _: &[Targets<'_>], _: &Update<'_>) -> Result<StepReport, NetError> {

@@ -18,8 +18,8 @@ use glioseg_plan::free_memory;
 
 use super::device::Kernels;
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
-use super::memory::MemoryPlan;
-use super::shared::{check_targets, head_shape};
+use super::memory::{Held, MemoryPlan};
+use super::shared::{add_head, check_targets, head_shape};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
 use crate::optimiser;
@@ -115,12 +115,13 @@ impl CpuEngine {
         (lowered, plan)
     }
 
-    /// Bytes of what `plan` asks for that are taken already, or will be free once the present program is gone.
-    fn held(&self, plan: MemoryPlan) -> u64 {
-        let arena = ((self.arena.len() * size_of::<f32>()) as u64).min(plan.maps);
-        let parameters = if self.parameters.is_some() { plan.parameters } else { 0 };
-        let present = self.present.as_ref().map_or(0, |p| p.plan.gradients + p.plan.packed);
-        arena + parameters + present + self.scratch.min(plan.scratch)
+    fn held(&self) -> Held {
+        Held {
+            arena: self.arena.len(),
+            parameters: self.parameters.is_some(),
+            present: self.present.as_ref().map(|present| present.plan),
+            scratch: self.scratch,
+        }
     }
 
     /// [`Engine::prepare`] with so many bytes free.
@@ -131,7 +132,7 @@ impl CpuEngine {
             return Ok(present.plan);
         }
         let (lowered, plan) = self.lowered(program);
-        plan.check(self.held(plan), free)?;
+        plan.check(plan.held_by(self.held()), free)?;
         self.present = None;
         self.scratch = self.scratch.max(plan.scratch);
         if self.arena.len() < lowered.placement.len {
@@ -308,22 +309,15 @@ impl Engine for CpuEngine {
         self.run_forward(patch, 0);
         let Present { program, lowered, .. } = self.present.as_ref().expect("a program was prepared");
         let arena = self.arena.values();
-        let mut sum = Loss::default();
-        let mut overlaps = vec![];
+        let mut evaluation = Evaluation::default();
         for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
             let shape = head_shape(program, head);
             let id = lowered.maps[head.0].expect("a head's map is not the input");
             let probabilities = lowered.probabilities.map_or(0..0, |id| lowered.placement.range(id));
             let [logits, probabilities] = views(arena, [lowered.placement.range(id), probabilities]);
-            if overlaps.is_empty() {
-                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
-            }
-            if weight != 0.0 {
-                let scratch = &mut probabilities[..shape.len()];
-                sum.add(loss::head_value(logits, target, shape, options, scratch), weight);
-            }
+            add_head(&mut evaluation, (logits, shape), (target, weight), options, probabilities);
         }
-        Ok(Evaluation { loss: sum, overlaps })
+        Ok(evaluation)
     }
 
     fn step(

@@ -15,7 +15,7 @@ use half::{bf16, f16};
 
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
 use super::memory::MemoryPlan;
-use super::shared::{check_targets, head_shape};
+use super::shared::{add_head, check_targets, head_shape};
 use crate::NetError;
 use crate::loss::{self, Loss, LossOptions, Targets};
 use crate::optimiser;
@@ -152,18 +152,14 @@ impl Engine for ReferenceEngine {
         let (program, _) = self.ready();
         check_targets(&program, targets, weights, options)?;
         self.run_forward(patch, 0);
-        let (mut sum, mut overlaps) = (Loss::default(), vec![]);
+        let mut evaluation = Evaluation::default();
         for ((&head, &target), &weight) in program.heads.iter().zip(targets).zip(weights) {
-            let (logits, shape) = (&self.maps[head.0], head_shape(&program, head));
-            if overlaps.is_empty() {
-                overlaps = loss::overlap_of_batch(logits, target, shape, options.ignore_label);
-            }
-            if weight != 0.0 {
-                let mut scratch = vec![0.0; logits.len()];
-                sum.add(loss::head_value(logits, target, shape, options, &mut scratch), weight);
-            }
+            let logits = self.maps[head.0].as_slice();
+            let mut scratch = vec![0.0; logits.len()];
+            let shape = head_shape(&program, head);
+            add_head(&mut evaluation, (logits, shape), (target, weight), options, &mut scratch);
         }
-        Ok(Evaluation { loss: sum, overlaps })
+        Ok(evaluation)
     }
 
     fn step(
