@@ -11,9 +11,8 @@ mod digest;
 pub use digest::{CaseDigest, Twin, twins};
 
 use crate::raw::odd_images;
-use crate::splits::some_of;
 use crate::{RawCase, RawDataset};
-use glioseg_diagnose::{Diagnose as _, count};
+use glioseg_diagnose::{Diagnose as _, count, first_few};
 use glioseg_formats::FormatError;
 use glioseg_formats::nifti::{ImageInfo, read_info, read_labels_noting, read_stack};
 use glioseg_volume::{Geometry, GridComparison, LabelMap, Volume};
@@ -188,7 +187,11 @@ fn check_description(dataset: &RawDataset) -> Vec<Problem> {
     }
     for users in users.into_values().filter(|users| users.len() > 1) {
         let names: Vec<&str> = users.iter().map(|(name, _)| *name).collect();
-        add(Severity::Error, users[0].1, format!("is used {} times: by {}", names.len(), some_of(&names)));
+        add(
+            Severity::Error,
+            users[0].1,
+            format!("is used {} times: by {}", names.len(), first_few(&names, 5)),
+        );
     }
     problems
 }
@@ -337,9 +340,6 @@ fn check_headers(case: &RawCase, dataset: &RawDataset) -> CaseCheck {
                     None => first = Some((path.clone(), info.geometry.clone())),
                     Some(first) => check.compare(first, path, &info.geometry),
                 }
-                if let Some(message) = cohort::missing_spacing(&info.geometry) {
-                    check.add(Severity::Warning, path, message);
-                }
             }
             Err(error) => {
                 channels = None;
@@ -423,7 +423,7 @@ fn check_labels(check: &mut CaseCheck, case: &RawCase, dataset: &RawDataset) -> 
         let shown: Vec<&str> = strange.iter().map(String::as_str).collect();
         let message = format!(
             "has labels that dataset.json does not declare: {}; it declares {}",
-            some_of(&shown),
+            first_few(&shown, 5),
             list(&declared)
         );
         check.add(Severity::Error, path, message);

@@ -188,6 +188,7 @@ fn a_case_that_is_unlike_the_others_is_found() {
     Error "a" imagesTr/a_0000.nii.gz: voxels measure 0.001 x 0.001 x 0.001 mm (z, y, x), those of the middle case 1 x 1 x 1 mm
     Warning "c" imagesTr/c_0000.nii.gz: its header has the spacing (pixdim) 0 along y, which counts as 1, as in nnU-Net
     Warning "c" imagesTr/c_0001.nii.gz: its header has the spacing (pixdim) 0 along y, which counts as 1, as in nnU-Net
+    Warning "c" labelsTr/c.nii.gz: its header has the spacing (pixdim) 0 along y, which counts as 1, as in nnU-Net
     Error "e" imagesTr/e_0001.nii.gz: channel 1 of the image is that of case `d`, but the label map is another
     "#);
 }

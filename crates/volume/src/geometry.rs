@@ -70,6 +70,23 @@ impl GridComparison {
 }
 
 impl HeaderForms {
+    /// Says which voxel sizes the header leaves out (0, NaN or infinite), in words; `None` where there are all.
+    pub fn missing_spacing(&self) -> Option<String> {
+        let axes = if self.flat { &["x", "y"][..] } else { &["x", "y", "z"] };
+        let missing: Vec<String> = axes
+            .iter()
+            .zip(&self.pixdim[1..])
+            .filter(|(_, size)| !(size.is_finite() && **size != 0.0))
+            .map(|(axis, size)| format!("{size} along {axis}"))
+            .collect();
+        (!missing.is_empty()).then(|| {
+            format!(
+                "its header has the spacing (pixdim) {}, which counts as 1, as in nnU-Net",
+                missing.join(", ")
+            )
+        })
+    }
+
     /// Voxel sizes with what the NIfTI library makes of missing ones: 0 and NaN count as 1.
     fn zooms(&self) -> [f64; 3] {
         [1, 2, 3].map(|i| {

@@ -235,6 +235,7 @@ fn open_checked(path: &Path, to_voxels: bool) -> Result<(Header, Source), Format
         return Err(FormatError::Truncated { path: source.path, needed, found_at_most: source.at_most });
     }
     source.oddities.extend(odd_size);
+    source.oddities.extend(header.geometry.forms().missing_spacing());
     if to_voxels && !source.skip_to(header.offset)? {
         return Err(FormatError::Truncated { path: source.path, needed, found_at_most: source.unpacked });
     }

@@ -3,8 +3,7 @@
 use super::{CaseCheck, Problem, Severity};
 use crate::RawDataset;
 use crate::fingerprint::median;
-use crate::splits::some_of;
-use glioseg_diagnose::count;
+use glioseg_diagnose::{count, first_few};
 use glioseg_volume::Geometry;
 use std::collections::BTreeMap;
 
@@ -14,24 +13,6 @@ const FAR: f64 = 10.0;
 
 /// Fewer cases have no middle to be far from.
 const FEWEST: usize = 3;
-
-/// Voxel sizes that the header leaves out.
-pub(super) fn missing_spacing(geometry: &Geometry) -> Option<String> {
-    let forms = geometry.forms();
-    let axes = if forms.flat { &["x", "y"][..] } else { &["x", "y", "z"] };
-    let missing: Vec<String> = axes
-        .iter()
-        .zip(&forms.pixdim[1..])
-        .filter(|(_, size)| !(size.is_finite() && **size != 0.0))
-        .map(|(axis, size)| format!("{size} along {axis}"))
-        .collect();
-    (!missing.is_empty()).then(|| {
-        format!(
-            "its header has the spacing (pixdim) {}, which counts as 1, as in nnU-Net",
-            missing.join(", ")
-        )
-    })
-}
 
 /// Images stored with their axes in different directions, where the reader does not turn them.
 pub(super) fn orientations(dataset: &RawDataset, cases: &[CaseCheck]) -> Option<Problem> {
@@ -51,7 +32,7 @@ pub(super) fn orientations(dataset: &RawDataset, cases: &[CaseCheck]) -> Option<
     groups.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
     let each: Vec<String> = groups
         .iter()
-        .map(|(axes, names)| format!("{axes} in {} ({})", count(names.len(), "case"), some_of(names)))
+        .map(|(axes, names)| format!("{axes} in {} ({})", count(names.len(), "case"), first_few(names, 5)))
         .collect();
     Some(Problem {
         severity: Severity::Warning,
