@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::nifti;
 use glioseg_infer::{Batch, CaseImages, Event, InferError, PredictOptions, Predictor, Watch, batch};
 use glioseg_plan::OutputLabels;
@@ -163,4 +164,22 @@ fn a_stop_within_a_tile_leaves_nothing_behind_and_the_rest_can_be_done_later() {
         let [ours, theirs] = [&out, &whole].map(|f| std::fs::read(f.join(&name)).expect("a file"));
         assert!(ours == theirs, "{name} differs");
     }
+}
+
+#[test]
+fn mirror_axes_that_do_not_exist_matter_only_where_tiles_are_mirrored() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("model");
+    glioseg_infer::convert::convert(&model(), &path, &mut |_| {}).expect("the model in our form");
+    let checkpoint = path.join("fold_0/checkpoint_final.safetensors");
+    let mut bytes = std::fs::read(&checkpoint).expect("a checkpoint");
+    let axes = b"[0,1,2]";
+    let at = bytes.windows(axes.len()).position(|w| w == axes).expect("the axes");
+    bytes[at..at + axes.len()].copy_from_slice(b"[0,1,7]");
+    std::fs::write(&checkpoint, bytes).expect("written");
+
+    let error = Predictor::open(&[path.clone()], PredictOptions::default()).expect_err("no axis 7");
+    assert!(error.to_string().contains("0, 1, 7"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--no-mirroring")), "{:?}", error.hint());
+    Predictor::open(&[path], quick()).expect("nothing is mirrored");
 }

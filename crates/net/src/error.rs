@@ -274,7 +274,7 @@ impl Diagnose for NetError {
                 "nnU-Net keeps nothing but the network's `state_dict` there; save the checkpoint again with plain tensors".into()
             }
             NetError::MirrorAxes { .. } => {
-                "write the axes that the training mirrored into the checkpoint, each once, as a tuple such as (0, 1), or None for \
+                "predict with --no-mirroring, or write the axes that the training mirrored into the checkpoint, each once, as a tuple such as (0, 1), or None for \
                  no mirroring"
                     .into()
             }

@@ -165,6 +165,19 @@ fn a_bad_case_fails_alone() {
     assert_eq!(scores.cases[1].status, CaseStatus::Scored);
     assert!(scores.cases[1].warnings[0].contains("differ in origin"), "{:?}", scores.cases[1].warnings);
 
+    let strict = EvaluateOptions { strict: true, ..known(Convention::Brats124) };
+    let strict = evaluate(&folder, &strict).expect("a is fine");
+    assert_eq!(
+        (strict.with_status(CaseStatus::Scored), strict.with_status(CaseStatus::Failed)),
+        (vec!["a"], vec!["b"])
+    );
+    assert_eq!(strict.cases[1].error.as_ref(), scores.cases[1].warnings.first());
+    assert_eq!(
+        strict.cases[1].hint.as_deref(),
+        Some("correct the files; without --strict this is a warning")
+    );
+    assert_eq!(strict.statistic(Rule::NnUnet, "(4,)", "Dice").map(|s| s.n), Some(1));
+
     std::fs::write(folder.path().join("pred/b.nii.gz"), b"no image").expect("writable");
     let scores = evaluate(&folder, &known(Convention::Brats124)).expect("a is fine");
     assert_eq!(scores.with_status(CaseStatus::Failed), ["b"]);
