@@ -33,6 +33,19 @@ pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// The first `most` of a list of names, and how many more there are.
+///
+/// ```
+/// use glioseg_diagnose::first_few;
+/// assert_eq!(first_few(&["a", "b"], 2), "a, b");
+/// assert_eq!(first_few(&["a", "b", "c", "d"], 2), "a, b and 2 more");
+/// ```
+pub fn first_few<S: AsRef<str>>(names: &[S], most: usize) -> String {
+    let shown: Vec<&str> = names.iter().take(most).map(AsRef::as_ref).collect();
+    let more = if names.len() > most { format!(" and {} more", names.len() - most) } else { String::new() };
+    shown.join(", ") + &more
+}
+
 /// Bytes in GiB, for messages.
 pub fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1u32 << 30)

@@ -255,7 +255,7 @@ impl<'a> Job<'a> {
         // With parts, and to continue, files of other runs are meant to be there.
         if batch.part.is_none() && !batch.skip_finished {
             let own = self.cases.iter().map(|c| &c.id).chain(self.bad.iter().map(|f| &f.case.id));
-            let files = folder.strangers(&own.map(String::as_str).collect());
+            let files = folder.strangers(&own.map(String::as_str).collect(), set.options.save_probabilities);
             if !files.is_empty() {
                 observer(Event::Stale { files: &files });
             }

@@ -87,14 +87,13 @@ impl Folder {
             && (!options.uncertainty || self.path.join(Self::map(case, "disagreement")).is_file())
     }
 
-    /// Label maps in the folder that are of no case of `own`, sorted.
-    pub(crate) fn strangers(&self, own: &HashSet<&str>) -> Vec<String> {
-        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut found: Vec<String> =
-            names.filter(|name| nifti::stem(name).is_some_and(|stem| !own.contains(stem))).collect();
-        found.sort();
-        found
+    /// Files in the folder that this prediction of the cases `own` does not write, sorted: label maps of other cases, and
+    /// probabilities of other cases or, where none are `saved`, of any.
+    pub(crate) fn strangers(&self, own: &HashSet<&str>, saved: bool) -> Vec<String> {
+        strangers(&self.path, |name| {
+            nifti::stem(name).is_some_and(|stem| !own.contains(stem))
+                || name.strip_suffix(".npz").is_some_and(|stem| !saved || !own.contains(stem))
+        })
     }
 
     /// Writes all files of a case, the label map last; the record with what was written and how long it took.
@@ -104,6 +103,7 @@ impl Folder {
     pub(crate) fn write(&self, prediction: Prediction) -> Result<CaseRecord, InferError> {
         let start = Instant::now();
         let Prediction { labels, probabilities, uncertainty, mut record, saving, .. } = prediction;
+        record.saved_probabilities = Some(probabilities.is_some());
         let case = &record.case;
         if let (Some(maps), Some(scores)) = (uncertainty, &mut record.uncertainty) {
             let [entropy, disagreement] = ["entropy", "disagreement"].map(|name| Self::map(case, name));
@@ -124,17 +124,28 @@ impl Folder {
     }
 }
 
+/// Names of the files in a folder that `strange` is true of, sorted. Hidden files, which are never results, are left out.
+pub(crate) fn strangers(folder: &Path, strange: impl Fn(&str) -> bool) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut found: Vec<String> = names.filter(|name| !name.starts_with('.') && strange(name)).collect();
+    found.sort();
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn label_maps_of_other_cases_are_found() {
+    fn files_of_earlier_predictions_are_found() {
         let folder = tempfile::tempdir().expect("a folder");
-        for name in ["a.nii.gz", "b.nii.gz", "c.nii", "c.npz", ".d.nii.gz.part", "predict.json"] {
+        for name in ["a.nii.gz", "a.npz", "b.nii.gz", "c.nii", "c.npz", ".d.npz", "predict.json"] {
             std::fs::write(folder.path().join(name), b"").expect("written");
         }
         let made = Folder::make(folder.path(), &[], ".nii.gz").expect("a folder");
-        assert_eq!(made.strangers(&HashSet::from(["a", "x"])), ["b.nii.gz", "c.nii"]);
+        let own = HashSet::from(["a", "x"]);
+        assert_eq!(made.strangers(&own, true), ["b.nii.gz", "c.nii", "c.npz"]);
+        assert_eq!(made.strangers(&own, false), ["a.npz", "b.nii.gz", "c.nii", "c.npz"]);
     }
 }

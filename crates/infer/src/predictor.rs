@@ -513,6 +513,7 @@ impl ModelSet {
             files: facts.origin.files().to_vec(),
             seconds,
             volume_ml,
+            saved_probabilities: None,
             postprocessed_voxels,
             channels: facts.seen.as_ref().map(|(channels, _)| channels.clone()),
             warnings: facts.warnings.clone(),

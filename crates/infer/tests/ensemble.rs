@@ -10,6 +10,7 @@ use glioseg_formats::nifti;
 use glioseg_infer::ensemble::{EnsembleOptions, ensemble};
 use glioseg_infer::postprocess::{Postprocessing, PostprocessingStep};
 use glioseg_plan::OutputLabels;
+use glioseg_plan::record::{CaseRecord, CaseStatus, Record};
 use glioseg_volume::testing::shared_data;
 use glioseg_volume::{Affine, Geometry, LabelMap};
 use support::save_array;
@@ -18,7 +19,7 @@ use support::save_array;
 fn merged(folders: &[PathBuf], options: &EnsembleOptions) -> tempfile::TempDir {
     let out = tempfile::tempdir().expect("a folder");
     let done = ensemble(folders, out.path(), options, &|_, _| {}).expect("started");
-    for case in done {
+    for case in done.cases {
         case.result.unwrap_or_else(|e| panic!("{}: {e}", case.case));
     }
     out
@@ -158,7 +159,7 @@ fn error_of(folders: &[&tempfile::TempDir], options: &EnsembleOptions) -> (Strin
     let error = match ensemble(&folders, out.path(), options, &|_, _| {}) {
         Err(error) => error,
         Ok(done) => {
-            let error = done.into_iter().find_map(|c| c.result.err()).expect("a case that fails");
+            let error = done.cases.into_iter().find_map(|c| c.result.err()).expect("a case that fails");
             assert!(!out.path().join("a.nii.gz").exists(), "no result of a case that failed");
             error
         }
@@ -168,6 +169,47 @@ fn error_of(folders: &[&tempfile::TempDir], options: &EnsembleOptions) -> (Strin
         text = text.replace(&folder.display().to_string(), ["FIRST", "SECOND"][i]);
     }
     (text, error.hint().unwrap_or_default())
+}
+
+/// A `predict.json` that tells of these cases: whether they are done, and whether their probabilities were saved.
+fn record(folder: &Path, cases: &[(&str, CaseStatus, Option<bool>)]) {
+    let mut record = Record::default();
+    for &(case, status, saved_probabilities) in cases {
+        let failed = CaseRecord::failed(case.into(), vec![], String::new(), None);
+        record.put(CaseRecord { status, saved_probabilities, ..failed });
+    }
+    record.write(&folder.join("predict.json")).expect("written");
+}
+
+#[test]
+fn probabilities_of_an_earlier_prediction_are_left_out_or_refused() {
+    const OUTPUTS: &[f32] = &[0.1, 0.6, 0.3, 0.0];
+    let all = ["a", "b", "c", "d"].map(|case| (case, OUTPUTS));
+    let one = folder(PLAIN, &all);
+    let (done, failed) = (CaseStatus::Done, CaseStatus::Failed);
+    // `a` was predicted by a version that does not say it, `b` again without probabilities, `c` failed, `d` is not listed.
+    record(one.path(), &[("a", done, None), ("b", done, Some(false)), ("c", failed, None)]);
+    let out = tempfile::tempdir().expect("a folder");
+    for name in ["a.npz", "x.nii.gz", "notes.txt"] {
+        fs::write(out.path().join(name), b"").expect("written");
+    }
+    let made = ensemble(&[one.path().to_owned()], out.path(), &EnsembleOptions::default(), &|_, _| {});
+    let made = made.expect("an ensemble");
+    assert_eq!(made.cases.iter().map(|c| c.case.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(made.stale, ["b", "c", "d"].map(|case| one.path().join(format!("{case}.npz"))));
+    assert_eq!(made.left_in_output, ["a.npz", "x.nii.gz"]);
+
+    // Where another folder has the case, an earlier prediction does not take its place.
+    let two = folder(PLAIN, &[("a", OUTPUTS), ("b", OUTPUTS)]);
+    let (text, hint) = error_of(&[&one, &two], &EnsembleOptions::default());
+    assert_eq!(
+        text,
+        "FIRST/b.npz is of an earlier prediction: the predict.json next to it does not say that it was saved"
+    );
+    assert_eq!(hint, "predict the case again with --save-probabilities, or remove the file");
+    record(one.path(), &[("b", done, Some(false))]);
+    let (text, _) = error_of(&[&one], &EnsembleOptions::default());
+    assert!(text.starts_with("FIRST/a.npz is of an earlier prediction"), "{text}");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! What can be wrong with a dataset description or plans.
 
-use crate::splits::some_of;
-use glioseg_diagnose::{Diagnose, ForeignFile};
+use glioseg_diagnose::{Diagnose, ForeignFile, first_few};
 use glioseg_formats::FormatError;
 use std::path::{Path, PathBuf};
 
@@ -342,7 +341,7 @@ fn list(labels: &[u16]) -> String {
 fn counted(labels: &[(u16, u64)]) -> String {
     let one = |(label, n): &(u16, u64)| format!("{label} ({n} voxel{})", if *n == 1 { "" } else { "s" });
     let shown: Vec<String> = labels.iter().map(one).collect();
-    some_of(&shown.iter().map(String::as_str).collect::<Vec<_>>())
+    first_few(&shown, 5)
 }
 
 fn more_files(more: usize) -> String {

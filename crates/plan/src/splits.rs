@@ -2,6 +2,7 @@
 
 use crate::PlanError;
 use crate::json::{Node, read_json};
+use glioseg_diagnose::first_few;
 use glioseg_formats::atomic;
 use glioseg_interop::{KeyOrder, RandomState, python_json};
 use serde_json::{Value, json};
@@ -109,7 +110,7 @@ impl Splits {
                 "names {} that {} not in the dataset: {}",
                 if unknown.len() == 1 { "a case".to_owned() } else { format!("{} cases", unknown.len()) },
                 if unknown.len() == 1 { "is" } else { "are" },
-                some_of(&unknown)
+                first_few(&unknown, 5)
             )));
         }
         let train: HashSet<&str> = fold.train.iter().map(String::as_str).collect();
@@ -117,14 +118,16 @@ impl Splits {
         if !both.is_empty() {
             warnings.push(format!(
                 "fold {number} validates with cases that it trains on, so its score will be too high: {}",
-                some_of(&both)
+                first_few(&both, 5)
             ));
         }
         let used: HashSet<&str> = all().collect();
         let left: Vec<&str> = cases.iter().map(AsRef::as_ref).filter(|n| !used.contains(n)).collect();
         if !left.is_empty() {
-            warnings
-                .push(format!("fold {number} uses neither for training nor validation: {}", some_of(&left)));
+            warnings.push(format!(
+                "fold {number} uses neither for training nor validation: {}",
+                first_few(&left, 5)
+            ));
         }
         Ok(warnings)
     }
@@ -239,13 +242,6 @@ fn sorted<S: AsRef<str>>(cases: &[S]) -> Vec<String> {
     let mut names: Vec<String> = cases.iter().map(|c| c.as_ref().to_owned()).collect();
     names.sort_unstable();
     names
-}
-
-/// The first names of a list and how many more there are.
-pub(crate) fn some_of(names: &[&str]) -> String {
-    const SHOWN: usize = 5;
-    let shown = names[..names.len().min(SHOWN)].join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 #[cfg(test)]

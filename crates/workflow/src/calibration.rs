@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use glioseg_formats::nifti;
 use glioseg_metrics::calibration::{Calibration, CalibrationScores, RegionCalibration};
 use glioseg_metrics::{LabelScheme, MetricsError};
+use glioseg_plan::record::Record;
 use glioseg_plan::{Dataset, Labels};
 use glioseg_report::{CaseScores, CaseStatus, CohortScores};
 use glioseg_volume::LabelMap;
@@ -24,12 +25,15 @@ const MARGIN_MM: f64 = 10.0;
 const BINS: usize = 15;
 
 /// What was found next to a cohort's predictions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Calibrated {
     /// The calibration; `None` where no case has probabilities that can be used.
     pub scores: Option<CalibrationScores>,
     /// Cases whose probabilities cannot be used, and why.
     pub failed: Vec<(String, EnsembleError)>,
+    /// Cases whose probabilities were left out, since the `predict.json` next to them says that they are of an earlier
+    /// prediction.
+    pub stale: Vec<String>,
 }
 
 /// A region: its name, its labels in the references, and the outputs whose sum is its probability.
@@ -48,9 +52,16 @@ pub fn calibration(scores: &CohortScores) -> Calibrated {
         let npz = npz_of(case.prediction.as_ref()?);
         (case.status == CaseStatus::Scored && npz.is_file()).then_some(npz)
     };
-    let cases: Vec<(&CaseScores, PathBuf)> =
-        scores.cases.iter().filter_map(|case| Some((case, with(case)?))).collect();
-    let Some((_, first)) = cases.first() else { return Calibrated { scores: None, failed: Vec::new() } };
+    let found = scores.cases.iter().filter_map(|case| Some((case, with(case)?)));
+    // A file of that name by another program is not a reason to leave a cohort out.
+    let record = Record::read(&scores.prediction).ok().flatten();
+    let current = |npz: &Path| {
+        let name = npz.file_stem().unwrap_or_default().to_string_lossy();
+        record.as_ref().is_none_or(|record| record.may_have_probabilities(&name))
+    };
+    let (cases, stale): (Vec<(&CaseScores, PathBuf)>, Vec<_>) = found.partition(|(_, npz)| current(npz));
+    let stale: Vec<String> = stale.into_iter().map(|(case, _)| case.case.clone()).collect();
+    let Some((_, first)) = cases.first() else { return Calibrated { stale, ..Calibrated::default() } };
     let folder = first.parent().unwrap_or(Path::new("."));
     let dataset = match Dataset::describing(None, [folder]) {
         Ok(Some(found)) => Ok(found.dataset),
@@ -59,7 +70,9 @@ pub fn calibration(scores: &CohortScores) -> Calibrated {
     };
     let dataset = match dataset {
         Ok(dataset) => dataset,
-        Err(error) => return Calibrated { scores: None, failed: vec![(cases[0].0.case.clone(), error)] },
+        Err(error) => {
+            return Calibrated { scores: None, failed: vec![(cases[0].0.case.clone(), error)], stale };
+        }
     };
     let theirs =
         scores.prediction_convention.map_or_else(|| scores.labels.clone(), LabelScheme::brats).regions;
@@ -95,7 +108,7 @@ pub fn calibration(scores: &CohortScores) -> Calibrated {
         margin_mm: MARGIN_MM,
         regions: regions.iter().zip(&all).map(|(r, c)| RegionCalibration::new(r.name, c)).collect(),
     });
-    Calibrated { scores, failed }
+    Calibrated { scores, failed, stale }
 }
 
 /// `CASE.npz` next to `CASE.nii.gz`.

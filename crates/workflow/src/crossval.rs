@@ -251,7 +251,7 @@ pub fn combine(
     let folder = results.join("ensembles").join(format!("ensemble___{}___{}", name(a), name(b)));
     make_empty(&folder)?;
     let folders = [a.folder.clone(), b.folder.clone()];
-    for done in ensemble(&folders, &folder, &EnsembleOptions::default(), &|_, _| ())? {
+    for done in ensemble(&folders, &folder, &EnsembleOptions::default(), &|_, _| ())?.cases {
         done.result?;
     }
     let summary = score(&judged(dataset, &folder), &dataset.description.labels, &Postprocessing::default())?;

@@ -7,6 +7,7 @@ use glioseg_diagnose::Diagnose as _;
 use glioseg_formats::{nifti, npz};
 use glioseg_metrics::{LabelScheme, Rule};
 use glioseg_plan::Convention;
+use glioseg_plan::record::{CaseRecord, CaseStatus as Written, Record};
 use glioseg_report::{EvaluateOptions, LabelSource, evaluate_cohort};
 use glioseg_volume::{Affine, Geometry, LabelMap};
 use glioseg_workflow::calibration::{Calibrated, calibration};
@@ -133,6 +134,26 @@ fn regions_and_sums_of_labels_are_those_of_all_voxels_near_the_tumour() {
 fn without_probabilities_there_is_nothing_to_say() {
     let found = calibrated(&folder(REGIONS));
     assert!(found.scores.is_none() && found.failed.is_empty());
+}
+
+#[test]
+fn probabilities_of_an_earlier_prediction_are_left_out() {
+    let dir = folder(REGIONS);
+    write_npz(&dir.path().join("pred/a.npz"), [3, SHAPE[0], SHAPE[1], SHAPE[2]], &vec![0.5; 3 * VOXELS]);
+    let say = |saved_probabilities| {
+        let failed = CaseRecord::failed("a".into(), vec![], String::new(), None);
+        let mut record = Record::default();
+        record.put(CaseRecord { status: Written::Done, saved_probabilities, ..failed });
+        record.write(&dir.path().join("pred/predict.json")).expect("written");
+        calibrated(&dir)
+    };
+    let found = say(Some(false));
+    assert!(found.scores.is_none() && found.failed.is_empty());
+    assert_eq!(found.stale, ["a"]);
+    for saved in [None, Some(true)] {
+        let found = say(saved);
+        assert!(found.scores.is_some() && found.stale.is_empty(), "{saved:?}");
+    }
 }
 
 #[test]

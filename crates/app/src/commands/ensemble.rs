@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use clap::Args;
-use glioseg_diagnose::count;
-use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, ensemble};
+use glioseg_diagnose::{count, first_few};
+use glioseg_infer::ensemble::{EnsembleError, EnsembleOptions, EnsembledCase, EnsembledFolders, ensemble};
 use glioseg_infer::postprocess::Postprocessing;
 use glioseg_plan::OutputLabels;
 use serde_json::json;
@@ -70,7 +70,24 @@ pub(crate) fn run(options: &Ensemble, ui: &Ui) -> anyhow::Result<Outcome> {
             Err(error) => ui.fail(&describe(&case.case, error)),
         }
     };
-    let cases = ensemble(&options.input, &options.output, &ensemble_options, &observer)?;
+    ui.begin("averaging");
+    let done = ensemble(&options.input, &options.output, &ensemble_options, &observer);
+    ui.stop();
+    let EnsembledFolders { cases, stale, left_in_output } = done?;
+    if !stale.is_empty() {
+        let names: Vec<String> = stale.iter().map(|p| p.display().to_string()).collect();
+        ui.warn(&format!(
+            "of an earlier prediction, since the predict.json next to them does not tell of them, and left out: {}",
+            first_few(&names, 5)
+        ));
+    }
+    if !left_in_output.is_empty() {
+        ui.warn(&format!(
+            "{} holds files that are not of this ensemble: {}; remove them, or `glioseg evaluate` will score them too",
+            options.output.display(),
+            first_few(&left_in_output, 5)
+        ));
+    }
     let mut failed = 0;
     for case in &cases {
         match &case.result {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use glioseg_diagnose::count;
+use glioseg_diagnose::{count, first_few};
 use glioseg_metrics::statistics::{Bootstrap, Summary};
 use glioseg_metrics::{LabelScheme, Rule, ScoreOptions};
 use glioseg_plan::Convention;
@@ -112,7 +112,10 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make the folder {}", options.output.display()))?;
     let observer = |case: &CaseScores, number: usize, of: usize| show_case(case, number, of, ui);
-    let mut scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer)?;
+    ui.begin("scoring");
+    let scores = evaluate_cohort(&options.reference, &options.prediction, &evaluate, &observer);
+    ui.stop();
+    let mut scores = scores?;
     if scores.labels_guessed {
         ui.warn(&format!("labels are taken to be those of {}; say so with --labels", scores.labels.name));
     }
@@ -125,9 +128,17 @@ pub(crate) fn run(options: &Evaluate, ui: &Ui) -> anyhow::Result<Outcome> {
 
 /// Looks at the probabilities that were saved next to the predictions; true if some could not be used.
 fn calibrate(scores: &mut CohortScores, ui: &Ui) -> bool {
+    ui.begin("reading probabilities");
     let found = calibration(scores);
+    ui.stop();
     for (case, error) in &found.failed {
         ui.warn(&format!("case `{case}` is left out of the calibration: {}", about(error)));
+    }
+    if !found.stale.is_empty() {
+        ui.warn(&format!(
+            "probabilities of an earlier prediction, since predict.json does not tell of them, and left out of the calibration: {}",
+            first_few(&found.stale, 10)
+        ));
     }
     scores.calibration = found.scores;
     !found.failed.is_empty()
@@ -256,10 +267,6 @@ fn cells(s: &Summary) -> [String; 5] {
 
 /// Missing, extra and failed cases, and where the tables are.
 fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
-    let list = |names: &[&str]| {
-        let shown = names[..names.len().min(10)].join(", ");
-        if names.len() > 10 { format!("{shown} and {} more", names.len() - 10) } else { shown }
-    };
     let [scored, missing, failed] = [CaseStatus::Scored, CaseStatus::Missing, CaseStatus::Failed]
         .map(|status| scores.with_status(status));
     if !missing.is_empty() {
@@ -270,7 +277,7 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
             "no prediction for {} of {}: {}",
             missing.len(),
             count(scores.cases.len(), "case"),
-            list(&missing)
+            first_few(&missing, 10)
         );
         if !counting.is_empty() {
             text += &format!("; they count as worst for {}", names(&counting));
@@ -281,22 +288,20 @@ fn tell_the_rest(scores: &CohortScores, output: &Path, ui: &Ui) -> Outcome {
         ui.warn(&text);
     }
     if !scores.extra.is_empty() {
-        let extra: Vec<&str> = scores.extra.iter().map(String::as_str).collect();
         ui.warn(&format!(
             "without a reference, and left out: {}: {}",
-            count(extra.len(), "prediction"),
-            list(&extra)
+            count(scores.extra.len(), "prediction"),
+            first_few(&scores.extra, 10)
         ));
     }
     if !scores.stale.is_empty() {
-        let stale: Vec<&str> = scores.stale.iter().map(String::as_str).collect();
         ui.warn(&format!(
             "of an earlier prediction, since predict.json does not list them as done, and left out: {}",
-            list(&stale)
+            first_few(&scores.stale, 10)
         ));
     }
     if !failed.is_empty() {
-        ui.warn(&format!("could not score {}: they are in no mean", list(&failed)));
+        ui.warn(&format!("could not score {}: they are in no mean", first_few(&failed, 10)));
     }
     ui.say(&format!(
         "{} of {} scored; tables in {}",

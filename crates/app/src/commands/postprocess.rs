@@ -190,7 +190,10 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     let threshold = options.threshold.map(&mut rule).transpose()?;
     let mut largest = None;
     if options.search == Some(Search::Largest) {
-        let found = search_largest(options, &cases, ui)?;
+        ui.begin("comparing with the references");
+        let found = search_largest(options, &cases, ui);
+        ui.stop();
+        let found = found?;
         // nnU-Net's own form says what is done if nothing else is.
         let alone = postprocessing.steps.is_empty();
         postprocessing.steps.extend(found.steps.steps.iter().cloned());
@@ -202,7 +205,10 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
         let PostprocessingStep::ReplaceSmall { labels, .. } = rule(0)? else {
             unreachable!("the rule is a threshold")
         };
-        let search = search(options, &cases, labels[0])?;
+        ui.begin("comparing with the references");
+        let search = search(options, &cases, labels[0]);
+        ui.stop();
+        let search = search?;
         postprocessing.steps.push(rule(search.best)?);
         postprocessing.notes.insert("threshold_search".into(), serde_json::to_value(&search)?);
         show_search(&search, options.json)?;
@@ -224,11 +230,15 @@ pub(crate) fn run(options: &Postprocess, ui: &Ui) -> anyhow::Result<Outcome> {
     let rules = OutputRules { postprocessing, recoding };
     let work = PostprocessOptions { rules, known: meaning.known };
     let observer = |case: &PostprocessedCase| {
+        ui.advance();
         if let Err(error) = &case.changed {
             ui.fail(&format!("case `{}`: {}", case.case, about(error)));
         }
     };
-    let done = postprocess_cases(&cases, &output, &work, &observer)?;
+    ui.start("postprocessing", cases.len(), "cases");
+    let done = postprocess_cases(&cases, &output, &work, &observer);
+    ui.stop();
+    let done = done?;
     match &largest {
         Some(found) => {
             let folder = if options.output.is_some() { &output } else { &options.input };

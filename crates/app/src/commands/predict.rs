@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use glioseg_diagnose::count;
+use glioseg_diagnose::{count, first_few};
 use glioseg_infer::model::Model;
 use glioseg_infer::recipe::Recipe;
 use glioseg_infer::{
@@ -215,13 +215,11 @@ fn predict_and_show(
                 ui.begin(&format!("reading case 1/{cases}"));
             }
             Event::Stale { files } => {
-                let shown = files[..files.len().min(5)].join(", ");
-                let more =
-                    if files.len() > 5 { format!(" and {} more", files.len() - 5) } else { String::new() };
                 ui.warn(&format!(
-                    "{} holds label maps that are not of these cases: {shown}{more}; predict.json does not list them, and \
-                     `glioseg evaluate` leaves them out",
-                    stage.out.display()
+                    "{} holds files of an earlier prediction: {}; predict.json does not list them, and `glioseg \
+                     evaluate` and `glioseg ensemble` leave them out",
+                    stage.out.display(),
+                    first_few(files, 5)
                 ));
             }
             Event::Case { case, number, of, passes } => {

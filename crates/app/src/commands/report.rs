@@ -79,7 +79,10 @@ pub(crate) fn run(options: &Report, ui: &Ui) -> anyhow::Result<Outcome> {
             ui.say(&format!("drawn {done} of {of} cases"));
         }
     };
-    let written = write_report(&input, &output, &progress)?;
+    ui.begin("drawing the cases");
+    let written = write_report(&input, &output, &progress);
+    ui.stop();
+    let written = written?;
     for left_out in &written.left_out {
         ui.warn(left_out);
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glioseg_diagnose::first_few;
 use glioseg_formats::nifti;
 
 use super::CaseError;
@@ -93,9 +94,7 @@ impl Walk {
     pub(super) fn seen(&self) -> String {
         let some = |files: &[PathBuf]| {
             let name = |f: &PathBuf| f.file_name().unwrap_or_default().display().to_string();
-            let shown: Vec<String> = files.iter().take(3).map(name).collect();
-            let more = if files.len() > 3 { format!(" and {} more", files.len() - 3) } else { String::new() };
-            shown.join(", ") + &more
+            first_few(&files.iter().map(name).collect::<Vec<_>>(), 3)
         };
         let mut parts = Vec::new();
         if !self.files.is_empty() {

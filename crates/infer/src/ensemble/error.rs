@@ -27,6 +27,12 @@ pub enum EnsembleError {
         /// The folder.
         folder: PathBuf,
     },
+    /// Probabilities that the folder's `predict.json` does not tell of.
+    #[error("{} is of an earlier prediction: the predict.json next to it does not say that it was saved", path.display())]
+    Stale {
+        /// The npz.
+        path: PathBuf,
+    },
     /// Folders with other cases.
     #[error("{} has no {}.npz{}, but {} has", folder.display(), missing[0], more(missing), other.display())]
     CaseSets {
@@ -149,6 +155,7 @@ impl Diagnose for EnsembleError {
             Self::NoCases { .. } => {
                 "predict with --save-probabilities (nnU-Net v2: --save_probabilities; v1: --save_npz)".into()
             }
+            Self::Stale { .. } => "predict the case again with --save-probabilities, or remove the file".into(),
             Self::CaseSets { .. } => "every folder must hold the same cases: predict the missing ones".into(),
             Self::OutputsDiffer { .. } => {
                 "only models that were trained for the same labels can be averaged; where only names differ, give the \

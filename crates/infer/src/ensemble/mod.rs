@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use glioseg_formats::{FormatError, atomic, npz};
+use glioseg_formats::{FormatError, atomic, nifti, npz};
+use glioseg_plan::record::Record;
 use glioseg_plan::{Dataset, OutputLabels, differing_labels};
 use glioseg_volume::{LabelMap, crop};
 use half::f16;
@@ -28,6 +29,7 @@ pub use saved::Version;
 use saved::{Archive, Array};
 
 use crate::Decision;
+use crate::folder::strangers;
 use crate::output::{OutputRules, label_path, write_labels};
 use crate::postprocess::Postprocessing;
 
@@ -57,6 +59,17 @@ pub struct EnsembledCase {
     pub result: Result<Option<Vec<(u16, usize)>>, EnsembleError>,
 }
 
+/// What an ensemble made of its folders.
+#[derive(Debug, Default)]
+pub struct EnsembledFolders {
+    /// Every case, sorted by name.
+    pub cases: Vec<EnsembledCase>,
+    /// Files of the inputs that were left out, since the `predict.json` next to them says that they are of an earlier prediction.
+    pub stale: Vec<PathBuf>,
+    /// Label maps and probabilities in the output folder that are of other cases, sorted.
+    pub left_in_output: Vec<String>,
+}
+
 /// The mean of one case's saved probabilities.
 #[derive(Debug)]
 pub struct Ensembled {
@@ -68,10 +81,11 @@ pub struct Ensembled {
 
 /// Averages folders of saved probabilities and writes `OUT/CASE.nii.gz` and `dataset.json`; `observer` hears of every case.
 ///
-/// A case that fails does not stop the others. The results are sorted by case.
+/// A case that fails does not stop the others. Where a `predict.json` lies in a folder, the cases whose probabilities it tells of
+/// count, and others are named: they are of an earlier prediction.
 ///
 /// # Errors
-/// What concerns all cases: a folder without cases, other case sets, other labels, labels without a place in the coding asked for, an output
+/// What concerns all cases: a folder without cases, other case sets, probabilities of an earlier prediction, other labels, labels without a place in the coding asked for, an output
 /// that is an input.
 ///
 /// # Source
@@ -81,8 +95,8 @@ pub fn ensemble(
     out: &Path,
     options: &EnsembleOptions,
     observer: &(dyn Fn(&EnsembledCase, usize) + Sync),
-) -> Result<Vec<EnsembledCase>, EnsembleError> {
-    let cases = common_cases(folders)?;
+) -> Result<EnsembledFolders, EnsembleError> {
+    let (cases, stale) = common_cases(folders)?;
     let dataset = dataset_of(folders, &cases[0], options.dataset.as_deref())?;
     let steps = (options.postprocessing.clone(), options.postprocessing_path.as_path());
     let rules = OutputRules::new(&dataset, steps, options.labels, options.save_probabilities)?;
@@ -96,13 +110,23 @@ pub fn ensemble(
         return Err(EnsembleError::OutputIsInput { path: out.into() });
     }
     rules.prepare_folder::<EnsembleError>(out, &dataset, options.skip_finished)?;
+    let left_in_output = if options.skip_finished { Vec::new() } else { left_in(out, &cases, options) };
     let work = Work { folders, out, options, dataset: &dataset, rules: &rules };
     let done = cases.par_iter().map(|case| {
         let done = EnsembledCase { case: case.clone(), result: work.case(case) };
         observer(&done, cases.len());
         done
     });
-    Ok(done.collect())
+    Ok(EnsembledFolders { cases: done.collect(), stale, left_in_output })
+}
+
+/// Files in the output folder that will not be written again.
+fn left_in(out: &Path, cases: &[String], options: &EnsembleOptions) -> Vec<String> {
+    let own = |case: &str| cases.binary_search_by(|c| c.as_str().cmp(case)).is_ok();
+    strangers(out, |name| {
+        nifti::stem(name).is_some_and(|stem| !own(stem))
+            || name.strip_suffix(".npz").is_some_and(|stem| !options.save_probabilities || !own(stem))
+    })
 }
 
 /// Averages the saved probabilities of one case; `dataset` says what the outputs mean.
@@ -118,35 +142,56 @@ pub fn ensemble_case(files: &[PathBuf], dataset: &Dataset) -> Result<Ensembled, 
     merge_case(files, dataset, None)
 }
 
-/// The names of all cases, which must be the same in every folder.
-fn common_cases(folders: &[PathBuf]) -> Result<Vec<String>, EnsembleError> {
-    let sets = folders.iter().map(|f| case_names(f)).collect::<Result<Vec<_>, _>>()?;
-    let all: BTreeSet<&String> = sets.iter().flatten().collect();
+/// The names of all cases, which must be the same in every folder, sorted; and files of earlier predictions, which are left out.
+fn common_cases(folders: &[PathBuf]) -> Result<(Vec<String>, Vec<PathBuf>), EnsembleError> {
+    let sets = folders.iter().map(|f| SavedCases::of(f)).collect::<Result<Vec<_>, _>>()?;
+    let all: BTreeSet<&String> = sets.iter().flat_map(|s| &s.current).collect();
     for (folder, set) in folders.iter().zip(&sets) {
-        let missing: Vec<String> = all.iter().filter(|c| !set.contains(**c)).map(|c| (*c).clone()).collect();
+        let missing: Vec<String> =
+            all.iter().filter(|c| !set.current.contains(**c)).map(|c| (*c).clone()).collect();
+        if let Some(case) = missing.iter().find(|case| set.stale.contains(*case)) {
+            return Err(EnsembleError::Stale { path: folder.join(format!("{case}.npz")) });
+        }
         if let Some(first) = missing.first() {
-            let other = folders.iter().zip(&sets).find(|(_, s)| s.contains(first));
+            let other = folders.iter().zip(&sets).find(|(_, s)| s.current.contains(first));
             let other = other.map_or_else(PathBuf::new, |(f, _)| f.clone());
             return Err(EnsembleError::CaseSets { folder: folder.clone(), missing, other });
         }
     }
-    Ok(all.into_iter().cloned().collect())
+    let stale =
+        folders.iter().zip(&sets).flat_map(|(f, s)| s.stale.iter().map(|c| f.join(format!("{c}.npz"))));
+    Ok((all.into_iter().cloned().collect(), stale.collect()))
 }
 
-fn case_names(folder: &Path) -> Result<BTreeSet<String>, EnsembleError> {
-    let failed = |source| EnsembleError::Read { path: folder.into(), source };
-    let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        // What is not UTF-8 is replaced: the case then fails by its name, instead of being missed.
-        let name = name.to_string_lossy();
-        let case = name.strip_suffix(".npz").filter(|n| !n.starts_with('.'));
-        names.extend(case.map(str::to_owned));
+/// Cases of a folder with saved probabilities.
+#[derive(Default)]
+struct SavedCases {
+    current: BTreeSet<String>,
+    /// Those that the folder's `predict.json` does not know, or knows to be written without probabilities.
+    stale: BTreeSet<String>,
+}
+
+impl SavedCases {
+    fn of(folder: &Path) -> Result<Self, EnsembleError> {
+        let failed = |source| EnsembleError::Read { path: folder.into(), source };
+        // A file of that name by another program is not a reason to refuse a folder.
+        let record = Record::read(folder).ok().flatten();
+        let mut found = Self::default();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            // What is not UTF-8 is replaced: the case then fails by its name, instead of being missed.
+            let name = name.to_string_lossy();
+            let Some(case) = name.strip_suffix(".npz").filter(|n| !n.starts_with('.')) else { continue };
+            let current = record.as_ref().is_none_or(|r| r.may_have_probabilities(case));
+            let set = if current { &mut found.current } else { &mut found.stale };
+            set.insert(case.to_owned());
+        }
+        match (found.current.first(), found.stale.first()) {
+            (Some(_), _) => Ok(found),
+            (None, Some(case)) => Err(EnsembleError::Stale { path: folder.join(format!("{case}.npz")) }),
+            (None, None) => Err(EnsembleError::NoCases { folder: folder.into() }),
+        }
     }
-    if names.is_empty() {
-        return Err(EnsembleError::NoCases { folder: folder.into() });
-    }
-    Ok(names)
 }
 
 /// What the outputs mean: the dataset given, else that of the folders, which must agree; else what v1's properties say.

@@ -122,6 +122,9 @@ pub struct CaseRecord {
     /// Volume of every label or region in mL.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub volume_ml: IndexMap<String, f64>,
+    /// Whether its probabilities were written (`CASE.npz`); records of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_probabilities: Option<bool>,
     /// Voxels that each step of the postprocessing changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub postprocessed_voxels: Vec<usize>,
@@ -226,6 +229,7 @@ impl CaseRecord {
             files,
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
+            saved_probabilities: None,
             postprocessed_voxels: Vec::new(),
             channels: None,
             warnings: Vec::new(),
@@ -309,6 +313,12 @@ impl Record {
     /// A case of the record.
     pub fn case(&self, name: &str) -> Option<&CaseRecord> {
         self.cases.iter().find(|c| c.case == name)
+    }
+
+    /// Whether a `CASE.npz` in the record's folder may be of this prediction: the case is done, and the record does not say
+    /// that it was written without its probabilities.
+    pub fn may_have_probabilities(&self, case: &str) -> bool {
+        self.case(case).is_some_and(|c| c.status == CaseStatus::Done && c.saved_probabilities != Some(false))
     }
 
     /// Channel names of the first model, in its order.
