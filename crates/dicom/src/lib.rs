@@ -14,6 +14,7 @@
 mod error;
 mod file;
 mod guard;
+mod jpegls;
 mod pixels;
 pub mod role;
 mod stack;

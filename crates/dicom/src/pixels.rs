@@ -4,13 +4,18 @@ use std::path::Path;
 
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex as _, TransferSyntaxRegistry};
 
-use crate::DicomError;
 use crate::file::{Instance, PixelFormat};
 use crate::guard::{Checked, Coding, Finding, PixelPlace, check};
+use crate::{DicomError, jpegls};
 
 const RLE: &str = "1.2.840.10008.1.2.5";
 /// JPEG, baseline and lossless (any predictor, and the first one).
 const JPEG: [&str; 3] = ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"];
+
+/// JPEG-LS, lossless and near-lossless.
+const JPEG_LS: [&str; 2] = ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"];
+/// JPEG 2000, lossless and with losses.
+const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"];
 
 /// Whether the pixels of files in this transfer syntax can be read.
 pub(crate) fn is_decoded(syntax: &str) -> bool {
@@ -18,7 +23,7 @@ pub(crate) fn is_decoded(syntax: &str) -> bool {
         syntax,
         "1.2.840.10008.1.2" | "1.2.840.10008.1.2.1" | "1.2.840.10008.1.2.1.99" | "1.2.840.10008.1.2.2"
     ) || syntax == RLE
-        || JPEG.contains(&syntax)
+        || [&JPEG[..], &JPEG_LS, &JPEG_2000].iter().any(|known| known.contains(&syntax))
 }
 
 /// The name of a transfer syntax; its UID where it has none.
@@ -85,6 +90,10 @@ fn frame_bytes<'a>(
                 run_lengths(&packed, &instance.pixels)
             } else if JPEG.contains(&syntax) {
                 jpeg(&packed, &instance.pixels)
+            } else if JPEG_LS.contains(&syntax) {
+                jpeg_ls(&packed, &instance.pixels)
+            } else if JPEG_2000.contains(&syntax) {
+                jpeg_2000(&packed, &instance.pixels)
             } else {
                 return Err(DicomError::Syntax {
                     path: path.into(),
@@ -150,18 +159,59 @@ fn jpeg(packed: &[u8], format: &PixelFormat) -> Result<Vec<u8>, String> {
         jpeg_decoder::PixelFormat::L16 => 16,
         other => return Err(format!("its JPEG holds {other:?}, not numbers of one kind")),
     };
-    let found = (usize::from(info.height), usize::from(info.width), bits);
-    if found != (format.rows, format.columns, format.bits_allocated) {
-        return Err(format!(
-            "its JPEG has {} x {} pixels of {} bits, but the header {} x {} of {}",
-            found.0, found.1, found.2, format.rows, format.columns, format.bits_allocated
-        ));
+    format.agrees(usize::from(info.height), usize::from(info.width))?;
+    if bits != format.bits_allocated {
+        return Err(format!("its JPEG has {bits} bits, but the header {}", format.bits_allocated));
     }
     let mut bytes = decoder.decode().map_err(failed)?;
     if bits == 16 && cfg!(target_endian = "big") {
         bytes.chunks_exact_mut(2).for_each(<[u8]>::reverse);
     }
     Ok(bytes)
+}
+
+fn jpeg_ls(packed: &[u8], format: &PixelFormat) -> Result<Vec<u8>, String> {
+    let image = jpegls::decode(packed, format.rows * format.columns)
+        .map_err(|reason| format!("its JPEG-LS is damaged: {reason}"))?;
+    format.agrees(image.rows, image.columns)?;
+    Ok(format.stored(image.values.into_iter().map(u32::from)))
+}
+
+fn jpeg_2000(packed: &[u8], format: &PixelFormat) -> Result<Vec<u8>, String> {
+    let failed = |error: hayro_jpeg2000::DecodeError| format!("its JPEG 2000 is damaged: {error}");
+    let settings =
+        hayro_jpeg2000::DecodeSettings { strict: true, ..hayro_jpeg2000::DecodeSettings::default() };
+    let image = hayro_jpeg2000::Image::new(packed, &settings).map_err(failed)?;
+    format.agrees(image.height() as usize, image.width() as usize)?;
+    let mut context = hayro_jpeg2000::DecoderContext::default();
+    let decoded = image.decode(&mut context).map_err(failed)?;
+    let [component] = decoded.components() else {
+        return Err("its JPEG 2000 holds several components".into());
+    };
+    // Signed samples are shifted to be none.
+    let shift = if format.signed { 1i64 << (component.bit_depth() - 1) } else { 0 };
+    let whole = component.samples().iter().map(|&sample| (f64::from(sample).round() as i64 - shift) as u32);
+    Ok(format.stored(whole))
+}
+
+impl PixelFormat {
+    /// Compressed pixels have the size that the header tells.
+    fn agrees(&self, rows: usize, columns: usize) -> Result<(), String> {
+        if (rows, columns) == (self.rows, self.columns) {
+            return Ok(());
+        }
+        Err(format!(
+            "its compressed pixels are {rows} x {columns}, but the header says {} x {}",
+            self.rows, self.columns
+        ))
+    }
+
+    /// Numbers as they are stored without compression, lowest byte first.
+    fn stored(&self, numbers: impl Iterator<Item = u32>) -> Vec<u8> {
+        let width = self.bits_allocated / 8;
+        let shift = self.high_bit + 1 - self.bits_stored;
+        numbers.flat_map(|n| (u64::from(n) << shift).to_le_bytes().into_iter().take(width)).collect()
+    }
 }
 
 /// Run lengths: a segment for each byte of a number, the highest first.
@@ -236,4 +286,76 @@ fn numbers<'a>(bytes: &'a [u8], format: &'a PixelFormat, big: bool) -> impl Iter
         };
         value as f64
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::{self, Kind};
+    use std::collections::BTreeMap;
+
+    fn fixtures() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/dicom")
+    }
+
+    fn values(path: &Path) -> Result<Vec<f32>, DicomError> {
+        let Kind::Image(instance) = file::read(path)? else { panic!("{}: not an image", path.display()) };
+        let mut out = Vec::new();
+        read(&instance, &[0], |_, values| out.extend_from_slice(values))?;
+        Ok(out)
+    }
+
+    #[test]
+    fn every_way_of_storing_pixels_gives_what_other_programs_read() {
+        let truth = std::fs::read(fixtures().join("truth.json")).expect("the values");
+        let truth: BTreeMap<String, Vec<f32>> = serde_json::from_slice(&truth).expect("JSON");
+        assert_eq!(truth.len(), 25);
+        for (name, expected) in truth {
+            let found = values(&fixtures().join(format!("{name}.dcm")));
+            assert_eq!(found.unwrap_or_else(|e| panic!("{name}: {e}")), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn damaged_compressed_pixels_are_errors() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("bad.dcm");
+        let mut seed = 3u64;
+        let mut next = move |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        };
+        for name in ["u12_rle", "s16_jpeg70", "u12_jpegls", "u12_near", "s16_j2k"] {
+            let good = std::fs::read(fixtures().join(format!("{name}.dcm"))).expect("a fixture");
+            let mut refused = 0;
+            for _ in 0..100 {
+                let mut bad = good.clone();
+                // Among the compressed pixels, which are at the end.
+                let at = bad.len() - 1 - next(150);
+                bad[at] = next(256) as u8;
+                std::fs::write(&path, bad).expect("written");
+                match values(&path) {
+                    Ok(values) => assert_eq!(values.len(), 143, "{name}"),
+                    Err(_) => refused += 1,
+                }
+            }
+            assert!(refused > 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn compressed_pixels_of_another_size_are_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["u12_rle", "u12_jpeg70", "u12_jpegls", "u12_j2k"] {
+            let mut bytes = std::fs::read(fixtures().join(format!("{name}.dcm"))).expect("a fixture");
+            let rows = b"\x28\0\x10\0US\x02\0\x0D\0";
+            let at = bytes.windows(rows.len()).position(|w| w == rows).expect("the rows");
+            // 60,000 rows: as many pixels would take 1.3 MB, and a careless reader's whole image more.
+            bytes[at + 8..at + 10].copy_from_slice(&60_000u16.to_le_bytes());
+            let path = dir.path().join("bad.dcm");
+            std::fs::write(&path, bytes).expect("written");
+            let text = values(&path).expect_err("another size").to_string();
+            assert!(text.contains("damaged: frame 1: its "), "{name}: {text}");
+        }
+    }
 }
