@@ -152,6 +152,7 @@ macro_rules! diagnosed {
 
 diagnosed!(
     glioseg_volume::VolumeError,
+    glioseg_align::AlignError,
     glioseg_formats::FormatError,
     glioseg_interop::InteropError,
     glioseg_interop::PickleError,
@@ -193,6 +194,7 @@ mod tests {
     use std::io;
     use std::path::{Path, PathBuf};
 
+    use glioseg_align::AlignError;
     use glioseg_formats::FormatError;
     use glioseg_infer::InferError;
     use glioseg_infer::cases::CaseError;
@@ -250,6 +252,7 @@ mod tests {
         let twice = || CrossvalError::Twice { case: "a".into(), second: path() };
         vec![
             (singular().into(), "set a valid sform or qform"),
+            (AlignError::Constant { value: 0.0 }.into(), "whether the image is the right one"),
             (
                 FormatError::Placement { path: path(), source: singular() }.into(),
                 "set a valid sform or qform",

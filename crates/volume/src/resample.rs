@@ -4,11 +4,15 @@
 //! two voxels per axis and are evaluated row by row without intermediate volumes; so the exporter can ask for a few
 //! slices of every class ([`resample_slabs`]) and get the very numbers of the whole-volume call. Orders 2 and 3 are
 //! separable: one pass per axis, each filtering and evaluating a line at once. Left out: anti-aliasing and orders 4 and 5.
+//!
+//! Besides, [`affine`] takes an image to any other grid by one interpolation, as registration needs it.
 
+mod affine;
 mod labels;
 mod spline;
 mod taps;
 
+pub use affine::{Interpolation, affine, affine_labels};
 pub use labels::{LabelRule, resample_labels};
 
 use rayon::prelude::*;

@@ -9,7 +9,7 @@ const LANES: usize = 16;
 type Lanes = [f64; LANES];
 
 /// Coefficients kept beyond each end of a line; evaluation reaches no further.
-const MARGIN: usize = 2;
+pub(super) const MARGIN: usize = 2;
 
 /// What makes coefficients of samples: the pole of the filter, and its gain.
 #[derive(Clone, Copy)]
@@ -122,14 +122,51 @@ fn evaluate(line: &[Lanes], weights: &Weights, o: usize) -> Lanes {
 
 /// Resizes one axis to `to` voxels.
 pub(super) fn pass(src: &[f32], shape: [usize; 3], axis: usize, to: usize, order: Order) -> Vec<f32> {
+    let weights = Weights::new(shape[axis], to, order);
+    along(src, shape, axis, to, Filter::new(order), |line, o| evaluate(line, &weights, o))
+}
+
+/// Coefficients of the cubic B-spline through the voxels, along all axes, with [`MARGIN`] more at each end of each axis.
+///
+/// # Shapes
+/// `[z, y, x]` of `shape` and two margins along every axis.
+pub(super) fn coefficients(src: &[f32], shape: [usize; 3]) -> Vec<f32> {
+    let (mut values, mut at) = (None, shape);
+    for axis in 0..3 {
+        let to = shape[axis] + 2 * MARGIN;
+        let source = values.as_deref().unwrap_or(src);
+        values = Some(along(source, at, axis, to, Filter::new(Order::Cubic), |line, o| line[o]));
+        at[axis] = to;
+    }
+    values.unwrap_or_default()
+}
+
+/// Filters every line along an axis and makes `to` values of it, each from the filtered line by `value`.
+fn along(
+    src: &[f32],
+    shape: [usize; 3],
+    axis: usize,
+    to: usize,
+    poles: Filter,
+    value: impl Fn(&[Lanes], usize) -> Lanes + Sync,
+) -> Vec<f32> {
     let from = shape[axis];
-    let (weights, poles) = (Weights::new(from, to, order), Filter::new(order));
     let mut out = vec![0f32; src.len() / from * to];
     let new_line = || vec![[0.0; LANES]; from + 2 * MARGIN];
     if axis == 2 {
         let blocks = out.par_chunks_mut(LANES * to).zip(src.par_chunks(LANES * from));
-        blocks
-            .for_each_init(new_line, |line, (out, src)| along_rows(line, (&weights, poles), src, out, from));
+        blocks.for_each_init(new_line, |line, (out, src)| {
+            for (lane, row) in src.chunks_exact(from).enumerate() {
+                line[MARGIN..].iter_mut().zip(row).for_each(|(values, &s)| values[lane] = f64::from(s));
+            }
+            filter(line, poles);
+            for o in 0..to {
+                let values = value(line, o);
+                for (lane, row) in out.chunks_exact_mut(to).enumerate() {
+                    row[o] = values[lane] as f32;
+                }
+            }
+        });
         return out;
     }
     // Every job owns the output rows of one input position across the axis, so that jobs write apart.
@@ -158,31 +195,10 @@ pub(super) fn pass(src: &[f32], shape: [usize; 3], axis: usize, to: usize, order
             }
             filter(line, poles);
             for (o, row) in rows.iter_mut().enumerate() {
-                let values = evaluate(line, &weights, o);
+                let values = value(line, o);
                 row[x..x + width].iter_mut().zip(values).for_each(|(r, v)| *r = v as f32);
             }
         }
     });
     out
-}
-
-/// Resizes up to [`LANES`] adjacent rows of `from` voxels.
-fn along_rows(
-    line: &mut [Lanes],
-    (weights, poles): (&Weights, Filter),
-    src: &[f32],
-    out: &mut [f32],
-    from: usize,
-) {
-    for (lane, row) in src.chunks_exact(from).enumerate() {
-        line[MARGIN..].iter_mut().zip(row).for_each(|(values, &s)| values[lane] = f64::from(s));
-    }
-    filter(line, poles);
-    let to = weights.start.len();
-    for o in 0..to {
-        let values = evaluate(line, weights, o);
-        for (lane, row) in out.chunks_exact_mut(to).enumerate() {
-            row[o] = values[lane] as f32;
-        }
-    }
 }
