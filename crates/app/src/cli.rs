@@ -17,6 +17,7 @@ use crate::arguments::Compute;
 use crate::commands::compare::Compare;
 use crate::commands::crossval::Crossval;
 use crate::commands::dataset::DatasetCommand;
+use crate::commands::dicom::DicomCommand;
 use crate::commands::ensemble::Ensemble;
 use crate::commands::evaluate::Evaluate;
 use crate::commands::fingerprint::Fingerprint;
@@ -54,6 +55,9 @@ pub(crate) enum Command {
     /// Look over a raw dataset before anything is made of it
     #[command(subcommand)]
     Dataset(DatasetCommand),
+    /// Read DICOM studies: list their series, or convert them to NIfTI
+    #[command(subcommand)]
+    Dicom(DicomCommand),
     /// Measure a raw dataset: spacings, shapes, intensities
     Fingerprint(Fingerprint),
     /// Plan patch, network and preprocessing from the fingerprint, as nnU-Net does

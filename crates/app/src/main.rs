@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         cli::Command::Ensemble(options) => commands::ensemble::run(options, &ui),
         cli::Command::Postprocess(options) => commands::postprocess::run(options, &ui),
         cli::Command::Dataset(command) => commands::dataset::run(command, &ui),
+        cli::Command::Dicom(command) => commands::dicom::run(command, &ui),
         cli::Command::Fingerprint(options) => commands::fingerprint::run(options, &ui),
         cli::Command::Plan(options) => commands::plan::run(options, &ui),
         cli::Command::Prep(options) => commands::prep::run(options, &ui),

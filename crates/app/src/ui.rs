@@ -153,6 +153,8 @@ macro_rules! diagnosed {
 diagnosed!(
     glioseg_volume::VolumeError,
     glioseg_align::AlignError,
+    glioseg_dicom::DicomError,
+    glioseg_dicom::NamedSeriesError,
     glioseg_formats::FormatError,
     glioseg_interop::InteropError,
     glioseg_interop::PickleError,
@@ -195,6 +197,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use glioseg_align::AlignError;
+    use glioseg_dicom::{DicomError, NamedSeriesError};
     use glioseg_formats::FormatError;
     use glioseg_infer::InferError;
     use glioseg_infer::cases::CaseError;
@@ -253,6 +256,11 @@ mod tests {
         vec![
             (singular().into(), "set a valid sform or qform"),
             (AlignError::Constant { value: 0.0 }.into(), "whether the image is the right one"),
+            (
+                DicomError::Damaged { path: path(), reason: "cut off".into() }.into(),
+                "export or copy the file again",
+            ),
+            (NamedSeriesError { text: "t1c".into() }.into(), "such as t1c=8"),
             (
                 FormatError::Placement { path: path(), source: singular() }.into(),
                 "set a valid sform or qform",

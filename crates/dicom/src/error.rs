@@ -125,6 +125,40 @@ pub enum DicomError {
         /// Rows, columns and number of slices.
         sizes: Vec<(usize, usize, usize)>,
     },
+    /// A contrast that no series has.
+    #[error("{study} has no {contrast}; {looked}")]
+    NoSeries {
+        /// The study, in words.
+        study: String,
+        /// The contrast.
+        contrast: String,
+        /// Every series with what it is.
+        looked: String,
+    },
+    /// T1 with or without agent.
+    #[error("nothing tells which T1 was made with contrast agent: {series}")]
+    Undecided {
+        /// The series in question.
+        series: String,
+    },
+    /// A series that the study does not have.
+    #[error("there is no volume `{series}`; volumes: {known}")]
+    UnknownSeries {
+        /// What was asked for.
+        series: String,
+        /// Names of the volumes.
+        known: String,
+    },
+    /// Positions that cannot be compared.
+    #[error(
+        "series {first} and {second} are not in one frame of reference: the patient may have moved between them"
+    )]
+    DifferentFrames {
+        /// One series.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The affine of a series is not that of an image.
     #[error("{series}: {reason}")]
     Place {
@@ -173,6 +207,12 @@ impl Diagnose for DicomError {
                 Self::Sheared { .. } => "export a series that was not reconstructed with a tilt",
                 Self::SeveralVolumes { .. } => "keep the files of one volume in the folder",
                 Self::MixedSizes { .. } => "keep the files of one size in the folder",
+                Self::NoSeries { .. } => "name a series for it, such as --series t2f=9",
+                Self::Undecided { .. } => "say it, such as --series t1n=2 --series t1c=8",
+                Self::UnknownSeries { .. } => "`glioseg dicom list` shows the volumes",
+                Self::DifferentFrames { .. } => {
+                    "give --assume-aligned if the patient did not move, or convert with --grid none and register the images"
+                }
                 Self::Place { .. } => "export the series again as original images",
             }
             .into(),

@@ -95,7 +95,7 @@ pub struct Facts {
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub path: PathBuf,
-    pub sop_instance: String,
+    pub sop_uid: String,
     pub study: String,
     pub study_date: String,
     pub series: String,
@@ -164,7 +164,7 @@ pub(crate) fn read(path: &Path) -> Result<Kind, DicomError> {
     };
     let frames = frames(&object, count).map_err(attribute)?;
     Ok(Kind::Image(Box::new(Instance {
-        sop_instance: need(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
+        sop_uid: need(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
         study: need(tags::STUDY_INSTANCE_UID, "StudyInstanceUID")?,
         series: need(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?,
         path: path.into(),

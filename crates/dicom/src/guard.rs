@@ -384,8 +384,8 @@ mod tests {
     }
 
     /// An element of four bytes of length, kind `vr`.
-    fn long(vr: &[u8; 2], length: u32, value: &[u8]) -> Vec<u8> {
-        [&[9, 0, 1, 0][..], vr, &[0, 0], &length.to_le_bytes(), value].concat()
+    fn long(vr: [u8; 2], length: u32, value: &[u8]) -> Vec<u8> {
+        [&[9, 0, 1, 0][..], &vr, &[0, 0], &length.to_le_bytes(), value].concat()
     }
 
     fn reason(bytes: &[u8]) -> String {
@@ -397,13 +397,13 @@ mod tests {
 
     #[test]
     fn lengths_beyond_the_file_are_refused() {
-        let huge = file(EXPLICIT, &long(b"OB", 0xFFFF_FFF0, b"12"));
+        let huge = file(EXPLICIT, &long(*b"OB", 0xFFFF_FFF0, b"12"));
         assert_eq!(reason(&huge), "(0009,0001) declares 4294967280 bytes, but 2 are left");
         let cut = file(EXPLICIT, &[8, 0, 5, 0, b'C']);
         assert_eq!(reason(&cut), "it ends inside an element, at byte 159");
         // An item that reaches beyond its sequence.
         let item = [&[0xFE, 0xFF, 0, 0xE0][..], &20u32.to_le_bytes(), &[0; 8]].concat();
-        let sequence = file(EXPLICIT, &long(b"SQ", 16, &item));
+        let sequence = file(EXPLICIT, &long(*b"SQ", 16, &item));
         assert_eq!(reason(&sequence), "(FFFE,E000) declares 20 bytes, but 8 are left");
         let strange = file(EXPLICIT, b"\x08\0\x05\0zz\0\0");
         assert!(reason(&strange).contains("no known kind of value"), "{}", reason(&strange));
@@ -438,7 +438,7 @@ mod tests {
         let bomb = file(DEFLATED, &packer.finish().expect("packed"));
         assert_eq!(reason(&bomb), "its deflated part holds more than 64 times its size");
         let mut packer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-        packer.write_all(&long(b"OB", 2, b"12")).expect("packed");
+        packer.write_all(&long(*b"OB", 2, b"12")).expect("packed");
         let fine = file(DEFLATED, &packer.finish().expect("packed"));
         assert_eq!(check(&fine).expect("fine").header, 0..14);
         assert!(reason(&file(DEFLATED, b"\xFF\xFF\xFF")).contains("its deflated part is damaged"));
@@ -476,7 +476,7 @@ mod tests {
         };
         let item =
             |bytes: &[u8]| [&[0xFE, 0xFF, 0, 0xE0][..], &(bytes.len() as u32).to_le_bytes(), bytes].concat();
-        let inner = long(b"SQ", 22, &item(&long(b"OB", 2, b"12")));
+        let inner = long(*b"SQ", 22, &item(&long(*b"OB", 2, b"12")));
         let open =
             [&[9, 0, 2, 0][..], b"UN\0\0\xFF\xFF\xFF\xFF", &[0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0]].concat();
         let dataset = [inner, open, b"\x08\0\x60\0CS\x02\0MR".to_vec()].concat();

@@ -285,7 +285,7 @@ impl Coder {
         let mapped = bits.golomb(k, limit, self.quantised_bits)? as i32;
         let sum = mapped + kind;
         let odd = sum & 1 == 1;
-        let size = (sum + i32::from(odd)) / 2;
+        let size = (sum >> 1) + i32::from(odd);
         let error = if (k != 0 || 2 * context.b >= context.n) == odd { -size } else { size };
         context.b += i32::from(error < 0);
         context.a += (mapped + 1 - kind) >> 1;

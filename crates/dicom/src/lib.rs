@@ -11,8 +11,10 @@
 //! # Source
 //! DICOM PS3.3 (image plane, functional groups), PS3.5 (coding), PS3.10 (files).
 
+mod choice;
 mod error;
 mod file;
+mod grid;
 mod guard;
 mod jpegls;
 mod pixels;
@@ -20,7 +22,9 @@ pub mod role;
 mod stack;
 mod study;
 
+pub use choice::{Listed, NamedSeries, NamedSeriesError};
 pub use error::DicomError;
 pub use file::Facts;
+pub use grid::{OneGrid, one_grid};
 pub use stack::Stack;
 pub use study::{LeftOut, Series, Studies, Study};

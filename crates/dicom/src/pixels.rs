@@ -250,7 +250,9 @@ fn run_lengths(packed: &[u8], format: &PixelFormat) -> Result<Vec<u8>, String> {
                 0..=127 => {
                     let literal =
                         runs.get(at..at + usize::from(control) + 1).ok_or("its run lengths are cut short")?;
-                    literal.iter().for_each(|&value| full = put(value, 1));
+                    for &value in literal {
+                        full = put(value, 1);
+                    }
                     at += literal.len();
                 }
                 128 => {}

@@ -175,22 +175,35 @@ impl Stack {
             let reason = format!("its {} voxels do not fit into the memory", self.geometry.voxels());
             return Err(DicomError::Place { series: format!("series {}", self.name), reason });
         };
-        let mut files: Vec<(&Instance, Vec<usize>, Vec<&mut [f32]>)> = Vec::new();
+        let mut files: Vec<Task<'_>> = Vec::new();
         for (slice, voxels) in self.slices.iter().zip(data.chunks_mut(height * width)) {
-            match files.iter_mut().find(|(instance, ..)| instance.path == slice.instance.path) {
-                Some((_, frames, places)) => {
-                    frames.push(slice.frame);
-                    places.push(voxels);
+            match files.iter_mut().find(|task| Arc::ptr_eq(task.instance, &slice.instance)) {
+                Some(task) => {
+                    task.frames.push(slice.frame);
+                    task.places.push(voxels);
                 }
-                None => files.push((&slice.instance, vec![slice.frame], vec![voxels])),
+                None => files.push(Task {
+                    instance: &slice.instance,
+                    frames: vec![slice.frame],
+                    places: vec![voxels],
+                }),
             }
         }
-        files.into_par_iter().try_for_each(|(instance, frames, mut places)| {
-            pixels::read(instance, &frames, |i, values| places[i].copy_from_slice(values))
+        files.into_par_iter().try_for_each(|mut task| {
+            pixels::read(task.instance, &task.frames, |i, values| task.places[i].copy_from_slice(values))
         })?;
-        let fits = "as many values as the grid has voxels";
-        Ok(Volume::new(1, data, self.geometry.clone()).expect(fits))
+        Volume::new(1, data, self.geometry.clone()).map_err(|error| DicomError::Place {
+            series: format!("series {}", self.name),
+            reason: error.to_string(),
+        })
     }
+}
+
+/// Frames of a file and where their values go.
+struct Task<'a> {
+    instance: &'a Arc<Instance>,
+    frames: Vec<usize>,
+    places: Vec<&'a mut [f32]>,
 }
 
 fn check_distances(slices: &[Slice], series: &str) -> Result<(), DicomError> {

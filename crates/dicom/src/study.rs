@@ -34,7 +34,7 @@ pub struct Studies {
 /// One visit to the scanner.
 #[derive(Debug)]
 pub struct Study {
-    /// StudyInstanceUID.
+    /// Its identity (`StudyInstanceUID`).
     pub uid: String,
     /// `yyyymmdd`; may be empty.
     pub date: String,
@@ -45,7 +45,7 @@ pub struct Study {
 /// Files that belong together, as the scanner says.
 #[derive(Debug)]
 pub struct Series {
-    /// SeriesInstanceUID.
+    /// Its identity (`SeriesInstanceUID`).
     pub uid: String,
     /// Its number in the study.
     pub number: Option<i64>,
@@ -277,11 +277,11 @@ fn without_copies(
     name: &str,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Instance>, DicomError> {
-    instances.sort_by(|a, b| (&a.sop_instance, &a.path).cmp(&(&b.sop_instance, &b.path)));
+    instances.sort_by(|a, b| (&a.sop_uid, &a.path).cmp(&(&b.sop_uid, &b.path)));
     let mut kept: Vec<Instance> = Vec::with_capacity(instances.len());
     let mut copies = 0;
     for instance in instances {
-        match kept.last().filter(|last| last.sop_instance == instance.sop_instance) {
+        match kept.last().filter(|last| last.sop_uid == instance.sop_uid) {
             None => kept.push(instance),
             Some(last)
                 if last.frames == instance.frames
