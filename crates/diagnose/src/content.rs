@@ -203,7 +203,7 @@ impl Content {
             Self::Tar => "unpack it (`tar xf FILE`) and give what is in it",
             Self::Nifti => "give it where an image is expected",
             Self::Nrrd | Self::MetaImage => "convert it to NIfTI, for example in 3D Slicer or with SimpleITK",
-            Self::Dicom => "convert the series to NIfTI with dcm2niix, and give the .nii.gz files",
+            Self::Dicom => "convert the study with `glioseg dicom convert`, and give the .nii.gz files",
             Self::Mgh => {
                 "convert it to NIfTI with FreeSurfer's `mri_convert IN.mgz OUT.nii.gz`, or with nibabel"
             }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use glioseg_diagnose::first_few;
+use glioseg_diagnose::{count, first_few};
 use glioseg_volume::Geometry;
 
 use crate::file::Facts;
@@ -129,12 +129,14 @@ const AGENT_WORDS: [&str; 9] = ["gd", "gad", "gado", "post", "ce", "km", "contra
 const NO_AGENT_WORDS: [&str; 8] =
     ["pre", "without", "native", "nativ", "ohne", "no contrast", "w o", "non contrast"];
 const NOT_AGENTS: [&str; 7] = ["NO", "NONE", "N", "0", "-", "WITHOUT", "NO CONTRAST"];
+/// Volumes of fewer slices are none of the four.
+pub(crate) const FEWEST: usize = 8;
 /// A whole head is at least so long.
 const WHOLE_HEAD_MM: f64 = 110.0;
 
 /// Which candidates are which contrasts; one verdict for each candidate, in their order.
 pub fn roles(candidates: &[Candidate<'_>]) -> Vec<Verdict> {
-    let looked: Vec<Result<(Kind, String), String>> = candidates.iter().map(|c| kind(c.facts)).collect();
+    let looked: Vec<Result<(Kind, String), String>> = candidates.iter().map(kind).collect();
     let t1: Vec<usize> = (0..candidates.len()).filter(|&i| matches!(looked[i], Ok((Kind::T1, _)))).collect();
     let facts: Vec<&Facts> = t1.iter().map(|&i| candidates[i].facts).collect();
     let agents = agents(&facts);
@@ -190,7 +192,12 @@ enum Kind {
 }
 
 /// The contrast with the reason; or why it is none of the four.
-fn kind(facts: &Facts) -> Result<(Kind, String), String> {
+fn kind(candidate: &Candidate<'_>) -> Result<(Kind, String), String> {
+    let facts = candidate.facts;
+    let slices = candidate.geometry.shape[0];
+    if slices < FEWEST {
+        return Err(format!("it has {} only", count(slices, "slice")));
+    }
     if let Some(word) = facts.image_type.iter().find(|word| DERIVED.contains(&word.as_str())) {
         return Err(format!("its image type says {word}"));
     }

@@ -10,8 +10,6 @@ use rayon::prelude::*;
 use crate::file::{Frame, Instance, Part};
 use crate::{DicomError, pixels};
 
-/// Fewer slices are not a volume.
-pub(crate) const FEWEST: usize = 8;
 /// Distances of slices may differ by this part of the median, and by this many mm.
 const EVEN: f64 = 0.01;
 const EVEN_MM: f64 = 0.001;
@@ -213,7 +211,7 @@ fn check_distances(slices: &[Slice], series: &str) -> Result<(), DicomError> {
     // Of positions that repeat, half of the distances or more are 0.
     let most = sorted.last().copied().unwrap_or_default();
     let apart: Vec<f64> = sorted.iter().copied().filter(|&gap| gap > ONE_PLACE * most).collect();
-    let median = apart.get(apart.len() / 2).copied().unwrap_or_default();
+    let median = apart.get(apart.len().saturating_sub(1) / 2).copied().unwrap_or_default();
     if let Some(at) = gaps.iter().position(|&gap| gap <= ONE_PLACE * median) {
         return Err(DicomError::RepeatedPosition {
             series: series.to_owned(),

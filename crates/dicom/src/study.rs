@@ -11,7 +11,8 @@ use crate::DicomError;
 use crate::file::{Facts, Instance, Kind, read};
 use crate::guard::{Checked, PixelPlace, check};
 use crate::pixels::{is_decoded, syntax_name};
-use crate::stack::{FEWEST, Slice, Stack};
+use crate::role::FEWEST;
+use crate::stack::{Slice, Stack};
 
 /// Folders inside each other that are looked into.
 const LEVELS: usize = 8;
@@ -227,22 +228,22 @@ fn stacks_of(
             None => sizes.push((rows, columns, group.len())),
         }
     }
-    if large == 0 {
-        let all: usize = groups.iter().map(Vec::len).sum();
-        let orientations = groups
-            .iter()
-            .enumerate()
-            .filter(|(i, g)| groups[..*i].iter().all(|o| !o[0].is_parallel_to(&g[0])));
-        let orientations = orientations.count();
-        return nothing(match orientations {
-            1 => format!("it has {} only", count(all, "slice")),
-            n => format!("its {} lie in {n} orientations", count(all, "slice")),
-        });
+    let all: usize = groups.iter().map(Vec::len).sum();
+    let orientations =
+        groups.iter().enumerate().filter(|(i, g)| groups[..*i].iter().all(|o| !o[0].is_parallel_to(&g[0])));
+    let orientations = orientations.count();
+    if large == 0 && orientations > 1 {
+        return nothing(format!("its {} lie in {orientations} orientations", count(all, "slice")));
+    }
+    // A short series is a volume all the same where it has nothing else.
+    let fewest = if large == 0 { 2 } else { FEWEST };
+    if groups.iter().all(|g| g.len() < fewest) {
+        return nothing(format!("it has {} only", count(all, "slice")));
     }
     if sizes.len() > 1 && large < groups.len() {
         return Err(DicomError::MixedSizes { series: name.to_owned(), sizes });
     }
-    let small: usize = groups.iter().filter(|g| g.len() < FEWEST).map(Vec::len).sum();
+    let small: usize = groups.iter().filter(|g| g.len() < fewest).map(Vec::len).sum();
     if small > 0 {
         notes.push(format!(
             "{} of another kind or direction {} left out",
@@ -250,7 +251,7 @@ fn stacks_of(
             if small == 1 { "is" } else { "are" }
         ));
     }
-    let groups: Vec<Vec<Slice>> = groups.into_iter().filter(|g| g.len() >= FEWEST).collect();
+    let groups: Vec<Vec<Slice>> = groups.into_iter().filter(|g| g.len() >= fewest).collect();
     // Volumes that differ in nothing but their time are one scan again and again: nobody can say which is meant.
     let of_a_time = groups.iter().filter(|g| g[0].part().time.is_some()).count();
     let times = groups.iter().enumerate().any(|(i, g)| {

@@ -4,7 +4,19 @@ mod made;
 
 use glioseg_diagnose::Diagnose as _;
 use glioseg_dicom::{LeftOut, Series, Studies};
-use made::{Slice, folder, stack};
+use made::Slice;
+
+/// Ten slices, 3 mm apart.
+fn stack() -> Vec<Slice> {
+    (0..10).map(|k| Slice::new(f64::from(k) * 3.0)).collect()
+}
+
+/// A folder with these files.
+fn folder(slices: &[Slice]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    made::write(dir.path(), slices);
+    dir
+}
 
 fn only_series(dir: &tempfile::TempDir) -> Series {
     let mut found = Studies::read_all(dir.path()).expect("a folder");
@@ -64,7 +76,7 @@ fn slices_of_all_orientations_lie_where_their_headers_say() {
                 let expected = [-lps[0], -lps[1], lps[2]];
                 assert!((0..3).all(|w| (found[w] - expected[w]).abs() < 1e-9), "{found:?} {expected:?}");
                 let value = volume.data[((k * 5 + j) * 4 + i) as usize];
-                assert_eq!(value, (j * 4 + i + k * 3 * 20) as f32, "{k} {j} {i}");
+                assert_eq!(value as i32, j * 4 + i + k * 3 * 20, "{k} {j} {i}");
             }
         }
     }
@@ -176,7 +188,9 @@ fn faulty_series_are_refused_by_name() {
         refused(&slices).0,
         "IM0021: it does not tell where its slice lies: ImagePositionPatient (0020,0032) is missing"
     );
-    assert_eq!(refused(&stack()[..3]).0, "it has 3 slices only");
+    assert_eq!(refused(&stack()[..1]).0, "it has 1 slice only");
+    let cut = [stack()[0].clone(), stack()[1].clone(), stack()[3].clone()];
+    assert!(refused(&cut).0.contains("1 slice is missing"), "{}", refused(&cut).0);
     let mut slices = stack()[..6].to_vec();
     slices[3..].iter_mut().for_each(|s| s.orientation = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
     assert_eq!(refused(&slices).0, "its 6 slices lie in 2 orientations");

@@ -209,7 +209,7 @@ impl Diagnose for FormatError {
             Self::Foreign(file) => return file.hint(),
             Self::Empty { .. } => "copy or download the file again".to_owned(),
             Self::NotNifti { .. } => {
-                "give a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz or .hdr/.img); convert DICOM with dcm2niix"
+                "give a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz or .hdr/.img); convert DICOM with `glioseg dicom convert`"
                     .to_owned()
             }
             Self::Gzip { .. } | Self::Truncated { .. } => {

@@ -56,7 +56,7 @@ fn other_files_are_not_nifti() {
     assert_says(&hint, &["download the file again"]);
     let (message, hint) = refusal(&write(folder.path(), "noise.nii", &[b'x'; 1000]));
     assert_says(&message, &["is not a NIfTI file", "348 or 540"]);
-    assert_says(&hint, &["dcm2niix"]);
+    assert_says(&hint, &["glioseg dicom convert"]);
     let (message, _) = refusal(&write(folder.path(), "short.nii", b"short"));
     assert_says(&message, &["is not a NIfTI file", "only 5 bytes"]);
 
@@ -88,7 +88,7 @@ fn what_a_file_is_instead_is_said_with_the_remedy() {
         (b"PK\x03\x04".repeat(200), "a zip archive", "unzip"),
         (b"BZh91AY&SY".repeat(50), "a bzip2 file", "bunzip2"),
         (b"ObjectType = Image\n".repeat(30), "a MetaImage", "3D Slicer"),
-        (dicom, "a DICOM file", "dcm2niix"),
+        (dicom, "a DICOM file", "glioseg dicom convert"),
         (packed.finish().expect("memory"), "an NRRD image, once it is unpacked", "SimpleITK"),
     ] {
         let (message, hint) = refusal(&write(folder.path(), "a.nii.gz", &bytes));

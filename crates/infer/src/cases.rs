@@ -530,7 +530,11 @@ mod tests {
         let mut dicom = vec![0u8; 132];
         dicom[128..].copy_from_slice(b"DICM");
         std::fs::write(dir.path().join("IM0001"), &dicom).expect("written");
-        assert!(said().contains("IM0001 is DICOM: convert the series with dcm2niix"), "{}", said());
+        assert!(
+            said().contains("IM0001 is DICOM: convert the study with `glioseg dicom convert`"),
+            "{}",
+            said()
+        );
         touch(dir.path(), &["scan.nii.gz"]);
         assert!(said().contains("the names of scan.nii.gz do not tell case and channel"), "{}", said());
     }

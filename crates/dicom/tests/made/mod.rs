@@ -14,6 +14,12 @@ pub(crate) struct Slice {
     pub position: Option<[f64; 3]>,
     pub spacing: [f64; 2],
     pub time: Option<u32>,
+    /// Number and description of the series, and its echo, repetition and inversion times.
+    pub number: u32,
+    pub description: &'static str,
+    pub times: [f64; 3],
+    pub agent: &'static str,
+    pub frame: &'static str,
     pub bits: (u16, u16, u16),
     pub signed: bool,
     pub photometric: &'static str,
@@ -35,6 +41,11 @@ impl Slice {
             position: Some([0.0, 0.0, z]),
             spacing: [2.0, 3.0],
             time: None,
+            number: 4,
+            description: "AX T2",
+            times: [0.0; 3],
+            agent: "",
+            frame: "1.2.5",
             bits: (16, 12, 11),
             signed: false,
             photometric: "MONOCHROME2",
@@ -58,17 +69,26 @@ impl Slice {
         element(&mut out, (8, 0x16), *b"UI", b"1.2.840.10008.5.1.4.1.1.4");
         element(&mut out, (8, 0x18), *b"UI", self.instance.as_bytes());
         element(&mut out, (8, 0x20), *b"DA", b"20260102");
-        element(&mut out, (8, 0x103E), *b"LO", b"AX T2");
+        element(&mut out, (8, 0x103E), *b"LO", self.description.as_bytes());
+        if !self.agent.is_empty() {
+            element(&mut out, (0x18, 0x10), *b"LO", self.agent.as_bytes());
+        }
+        for (time, number) in self.times.iter().zip([0x81, 0x80, 0x82]) {
+            if *time > 0.0 {
+                element(&mut out, (0x18, number), *b"DS", time.to_string().as_bytes());
+            }
+        }
         if let Some(time) = self.time {
             element(&mut out, (0x20, 0x100), *b"IS", time.to_string().as_bytes());
         }
         element(&mut out, (0x20, 0x0D), *b"UI", self.study.as_bytes());
         element(&mut out, (0x20, 0x0E), *b"UI", self.series.as_bytes());
-        element(&mut out, (0x20, 0x11), *b"IS", b"4");
+        element(&mut out, (0x20, 0x11), *b"IS", self.number.to_string().as_bytes());
         if let Some(position) = self.position {
             element(&mut out, (0x20, 0x32), *b"DS", text(&position).as_bytes());
         }
         element(&mut out, (0x20, 0x37), *b"DS", text(&self.orientation).as_bytes());
+        element(&mut out, (0x20, 0x52), *b"UI", self.frame.as_bytes());
         short(&mut out, (0x28, 2), 1);
         element(&mut out, (0x28, 4), *b"CS", self.photometric.as_bytes());
         short(&mut out, (0x28, 0x10), self.rows as u16);
@@ -105,18 +125,7 @@ pub(crate) fn element(out: &mut Vec<u8>, (group, number): (u16, u16), vr: [u8; 2
     out.extend(value);
 }
 
-/// Ten slices, 3 mm apart.
-pub(crate) fn stack() -> Vec<Slice> {
-    (0..10).map(|k| Slice::new(f64::from(k) * 3.0)).collect()
-}
-
-/// A folder with these files; their names say nothing of the order.
-pub(crate) fn folder(slices: &[Slice]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a folder");
-    write(dir.path(), slices);
-    dir
-}
-
+/// Writes a file for each slice; their names say nothing of the order.
 pub(crate) fn write(folder: &Path, slices: &[Slice]) {
     for (i, slice) in slices.iter().enumerate() {
         std::fs::write(folder.join(format!("IM{:04}", i * 7 % 1000)), slice.bytes()).expect("written");

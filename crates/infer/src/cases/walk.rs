@@ -116,7 +116,7 @@ fn kind_of(file: &Path) -> &'static str {
     });
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends(&[".dcm"]) || head.is_some_and(|head| &head[128..] == b"DICM") {
-        "is DICOM: convert the series with dcm2niix"
+        "is DICOM: convert the study with `glioseg dicom convert`"
     } else if ends(&[".nrrd", ".nhdr", ".mha", ".mhd", ".mgz"]) {
         "is an image of a format that is not read: convert it to .nii.gz"
     } else {

@@ -1,0 +1,200 @@
+//! DICOM studies as a user reads them: what is told of them, what is written, and what is refused.
+
+mod support;
+
+#[path = "../../dicom/tests/made/mod.rs"]
+mod made;
+
+use std::path::Path;
+
+use glioseg_formats::nifti;
+use made::Slice;
+use support::run;
+
+/// Ten slices of a series, 3 mm apart.
+fn series(number: u32, description: &'static str, times: [f64; 3]) -> Vec<Slice> {
+    let one = |k: u32| {
+        let slice = Slice::new(f64::from(k) * 3.0);
+        let series = format!("1.2.3.{number}");
+        Slice { number, description, times, instance: format!("{series}.{k}"), series, ..slice }
+    };
+    (0..10).map(one).collect()
+}
+
+/// Four contrasts; the one with agent is sagittal and finer.
+fn study() -> Vec<Slice> {
+    let mut all = series(2, "AX T1", [10.0, 600.0, 0.0]);
+    let sagittal = |mut slice: Slice| {
+        let k = slice.position.map_or(0.0, |p| p[2] / 3.0);
+        slice.orientation = [0.0, 1.0, 0.0, 0.0, 0.0, -1.0];
+        // Rows lead back, columns down, and slices follow each other to the right.
+        slice.position = Some([9.0 - k, 0.0, 27.0]);
+        slice.spacing = [3.0, 2.0];
+        (slice.rows, slice.columns) = (10, 5);
+        slice.pixels = (0..50u16).flat_map(|i| (i + 50 * k as u16).to_le_bytes()).collect();
+        Slice { agent: "Gadovist", ..slice }
+    };
+    all.extend(series(6, "SAG T1 POST", [3.0, 900.0, 0.0]).into_iter().map(sagittal));
+    all.extend(series(3, "AX T2", [100.0, 5000.0, 0.0]));
+    all.extend(series(9, "FLAIR", [120.0, 9000.0, 2500.0]));
+    all
+}
+
+fn folder(slices: &[Slice]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let study = dir.path().join("study");
+    std::fs::create_dir(&study).expect("a folder");
+    made::write(&study, slices);
+    dir
+}
+
+/// Runs `glioseg dicom COMMAND study …`, and with `convert` `-o case`.
+fn dicom(dir: &tempfile::TempDir, command: &str, more: &[&str]) -> (i32, String, String) {
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (study, case) = (at("study"), at("case"));
+    let mut arguments = vec!["dicom", command, &study];
+    if command == "convert" {
+        arguments.extend(["-o", &case]);
+    }
+    arguments.extend(more);
+    let (code, out, log) = run(&arguments);
+    let plain = |text: String| text.replace(&format!("{}/", dir.path().display()), "");
+    (code, plain(out), plain(log))
+}
+
+#[test]
+fn a_study_is_listed_with_reasons() {
+    let dir = folder(&study());
+    let (code, out, log) = dicom(&dir, "list", &[]);
+    assert_eq!(code, 0, "{log}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "the study of 2026-01-02: 4 series, 40 files");
+    assert!(lines[2].starts_with("t1n  2       AX T1        10 x 5 x 4   3 x 2 x 3"), "{out}");
+    assert!(lines[3].starts_with("t1c  6") && lines[3].contains("agent Gadovist"), "{out}");
+    let (code, out, log) = dicom(&dir, "list", &["--json"]);
+    assert_eq!(code, 0, "{log}");
+    let parsed: Vec<serde_json::Value> =
+        out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let told: Vec<(&str, &str)> = parsed
+        .iter()
+        .map(|v| (v["series"].as_str().expect("a name"), v["contrast"].as_str().expect("a contrast")))
+        .collect();
+    assert_eq!(told, [("2", "t1n"), ("3", "t2w"), ("6", "t1c"), ("9", "t2f")]);
+    assert_eq!(parsed[2]["echo_time_ms"], 3.0);
+}
+
+#[test]
+fn contrasts_lie_on_the_grid_of_the_one_with_agent_turned_to_axial() {
+    let dir = folder(&study());
+    let (code, out, log) = dicom(&dir, "convert", &[]);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(
+        out,
+        "case/case-t1n.nii.gz\ncase/case-t1c.nii.gz\ncase/case-t2w.nii.gz\ncase/case-t2f.nii.gz\n"
+    );
+    let read = |name: &str| {
+        nifti::read_volume(&dir.path().join(format!("case/case-{name}.nii.gz"))).expect("an image")
+    };
+    let (t1c, t2) = (read("t1c"), read("t2w"));
+    // Sagittal slices of 10 rows and 5 columns, 10 of them: now z, y, x.
+    assert_eq!((t1c.shape(), t1c.geometry.orientation()), ([10, 5, 10], "LPS".to_owned()));
+    assert_eq!(t2.geometry, t1c.geometry);
+    // Row j of slice k, column i: 27 - 3 j along z, 2 i along y, 9 - k along x.
+    for (k, j, i) in [(0usize, 0usize, 0usize), (9, 9, 4), (3, 7, 2)] {
+        let (z, y, x) = (9 - j, i, 9 - k);
+        assert_eq!(t1c.data[(z * 5 + y) * 10 + x], (k * 50 + j * 5 + i) as f32);
+    }
+    // The T2 has 4 columns of 3 mm and 5 rows of 2 mm: at x = 3 mm its second column.
+    assert_eq!(t2.data[(4 * 5 + 2) * 10 + 3], (2 * 4 + 1 + 12 * 20) as f32);
+
+    let (code, out, log) = dicom(&dir, "convert", &["--grid", "none"]);
+    assert_eq!((code, out.lines().count()), (0, 4), "{log}");
+    let whole = nifti::read_volume(&dir.path().join("case/series_6.nii.gz")).expect("an image");
+    assert_eq!(whole.shape(), [10, 10, 5]);
+}
+
+#[test]
+fn what_cannot_be_told_or_trusted_is_refused_with_a_remedy() {
+    let refused = |slices: &[Slice], more: &[&str], words: &[&str]| {
+        let dir = folder(slices);
+        let (code, out, log) = dicom(&dir, "convert", more);
+        assert_eq!((code, out.as_str()), (1, ""), "{log}");
+        assert!(words.iter().all(|word| log.contains(word)), "{log}");
+        assert!(!dir.path().join("case").exists(), "nothing is written");
+    };
+    let without =
+        |number: u32| -> Vec<Slice> { study().into_iter().filter(|s| s.number != number).collect() };
+    refused(
+        &without(9),
+        &[],
+        &[
+            "has no t2f; series 2 (AX T1): t1n; series 3",
+            "hint: name a series for it, such as --series t2f=9",
+        ],
+    );
+    refused(
+        &study(),
+        &["--series", "t1c=77"],
+        &["there is no volume `77`; volumes: 2, 3, 6, 9", "`glioseg dicom list`"],
+    );
+    let mut moved = study();
+    moved.iter_mut().filter(|s| s.number == 3).for_each(|s| s.frame = "1.2.6");
+    refused(&moved, &[], &["series 6 and 3 are not in one frame of reference", "--assume-aligned"]);
+    let agents: Vec<Slice> =
+        study().into_iter().map(|s| Slice { agent: "Gadovist", description: "X", ..s }).collect();
+    refused(
+        &agents,
+        &[],
+        &[
+            "nothing tells which T1 was made with contrast agent: series 2 (X), series 6 (X)",
+            "--series t1n=2",
+        ],
+    );
+    let mut gap = study();
+    gap.remove(4);
+    refused(&gap, &[], &["1 slice is missing between its slices"]);
+
+    // The same with the remedies.
+    let dir = folder(&moved);
+    let (code, _, log) = dicom(&dir, "convert", &["--assume-aligned"]);
+    assert_eq!(code, 0, "{log}");
+    let dir = folder(&agents);
+    let (code, _, log) = dicom(&dir, "convert", &["--series", "t1n=2", "--series", "t1c=6"]);
+    assert_eq!(code, 0, "{log}");
+
+    // A damaged file is told, and the rest is done.
+    let dir = folder(&study());
+    let cut = Slice::new(0.0).bytes();
+    std::fs::write(dir.path().join("study/zz"), &cut[..cut.len() - 2]).expect("written");
+    let (code, out, log) = dicom(&dir, "convert", &[]);
+    assert_eq!((code, out.lines().count()), (1, 4), "{log}");
+    assert!(
+        log.contains("error: study/zz is damaged: (7FE0,0010) declares 40 bytes, but 38 are left"),
+        "{log}"
+    );
+
+    let empty = folder(&[]);
+    let (code, _, log) = dicom(&empty, "list", &[]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("study holds no DICOM images of magnetic resonance"), "{log}");
+    let (code, _, log) = dicom(&empty, "convert", &["--series", "8"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("write CONTRAST=SERIES, such as t1c=8"), "{log}");
+}
+
+#[test]
+fn several_studies_become_cases_named_by_their_dates() {
+    let mut slices = study();
+    slices.extend(study().into_iter().map(|s| Slice {
+        study: "1.9".into(),
+        series: format!("9{}", s.series),
+        instance: format!("9{}", s.instance),
+        ..s
+    }));
+    let dir = folder(&slices);
+    let (code, out, log) = dicom(&dir, "convert", &[]);
+    assert_eq!((code, out.lines().count()), (0, 8), "{log}");
+    for case in ["case_20260102", "case_20260102_2"] {
+        assert!(Path::new(&dir.path().join(format!("case/{case}/{case}-t2f.nii.gz"))).is_file(), "{out}");
+    }
+}
