@@ -102,10 +102,10 @@ fn contrasts_lie_on_the_grid_of_the_one_with_agent_turned_to_axial() {
     // Row j of slice k, column i: 27 - 3 j along z, 2 i along y, 9 - k along x.
     for (k, j, i) in [(0usize, 0usize, 0usize), (9, 9, 4), (3, 7, 2)] {
         let (z, y, x) = (9 - j, i, 9 - k);
-        assert_eq!(t1c.data[(z * 5 + y) * 10 + x], (k * 50 + j * 5 + i) as f32);
+        assert_eq!(t1c.data[(z * 5 + y) * 10 + x] as usize, k * 50 + j * 5 + i);
     }
     // The T2 has 4 columns of 3 mm and 5 rows of 2 mm: at x = 3 mm its second column.
-    assert_eq!(t2.data[(4 * 5 + 2) * 10 + 3], (2 * 4 + 1 + 12 * 20) as f32);
+    assert_eq!(t2.data[(4 * 5 + 2) * 10 + 3] as usize, 2 * 4 + 1 + 12 * 20);
 
     let (code, out, log) = dicom(&dir, "convert", &["--grid", "none"]);
     assert_eq!((code, out.lines().count()), (0, 4), "{log}");

@@ -56,7 +56,7 @@ pub(crate) struct DicomConvert {
     /// Folder for the images; made if it is not there
     #[arg(short, long, value_name = "CASE")]
     pub(crate) output: PathBuf,
-    /// Series that gives the grid: t1n, t1c, t2w or t2f; or `none`: every series as it is, as series_NUMBER.nii.gz
+    /// Series that gives the grid: t1n, t1c, t2w or t2f; or `none`: every series as it is
     #[arg(long, value_name = "CONTRAST", default_value = "t1c", value_parser = grid)]
     pub(crate) grid: Grid,
     /// Takes this series for a contrast: t1c=8, with a number or UID that `dicom list` shows; may be repeated
@@ -125,7 +125,7 @@ fn list(options: &DicomList, ui: &Ui) -> anyhow::Result<Outcome> {
                 print(&json_line(study, one).to_string())?;
             }
         } else {
-            show(study, &listed, |line| print(line))?;
+            show(study, &listed, print)?;
         }
     }
     let others = found.others_in_words();
