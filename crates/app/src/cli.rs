@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Look over a raw dataset before anything is made of it
     #[command(subcommand)]
     Dataset(DatasetCommand),
-    /// Read DICOM studies: list their series, or convert them to NIfTI
+    /// Read DICOM studies and write segmentations: list series, convert them to NIfTI, store label maps
     #[command(subcommand)]
     Dicom(DicomCommand),
     /// Measure a raw dataset: spacings, shapes, intensities

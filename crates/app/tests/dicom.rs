@@ -8,6 +8,7 @@ mod made;
 use std::path::Path;
 
 use glioseg_formats::nifti;
+use glioseg_volume::LabelMap;
 use made::Slice;
 use support::run;
 
@@ -197,4 +198,64 @@ fn several_studies_become_cases_named_by_their_dates() {
     for case in ["case_20260102", "case_20260102_2"] {
         assert!(Path::new(&dir.path().join(format!("case/{case}/{case}-t2f.nii.gz"))).is_file(), "{out}");
     }
+}
+
+#[test]
+fn a_label_map_becomes_a_segmentation_of_the_series_it_belongs_to() {
+    let dir = folder(&study());
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (code, _, log) = dicom(&dir, "convert", &[]);
+    assert_eq!(code, 0, "{log}");
+    let image = nifti::read_volume(&dir.path().join("case/case-t1c.nii.gz")).expect("an image");
+    let data = image.data.iter().map(|&v| if (300.0..330.0).contains(&v) { 4 } else { 0 }).collect();
+    let map = LabelMap::new(data, image.geometry).expect("a map");
+    nifti::write_labels(&dir.path().join("labels.nii.gz"), &map).expect("written");
+    let (labels, study, out) = (at("labels.nii.gz"), at("study"), at("seg.dcm"));
+    let seg = |more: &[&str]| {
+        let mut arguments = vec!["dicom", "seg", &labels, "--source", &study, "-o", &out];
+        arguments.extend(more);
+        run(&arguments)
+    };
+    let (code, _, log) = seg(&[]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("the meaning of the labels in") && log.contains("--segment-codes FILE"), "{log}");
+    assert!(!Path::new(&out).exists());
+    let (code, printed, log) = seg(&["--labels", "brats2021"]);
+    assert_eq!((code, printed.trim()), (0, out.as_str()), "{log}");
+    assert!(log.contains("3 segments on series 6"), "{log}");
+    let first = std::fs::read(&out).expect("a file");
+    assert!(first.windows(16).any(|w| w == b"Enhancing Lesion"));
+
+    let codes = serde_json::json!({"segmentAttributes": [[{
+        "labelID": 4, "SegmentLabel": "something",
+        "SegmentedPropertyCategoryCodeSequence": {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"},
+        "SegmentedPropertyTypeCodeSequence": {"CodeValue": "51114001", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Artery"},
+        "recommendedDisplayRGBValue": [216, 101, 79]
+    }]]});
+    std::fs::write(at("codes.json"), codes.to_string()).expect("written");
+    let (code, _, log) = seg(&["--segment-codes", &at("codes.json")]);
+    assert_eq!(code, 0, "{log}");
+    assert!(std::fs::read(&out).expect("a file").windows(6).any(|w| w == b"Artery"));
+    std::fs::write(at("codes.json"), "{}").expect("written");
+    let (code, _, log) = seg(&["--segment-codes", &at("codes.json")]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("does not describe segments") && log.contains("segmentAttributes"), "{log}");
+
+    // Another grid is refused, and brought onto that of a named series if asked for.
+    let (code, _, log) = seg(&["--labels", "1-2-4", "--series", "2"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("the label map has 10 x 5 x 10 voxels") && log.contains("--resample"), "{log}");
+    let (code, _, log) = seg(&["--labels", "1-2-4", "--series", "2", "--resample"]);
+    assert_eq!(code, 0, "{log}");
+    let (code, _, log) = seg(&["--labels", "1-2-4", "--series", "77"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("there is no volume `77`; volumes: 2, 3, 6, 9"), "{log}");
+    let (code, _, log) = seg(&["--labels", "1-2-4", "--uid-root", "1.02"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("such as 1.2.826.0.1.3680043.2.1143"), "{log}");
+    let far = LabelMap::new(vec![0; 8], glioseg_volume::Geometry::isotropic([2, 2, 2])).expect("a map");
+    nifti::write_labels(Path::new(&labels), &far).expect("written");
+    let (code, _, log) = seg(&["--labels", "1-2-4"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("no series of") && log.contains("(2 x 2 x 2 voxels)"), "{log}");
 }

@@ -159,6 +159,22 @@ pub enum DicomError {
         /// The other.
         second: String,
     },
+    /// A label map on another grid than the images it is to be stored with.
+    #[error("the label map has {map} (R, A, S), but series {series} has {volume}")]
+    OtherGrid {
+        /// The map's grid, in words.
+        map: String,
+        /// The series.
+        series: String,
+        /// Its grid, in words.
+        volume: String,
+    },
+    /// An object that cannot be put into bytes.
+    #[error("the DICOM object cannot be written: {reason}")]
+    Unwritten {
+        /// What the writer says.
+        reason: String,
+    },
     /// The affine of a series is not that of an image.
     #[error("{series}: {reason}")]
     Place {
@@ -213,6 +229,10 @@ impl Diagnose for DicomError {
                 Self::DifferentFrames { .. } => {
                     "give --assume-aligned if the patient did not move, or convert with --grid none and register the images"
                 }
+                Self::OtherGrid { .. } => {
+                    "give the label map that belongs to these images, or bring it onto their grid with --resample"
+                }
+                Self::Unwritten { .. } => "the header of the source may hold what DICOM does not allow: check it with dciodvfy",
                 Self::Place { .. } => "export the series again as original images",
             }
             .into(),

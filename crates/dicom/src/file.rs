@@ -95,6 +95,7 @@ pub struct Facts {
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub path: PathBuf,
+    pub sop_class: String,
     pub sop_uid: String,
     pub study: String,
     pub study_date: String,
@@ -168,6 +169,7 @@ pub(crate) fn read(path: &Path) -> Result<Kind, DicomError> {
         study: need(tags::STUDY_INSTANCE_UID, "StudyInstanceUID")?,
         series: need(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?,
         path: path.into(),
+        sop_class: class,
         study_date: text(&object, tags::STUDY_DATE).unwrap_or_default(),
         series_number: whole(&object, tags::SERIES_NUMBER),
         description: text(&object, tags::SERIES_DESCRIPTION).unwrap_or_default(),
@@ -179,6 +181,20 @@ pub(crate) fn read(path: &Path) -> Result<Kind, DicomError> {
         pixels,
         frames,
     })))
+}
+
+/// The attributes of a file, without its pixels.
+///
+/// # Errors
+/// [`DicomError::Read`], [`DicomError::Damaged`].
+pub(crate) fn header(path: &Path) -> Result<InMemDicomObject, DicomError> {
+    let bytes = std::fs::read(path).map_err(|source| DicomError::Read { path: path.into(), source })?;
+    let damaged = |reason: String| DicomError::Damaged { path: path.into(), reason };
+    let checked = check(&bytes).map_err(|finding| match finding {
+        Finding::NotDicom => damaged("it has changed since it was looked at".into()),
+        Finding::Broken(reason) => damaged(reason),
+    })?;
+    parse(&checked).map_err(damaged)
 }
 
 /// The elements before the pixels.

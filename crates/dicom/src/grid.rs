@@ -106,7 +106,7 @@ fn corners([z, y, x]: [usize; 3]) -> impl Iterator<Item = [f64; 3]> {
     (0..8usize).map(move |i| [0, 1, 2].map(|a| if i >> a & 1 == 1 { end[a] } else { 0.0 }))
 }
 
-fn same_place(a: &Geometry, b: &Geometry) -> bool {
+pub(crate) fn same_place(a: &Geometry, b: &Geometry) -> bool {
     let (to_a, to_b) = (a.affine(), b.affine());
     a.shape == b.shape
         && corners(a.shape).all(|corner| {

@@ -21,6 +21,7 @@ mod pixels;
 pub mod role;
 mod stack;
 mod study;
+pub mod write;
 
 pub use choice::{Listed, NamedSeries, NamedSeriesError};
 pub use error::DicomError;

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use glioseg_diagnose::count;
-use glioseg_volume::{Affine, Geometry, Volume, try_zeroed};
+use glioseg_volume::{Affine, Geometry, LabelMap, Turn, TurnRule, Volume, try_zeroed};
 use rayon::prelude::*;
 
 use crate::file::{Frame, Instance, Part};
+use crate::grid::same_place;
 use crate::{DicomError, pixels};
 
 /// Distances of slices may differ by this part of the median, and by this many mm.
@@ -29,9 +30,9 @@ const HEAD_MM: f64 = 120.0;
 pub(crate) struct Slice {
     pub instance: Arc<Instance>,
     pub frame: usize,
-    position: [f64; 3],
-    orientation: [f64; 6],
-    spacing: [f64; 2],
+    pub position: [f64; 3],
+    pub orientation: [f64; 6],
+    pub spacing: [f64; 2],
     /// Place along the normal.
     along: f64,
 }
@@ -162,6 +163,42 @@ impl Stack {
         self.slices[0].instance.frame_of_reference.as_deref()
     }
 
+    /// Its slices, in the order of their places.
+    pub(crate) fn slices(&self) -> &[Slice] {
+        &self.slices
+    }
+
+    /// Whether its pixels were compressed with losses.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.slices.iter().any(|s| s.instance.lossy)
+    }
+
+    /// Whether a grid has this volume's voxels, in whatever order of the axes.
+    pub fn has_grid(&self, grid: &Geometry) -> bool {
+        same_place(&grid.turned(&self.turn_of(grid)), &self.geometry)
+    }
+
+    fn turn_of(&self, grid: &Geometry) -> Turn {
+        let rule = TurnRule::Nibabel;
+        grid.turn_to_ras(rule).then(&self.geometry.turn_to_ras(rule).inverse())
+    }
+
+    /// A label map in the order of the slices.
+    ///
+    /// # Errors
+    /// [`DicomError::OtherGrid`] if it does not lie on the volume's grid.
+    pub(crate) fn on_own_grid(&self, map: LabelMap) -> Result<LabelMap, DicomError> {
+        if !self.has_grid(&map.geometry) {
+            return Err(DicomError::OtherGrid {
+                map: in_words(&map.geometry),
+                series: self.name.clone(),
+                volume: in_words(&self.geometry),
+            });
+        }
+        let turn = self.turn_of(&map.geometry);
+        Ok(map.turned(&turn))
+    }
+
     /// Reads the pixels, as stored times slope plus intercept.
     ///
     /// # Errors
@@ -195,6 +232,17 @@ impl Stack {
             reason: error.to_string(),
         })
     }
+}
+
+/// A grid as messages tell it: `24 x 88 x 72 voxels of 5.5 x 2 x 2 mm, first at -49.5, -91.2, -71.8`.
+fn in_words(grid: &Geometry) -> String {
+    let list = |values: [f64; 3], digits: usize| values.map(|v| format!("{v:.digits$}"));
+    let shape = grid.shape.map(|n| n.to_string()).join(" x ");
+    let spacing = list(grid.spacing, 3).join(" x ");
+    format!(
+        "{shape} voxels of {spacing} mm, the first at {}",
+        list(grid.affine().translation(), 1).join(", ")
+    )
 }
 
 /// Frames of a file and where their values go.

@@ -1,5 +1,7 @@
 //! `glioseg dicom`: what a folder of DICOM files holds, and its series as volumes.
 
+mod seg;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -10,17 +12,21 @@ use glioseg_dicom::{DicomError, LeftOut, Listed, NamedSeries, Studies, Study, on
 use glioseg_formats::nifti;
 use serde_json::json;
 
+use seg::DicomSeg;
+
 use super::table::table;
 use super::{Outcome, print};
 use crate::ui::{Ui, about};
 
-/// Read DICOM studies: list their series, or convert them to NIfTI
+/// Read DICOM studies, and write segmentations: list the series, convert them to NIfTI, label maps back
 #[derive(Debug, Subcommand)]
 pub(crate) enum DicomCommand {
     /// Say which series a study has, and which of them are T1, T1 with contrast agent, T2 and FLAIR
     List(DicomList),
     /// Write a study's contrasts as NIfTI images on one grid, or every series as it is
     Convert(DicomConvert),
+    /// Write a label map as a DICOM segmentation of a series
+    Seg(DicomSeg),
 }
 
 /// Looks at the headers of all files in a folder: its studies, their series, and which contrast each is, with the reason.
@@ -94,6 +100,7 @@ pub(crate) fn run(command: &DicomCommand, ui: &Ui) -> anyhow::Result<Outcome> {
     match command {
         DicomCommand::List(options) => list(options, ui),
         DicomCommand::Convert(options) => convert(options, ui),
+        DicomCommand::Seg(options) => seg::run(options, ui),
     }
 }
 
@@ -247,8 +254,9 @@ fn folders(output: &Path, studies: &[Study]) -> Vec<PathBuf> {
         let date = if study.date.is_empty() { "undated" } else { &study.date };
         let base = format!("{}_{date}", case_name(output));
         let same = |name: &str| taken.iter().any(|t| t == name);
-        let name =
-            (1..).map(|n| if n == 1 { base.clone() } else { format!("{base}_{n}") }).find(|n| !same(n));
+        let name = (1..=studies.len())
+            .map(|n| if n == 1 { base.clone() } else { format!("{base}_{n}") })
+            .find(|n| !same(n));
         taken.extend(name);
     }
     taken.iter().map(|name| output.join(name)).collect()
