@@ -226,6 +226,19 @@ fn a_label_map_becomes_a_segmentation_of_the_series_it_belongs_to() {
     let first = std::fs::read(&out).expect("a file");
     assert!(first.windows(16).any(|w| w == b"Enhancing Lesion"));
 
+    // The same as outlines, with the regions that radiotherapy asks for.
+    let outlines = at("rt.dcm");
+    let (code, _, log) =
+        run(&["dicom", "rtstruct", &labels, "--source", &study, "-o", &outlines, "--labels", "brats2021"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("5 structures on series 6"), "{log}");
+    let outlines = std::fs::read(&outlines).expect("a file");
+    assert!(
+        ["whole tumour", "tumour core", "CLOSED_PLANAR"]
+            .iter()
+            .all(|word| { outlines.windows(word.len()).any(|w| w == word.as_bytes()) })
+    );
+
     let codes = serde_json::json!({"segmentAttributes": [[{
         "labelID": 4, "SegmentLabel": "something",
         "SegmentedPropertyCategoryCodeSequence": {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"},

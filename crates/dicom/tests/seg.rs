@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
-use glioseg_dicom::write::seg::{SegOptions, Segment, segmentation};
-use glioseg_dicom::write::{Code, Stamp};
+use glioseg_dicom::write::seg::{Segment, segmentation};
+use glioseg_dicom::write::{Code, SegOptions, Stamp};
 use glioseg_dicom::{DicomError, Stack, Studies};
 use glioseg_volume::{LabelMap, Turn};
 use made::Slice;

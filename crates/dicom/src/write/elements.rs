@@ -10,6 +10,7 @@ use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use sha2::{Digest as _, Sha256};
 
 use crate::DicomError;
+use crate::stack::Slice;
 
 /// A concept of a terminology.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,35 @@ impl Stamp {
             }
         }
     }
+}
+
+/// How an object names what made it.
+#[derive(Debug, Clone, Default)]
+pub struct SegOptions {
+    /// The model, in a few words.
+    pub model: String,
+    /// Time and identities.
+    pub stamp: Stamp,
+}
+
+impl SegOptions {
+    /// The description of the series.
+    pub(super) fn description(&self) -> String {
+        short(&format!("glioseg {} (research only)", self.model).replace("  ", " "), 64)
+    }
+}
+
+/// At most so many characters.
+pub(super) fn short(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+/// Class and identity of the image that a slice comes from.
+pub(super) fn reference(slice: &Slice) -> InMemDicomObject {
+    object([
+        text(tags::REFERENCED_SOP_CLASS_UID, VR::UI, &slice.instance.sop_class),
+        text(tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, &slice.instance.sop_uid),
+    ])
 }
 
 pub(super) type Element = DataElement<InMemDicomObject>;
@@ -160,13 +190,21 @@ pub(super) fn equipment(into: &mut InMemDicomObject) {
     }
 }
 
-/// The bytes of a file with this object.
+/// The bytes of a file with this object, whose longest text has so many bytes: more than 65,534 have no place where kinds of
+/// values are told.
 ///
 /// # Errors
 /// What the library says, in words.
-pub(super) fn bytes(object: InMemDicomObject, class: &str, instance: &str) -> Result<Vec<u8>, String> {
+pub(super) fn bytes(
+    object: InMemDicomObject,
+    class: &str,
+    instance: &str,
+    longest: usize,
+) -> Result<Vec<u8>, String> {
+    let syntax =
+        if longest > 65_534 { uids::IMPLICIT_VR_LITTLE_ENDIAN } else { uids::EXPLICIT_VR_LITTLE_ENDIAN };
     let meta = FileMetaTableBuilder::new()
-        .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
+        .transfer_syntax(syntax)
         .media_storage_sop_class_uid(class)
         .media_storage_sop_instance_uid(instance);
     let file = object.with_meta(meta).map_err(|error| error.to_string())?;

@@ -8,11 +8,10 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use glioseg_volume::LabelMap;
 
-use super::Code;
 use super::elements::{
-    Stamp, bytes, decimals, equipment, object, patient_and_study, sequence, shorts, source, text,
+    bytes, decimals, equipment, object, patient_and_study, reference, sequence, short, shorts, source, text,
 };
-use crate::stack::Slice;
+use super::{Code, SegOptions};
 use crate::{DicomError, Stack};
 
 /// What a label of the map is.
@@ -28,15 +27,6 @@ pub struct Segment {
     pub kind: Code,
     /// Colour to show it in: red, green, blue.
     pub rgb: [u8; 3],
-}
-
-/// How an object names what made it.
-#[derive(Debug, Clone, Default)]
-pub struct SegOptions {
-    /// The model, in a few words.
-    pub model: String,
-    /// Time and identities.
-    pub stamp: Stamp,
 }
 
 /// The file of a segmentation of a volume: as many bits as voxels for each segment, slices without a voxel left out.
@@ -71,13 +61,12 @@ pub fn segmentation(
     equipment(&mut out);
     let number = first.instance.series_number.unwrap_or(0) + 1000;
     let (date, time) = (stamp.time.format("%Y%m%d").to_string(), stamp.time.format("%H%M%S").to_string());
-    let description = short(&format!("glioseg {} (research only)", options.model).replace("  ", " "), 64);
     for (tag, vr, value) in [
         (tags::SOP_CLASS_UID, VR::UI, uids::SEGMENTATION_STORAGE),
         (tags::SOP_INSTANCE_UID, VR::UI, &instance),
         (tags::SERIES_INSTANCE_UID, VR::UI, &uid("series")),
         (tags::SERIES_NUMBER, VR::IS, &number.to_string()),
-        (tags::SERIES_DESCRIPTION, VR::LO, &description),
+        (tags::SERIES_DESCRIPTION, VR::LO, &options.description()),
         (tags::SERIES_DATE, VR::DA, &date),
         (tags::SERIES_TIME, VR::TM, &time),
         (tags::MODALITY, VR::CS, "SEG"),
@@ -140,7 +129,7 @@ pub fn segmentation(
     let places = frames.iter().map(|frame| place(frame, stack));
     out.put(sequence(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, places.collect()));
     out.put(DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::from(bits(&frames, rows * columns))));
-    bytes(out, uids::SEGMENTATION_STORAGE, &instance).map_err(|reason| DicomError::Unwritten { reason })
+    bytes(out, uids::SEGMENTATION_STORAGE, &instance, 0).map_err(|reason| DicomError::Unwritten { reason })
 }
 
 /// A slice of a segment.
@@ -174,11 +163,6 @@ fn bits(frames: &[Frame<'_>], voxels: usize) -> Vec<u8> {
         out[i / 8] |= 1 << (i % 8);
     }
     out
-}
-
-/// At most so many characters.
-fn short(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
 }
 
 fn described(segment: &Segment, index: usize, uid: &str, options: &SegOptions) -> InMemDicomObject {
@@ -257,13 +241,6 @@ fn referenced_series(stack: &Stack) -> InMemDicomObject {
     object([
         text(tags::SERIES_INSTANCE_UID, VR::UI, &stack.slices()[0].instance.series),
         sequence(tags::REFERENCED_INSTANCE_SEQUENCE, instances),
-    ])
-}
-
-fn reference(slice: &Slice) -> InMemDicomObject {
-    object([
-        text(tags::REFERENCED_SOP_CLASS_UID, VR::UI, &slice.instance.sop_class),
-        text(tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, &slice.instance.sop_uid),
     ])
 }
 

@@ -12,7 +12,7 @@ use glioseg_dicom::{DicomError, LeftOut, Listed, NamedSeries, Studies, Study, on
 use glioseg_formats::nifti;
 use serde_json::json;
 
-use seg::DicomSeg;
+use seg::{DicomObject, Form};
 
 use super::table::table;
 use super::{Outcome, print};
@@ -25,8 +25,10 @@ pub(crate) enum DicomCommand {
     List(DicomList),
     /// Write a study's contrasts as NIfTI images on one grid, or every series as it is
     Convert(DicomConvert),
-    /// Write a label map as a DICOM segmentation of a series
-    Seg(DicomSeg),
+    /// Write a label map as a DICOM segmentation (SEG) of a series
+    Seg(DicomObject),
+    /// Write a label map as a DICOM structure set (RTSTRUCT) of a series
+    Rtstruct(DicomObject),
 }
 
 /// Looks at the headers of all files in a folder: its studies, their series, and which contrast each is, with the reason.
@@ -100,7 +102,8 @@ pub(crate) fn run(command: &DicomCommand, ui: &Ui) -> anyhow::Result<Outcome> {
     match command {
         DicomCommand::List(options) => list(options, ui),
         DicomCommand::Convert(options) => convert(options, ui),
-        DicomCommand::Seg(options) => seg::run(options, ui),
+        DicomCommand::Seg(options) => seg::run(options, Form::Seg, ui),
+        DicomCommand::Rtstruct(options) => seg::run(options, Form::Rtstruct, ui),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `glioseg dicom seg`: a label map as a DICOM segmentation of the series it belongs to.
+//! `glioseg dicom seg` and `rtstruct`: a label map as a DICOM object of the series it belongs to.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use glioseg_diagnose::count;
 use glioseg_dicom::role::{Role, Verdict};
-use glioseg_dicom::write::seg::{SegOptions, Segment, segmentation};
-use glioseg_dicom::write::{Code, Stamp};
+use glioseg_dicom::write::rtstruct::{Structure, structure_set};
+use glioseg_dicom::write::seg::{Segment, segmentation};
+use glioseg_dicom::write::{Code, SegOptions, Stamp};
 use glioseg_dicom::{DicomError, LeftOut, Stack, Studies};
 use glioseg_formats::{atomic, nifti};
 use glioseg_plan::{Convention, Dataset, TumourParts};
@@ -20,15 +21,14 @@ use super::{no_images, read};
 use crate::problem::Problem;
 use crate::ui::Ui;
 
-/// Writes a label map as a DICOM segmentation (SEG) of the series whose grid it has, in the series' own order of slices.
+/// A label map, the study it belongs to, and what its labels mean.
 ///
-/// Parts of a tumour get the codes of the standard's list for brain tumours (necrosis, oedema, enhancing lesion), other labels
-/// those of --segment-codes or `Lesion`. The object says that it is for research only; it is not a medical device's.
+/// The label map must lie on the grid of one of the series, in whatever order of the axes. The object says that it is for
+/// research only; it is not a medical device's.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  glioseg dicom seg predicted/case.nii.gz --source study -o case.dcm\n  \
-    glioseg dicom seg case.nii.gz --source study --labels brats2021 -o case.dcm\n\n\
+#[command(after_help = "Example:\n  glioseg dicom seg predicted/case.nii.gz --source study -o case.dcm\n\n\
     Exit code: 0 written, 2 could not be written.")]
-pub(crate) struct DicomSeg {
+pub(crate) struct DicomObject {
     /// The label map, on the grid of one of the series
     #[arg(value_name = "LABELS")]
     pub(crate) input: PathBuf,
@@ -72,7 +72,16 @@ fn root(text: &str) -> Result<String, String> {
     }
 }
 
-pub(crate) fn run(options: &DicomSeg, ui: &Ui) -> anyhow::Result<Outcome> {
+/// Which object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A segmentation.
+    Seg,
+    /// A structure set.
+    Rtstruct,
+}
+
+pub(crate) fn run(options: &DicomObject, form: Form, ui: &Ui) -> anyhow::Result<Outcome> {
     let map = nifti::read_labels(&options.input)?;
     let segments = segments(options, &map, ui)?;
     let found = read(&options.source, ui)?;
@@ -85,15 +94,21 @@ pub(crate) fn run(options: &DicomSeg, ui: &Ui) -> anyhow::Result<Outcome> {
         model: options.model.clone(),
         stamp: Stamp { uid_root: options.uid_root.clone(), ..Stamp::default() },
     };
-    let bytes = segmentation(map, stack, &segments, &seg)?;
+    let (bytes, what) = match form {
+        Form::Seg => (segmentation(map, stack, &segments, &seg)?, count(segments.len(), "segment")),
+        Form::Rtstruct => {
+            let structures = structures(&segments);
+            (structure_set(map, stack, &structures, &seg)?, count(structures.len(), "structure"))
+        }
+    };
     atomic::write(&options.output, |file| file.write_all(&bytes))?;
-    ui.say(&format!("{} on series {}", count(segments.len(), "segment"), stack.name));
+    ui.say(&format!("{what} on series {}", stack.name));
     print(&options.output.display().to_string())?;
     Ok(Outcome::Done)
 }
 
 /// The volume that was named, or the one whose grid the map has: that with contrast agent where several have it.
-fn series_of<'a>(options: &DicomSeg, map: &LabelMap, found: &'a Studies) -> anyhow::Result<&'a Stack> {
+fn series_of<'a>(options: &DicomObject, map: &LabelMap, found: &'a Studies) -> anyhow::Result<&'a Stack> {
     let all = || {
         found
             .studies
@@ -156,7 +171,7 @@ fn onto(stack: &Stack, map: &LabelMap) -> anyhow::Result<LabelMap> {
 }
 
 /// What the labels are: as dcmqi's file says, as the coding, as the dataset.
-fn segments(options: &DicomSeg, map: &LabelMap, ui: &Ui) -> anyhow::Result<Vec<Segment>> {
+fn segments(options: &DicomObject, map: &LabelMap, ui: &Ui) -> anyhow::Result<Vec<Segment>> {
     if let Some(path) = &options.segment_codes {
         return from_dcmqi(path);
     }
@@ -178,6 +193,38 @@ fn segments(options: &DicomSeg, map: &LabelMap, ui: &Ui) -> anyhow::Result<Vec<S
     };
     Ok(TumourParts::of(&dataset).map_or_else(|_| of_dataset(&dataset), |parts| of_parts(&parts)))
 }
+
+/// Every segment, and for parts of a tumour the regions that radiotherapy asks for: the tumour's core and the whole tumour.
+fn structures(segments: &[Segment]) -> Vec<Structure> {
+    let named = |name: &str| segments.iter().find(|s| s.label == name).map(|s| s.value);
+    let gross = |s: &Segment| s.label == NECROSIS || s.label == ENHANCING;
+    let mut all: Vec<Structure> = segments
+        .iter()
+        .map(|s| Structure {
+            name: s.label.clone(),
+            labels: vec![s.value],
+            rgb: s.rgb,
+            gross_tumour: gross(s),
+        })
+        .collect();
+    if let (Some(necrosis), Some(oedema), Some(enhancing)) =
+        (named(NECROSIS), named(OEDEMA), named(ENHANCING))
+    {
+        let region = |name: &str, labels: &[u16], rgb| Structure {
+            name: name.into(),
+            labels: labels.to_vec(),
+            rgb,
+            gross_tumour: true,
+        };
+        all.push(region("tumour core", &[necrosis, enhancing], [255, 127, 14]));
+        all.push(region("whole tumour", &[necrosis, enhancing, oedema], [188, 189, 34]));
+    }
+    all
+}
+
+const NECROSIS: &str = "necrosis and non-enhancing core";
+const OEDEMA: &str = "oedema";
+const ENHANCING: &str = "enhancing tumour";
 
 fn abnormal() -> Code {
     Code::new("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -203,7 +250,7 @@ fn of_parts(parts: &TumourParts) -> Vec<Segment> {
             Code::new("6574001", "SCT", "Necrosis"),
             [214, 39, 40],
         ),
-        segment(parts.oedema, "oedema", Code::new("79654002", "SCT", "Edema"), [44, 160, 44]),
+        segment(parts.oedema, OEDEMA, Code::new("79654002", "SCT", "Edema"), [44, 160, 44]),
         segment(
             parts.enhancing,
             "enhancing tumour",
