@@ -40,7 +40,8 @@ fn what_is_missing_on_the_command_line_is_told() {
     let [raw, out] = ["raw", "out"].map(|name| text(&folder.path().join(name)));
     let (code, _, told) = run(&["preprocess", "-i", &raw, "-o", &out]);
     assert_eq!(code, 2, "{told}");
-    for part in ["nothing says how the brain is found", "--brain MODEL", "--brain-mask FILE", "--brain none"]
+    for part in
+        ["neither --brain nor --brain-mask is given", "--brain MODEL", "--brain-mask FILE", "--brain none"]
     {
         assert!(told.contains(part), "{told}");
     }

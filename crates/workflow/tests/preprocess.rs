@@ -222,7 +222,7 @@ fn a_bad_study_does_not_stop_the_others_and_continuing_does_what_is_left() {
     let out = folder.path().join("out");
     assert_eq!(names(&out), ["good_t1.nii.gz", "good_t2.nii.gz", "preprocess.json", "transforms"]);
 
-    // What is there is kept; what failed is tried again; another way of preparing begins anew.
+    // What is there is kept; what failed is tried again; with other settings everything is prepared again.
     let stamp = || std::fs::metadata(out.join("good_t1.nii.gz")).and_then(|m| m.modified()).expect("there");
     let before = stamp();
     std::fs::remove_file(folder.path().join("raw/twice_t1.nii.gz")).expect("removed");

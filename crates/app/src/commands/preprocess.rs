@@ -153,7 +153,7 @@ pub(super) fn prepare(options: &Preprocess, ui: &Ui, data: bool) -> anyhow::Resu
             let to = template.map(|t| format!(" by {t}")).unwrap_or_default();
             ui.say(&format!("{}{more} | to {}{to}", studies_of(studies), options.space.name()));
             for file in ignored {
-                ui.say(&format!("{} is no channel", file.display()));
+                ui.say(&format!("{} is not a channel", file.display()));
             }
             if options.atlas.is_none() && options.space == Space::Mni152 {
                 ui.say("BraTS's MNI152 is near the built-in template, but not the same: --atlas takes BraTS's own");
@@ -233,7 +233,7 @@ fn brain_source(options: &Preprocess, ui: &Ui) -> anyhow::Result<BrainSource> {
     }
     let Some(brain) = &options.brain else {
         return Err(Problem::new(
-            "nothing says how the brain is found",
+            "neither --brain nor --brain-mask is given",
             "give --brain MODEL (a model of nnU-Net that finds the brain in one image, such as HD-BET's), --brain-mask FILE, or \
              --brain none for images that have lost their skull already",
         ));

@@ -32,8 +32,8 @@ pub enum PreprocessError {
     /// JSON that cannot be read.
     #[error(transparent)]
     Plan(#[from] Box<PlanError>),
-    /// JSON that is no record of a preparation.
-    #[error("{} is no record of prepared studies: {reason}", path.display())]
+    /// JSON without a record of a preparation.
+    #[error("{} does not hold a record of prepared studies: {reason}", path.display())]
     Record {
         /// The file.
         path: PathBuf,

@@ -280,7 +280,7 @@ fn make_folder(batch: &PreprocessBatch<'_>) -> Result<(), PreprocessError> {
     let Ok(out) = batch.out.canonicalize() else { return Ok(()) };
     for input in inputs.iter().filter(|input| input.is_dir()) {
         if input.canonicalize().is_ok_and(|input| out.starts_with(input)) {
-            // It stays if it was there before; an empty one is no loss.
+            // It stays if it was there before; an empty one is not missed.
             let _ = std::fs::remove_dir(batch.out);
             return Err(PreprocessError::OutputInsideInput {
                 out: batch.out.to_owned(),

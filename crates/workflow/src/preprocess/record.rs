@@ -135,7 +135,7 @@ impl PreprocessRecord {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`PreprocessError::Plan`] for a file that is no JSON, [`PreprocessError::Record`] for another one.
+    /// [`PreprocessError::Plan`] for a file that is not JSON, [`PreprocessError::Record`] for another one.
     pub fn read(path: &Path) -> Result<Self, PreprocessError> {
         let value = read_json(path).map_err(Box::new)?;
         serde_json::from_value(value)

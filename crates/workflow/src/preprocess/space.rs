@@ -72,7 +72,7 @@ impl std::str::FromStr for Space {
         [Self::Sri24, Self::Mni152, Self::Native]
             .into_iter()
             .find(|space| space.name() == text.to_ascii_lowercase())
-            .ok_or_else(|| format!("`{text}` is no space; known are sri24, mni152 and native"))
+            .ok_or_else(|| format!("`{text}` is not a space; known are sri24, mni152 and native"))
     }
 }
 
