@@ -1,7 +1,8 @@
 //! `NOTICE`: whose code is in the program, and under which licences.
 //!
 //! What the program for Linux on x86-64 links is listed, as cargo resolves it. Of several licences that a crate offers one is taken, Apache-2.0 where
-//! possible, because its text is in the repository anyway; the texts of the others are copied from the crates' own files.
+//! possible, because its text is in the repository anyway; the texts of the others are copied from the crates' own files. The built-in template is named with
+//! its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,6 +18,9 @@ The page of a report contains programs in JavaScript; their licences are in crat
 
 This file is written by `cargo xtask notice`.
 ";
+
+/// The licence of the built-in template, which the program contains too.
+const TEMPLATE: &str = include_str!("../../crates/workflow/templates/NOTICE.txt");
 
 /// In this order a licence is taken where a crate offers several.
 const PREFERRED: [&str; 7] = ["Apache-2.0", "MIT", "Zlib", "BSD-3-Clause", "ISC", "Unlicense", "MPL-2.0"];
@@ -42,7 +46,7 @@ pub(crate) fn notice(check: bool) -> bool {
 }
 
 fn make() -> Result<String, String> {
-    let mut text = HEAD.to_owned();
+    let mut text = format!("{HEAD}\nThe template of `glioseg preprocess`: {TEMPLATE}");
     // Texts, and the crates that each is of.
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (package, (licence, repository)) in packages()? {

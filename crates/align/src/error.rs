@@ -45,8 +45,8 @@ pub enum AlignError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A file that is no transform, is damaged, or is of a kind that is not linear.
-    #[error("{} is no transform that can be read: {what}", path.display())]
+    /// A file without a transform, a damaged one, or a transform that is not linear.
+    #[error("cannot read a linear transform from {}: {what}", path.display())]
     File {
         /// The file.
         path: PathBuf,

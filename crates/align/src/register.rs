@@ -22,7 +22,7 @@ const SHORTEST: f64 = 0.005;
 /// Starts that go on from the coarsest level, and how far apart in mm they must have ended.
 const KEPT: usize = 3;
 const APART_MM: f64 = 4.0;
-/// Full overlap, from where on a larger one is no better.
+/// From this overlap on, a larger one does not count as better.
 const OVERLAP: f64 = 0.85;
 /// Heads are rarely turned by more degrees than this, and each more makes the score smaller by this part.
 const TURNED: f64 = 25.0;

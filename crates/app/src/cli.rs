@@ -12,8 +12,10 @@ use glioseg_infer::model::{CheckpointChoice, Folds};
 use glioseg_plan::matching::NamedPattern;
 
 use glioseg_plan::OutputLabels;
+use glioseg_workflow::preprocess::Space;
 
 use crate::arguments::Compute;
+use crate::commands::apply::Apply;
 use crate::commands::compare::Compare;
 use crate::commands::crossval::Crossval;
 use crate::commands::dataset::DatasetCommand;
@@ -24,6 +26,7 @@ use crate::commands::fingerprint::Fingerprint;
 use crate::commands::plan::Plan;
 use crate::commands::postprocess::Postprocess;
 use crate::commands::prep::Prep;
+use crate::commands::preprocess::Preprocess;
 use crate::commands::rank::Rank;
 use crate::commands::report::Report;
 use crate::commands::train::Train;
@@ -46,8 +49,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Bring raw scans to the space of BraTS: registered, brain only, on one grid
+    Preprocess(Box<Preprocess>),
     /// Segment cases with a trained model
     Predict(Predict),
+    /// Bring a label map from the space of BraTS back to the grid of a scan
+    Apply(Apply),
     /// Average the saved probabilities of several predictions, as nnU-Net does
     Ensemble(Ensemble),
     /// Remove what is too small from label maps, or find out how small that is
@@ -92,11 +99,11 @@ pub(crate) enum Command {
 }
 
 /// Segments every case of the input with every fold of a model and writes one label map per case.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Examples:\n  glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_fullres -i BraTS2021 -o predicted\n  \
     glioseg predict -m nnUNetTrainer__nnUNetPlans__3d_cascade_fullres -i BraTS2021 -o predicted\n  \
-    glioseg predict --recipe brats21 -m BL_MODEL -m BL_L_GN_MODEL -i BraTS2021 -o submission\n\n\
+    glioseg predict --raw --brain HDBET -m MODEL -i studies -o predicted\n  glioseg predict --recipe brats21 -m BL_MODEL -m BL_L_GN_MODEL -i BraTS2021 -o submission\n\n\
     The recipe brats21 averages two models, takes an enhancing tumour below 200 voxels for necrotic core, and writes the labels\n\
     0, 1, 2, 4. A recipe is a small JSON file: copy crates/infer/recipes/brats21.json of the sources to make another.\n\n\
     Ctrl-C stops before the next tile; --continue does the rest later. A second one ends at once.\n\n\
@@ -124,6 +131,8 @@ pub(crate) struct Predict {
     /// and plans]
     #[arg(long, value_name = "MODEL", help_heading = "Input")]
     pub(crate) prev_stage_model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) scans: RawScans,
     /// Folder for CASE.nii.gz and predict.json; made if it is not there
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
@@ -180,6 +189,33 @@ pub(crate) struct Predict {
     /// One line of JSON per case on stdout instead of a table
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
+}
+
+/// Scans that are not prepared.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RawScans {
+    /// The input is scans as they were scanned: prepare them first, as glioseg preprocess does, into OUT/prepared, and also write each
+    /// label map on the grid of the T1 with contrast agent, into OUT/native
+    #[arg(long, conflicts_with_all = ["channel", "part"], help_heading = "Raw scans")]
+    pub(crate) raw: bool,
+    /// A model that finds the brain in one image, such as HD-BET's, or `none`
+    #[arg(
+        long,
+        value_name = "MODEL|none",
+        requires = "raw",
+        conflicts_with = "brain_mask",
+        help_heading = "Raw scans"
+    )]
+    pub(crate) brain: Option<PathBuf>,
+    /// A brain mask on the grid of one of the scans; for one study
+    #[arg(long, value_name = "FILE", requires = "raw", help_heading = "Raw scans")]
+    pub(crate) brain_mask: Option<PathBuf>,
+    /// Space of the model's training: sri24 (BraTS until 2024), mni152 (since 2025), or native
+    #[arg(long, value_name = "SPACE", default_value = "sri24", requires = "raw", help_heading = "Raw scans")]
+    pub(crate) space: Space,
+    /// A T1 image whose grid is the space [default: built in]
+    #[arg(long, value_name = "FILE", requires = "raw", help_heading = "Raw scans")]
+    pub(crate) atlas: Option<PathBuf>,
 }
 
 /// A model below $nnUNet_results, by nnU-Net's names.

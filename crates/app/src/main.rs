@@ -43,7 +43,9 @@ fn main() -> ExitCode {
     }
     let started = nnunet::find_named(&mut cli.command, &ui).and_then(|()| commands::set_threads(cli.threads));
     let outcome = started.and_then(|()| match &cli.command {
+        cli::Command::Preprocess(options) => commands::preprocess::run(options, &ui),
         cli::Command::Predict(options) => commands::predict::run(options, &ui),
+        cli::Command::Apply(options) => commands::apply::run(options, &ui),
         cli::Command::Ensemble(options) => commands::ensemble::run(options, &ui),
         cli::Command::Postprocess(options) => commands::postprocess::run(options, &ui),
         cli::Command::Dataset(command) => commands::dataset::run(command, &ui),

@@ -170,6 +170,7 @@ diagnosed!(
     glioseg_report::ReportError,
     glioseg_infer::cases::CaseError,
     glioseg_workflow::crossval::CrossvalError,
+    glioseg_workflow::preprocess::PreprocessError,
     glioseg_workflow::ready::ReadyError,
     glioseg_infer::ensemble::EnsembleError,
     glioseg_infer::InferError,
@@ -219,6 +220,7 @@ mod tests {
     use glioseg_train::TrainError;
     use glioseg_volume::VolumeError;
     use glioseg_workflow::crossval::CrossvalError;
+    use glioseg_workflow::preprocess::PreprocessError;
     use glioseg_workflow::ready::ReadyError;
 
     use super::*;
@@ -292,6 +294,8 @@ mod tests {
             (CaseError::from(MatchError::NotAPair { text: "t1".into() }).into(), "write it like"),
             (twice().into(), "the folds of splits_final.json"),
             (CrossvalError::from(empty()).into(), "copy or download the file again"),
+            (PreprocessError::MaskForSeveral { count: 2 }.into(), "one by one"),
+            (PreprocessError::from(singular()).into(), "set a valid sform or qform"),
             (ReadyError::Channels { count: 2 }.into(), "without --strict"),
             (ReadyError::from(no_cases()).into(), ""),
             (OutputError::LabelOrder.into(), "leave out --save-probabilities"),

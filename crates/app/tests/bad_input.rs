@@ -97,7 +97,11 @@ fn bad_cases_are_named_with_a_remedy_and_the_good_one_is_done() {
         ("empty", "empty_0001.nii.gz is empty (0 bytes)", "copy or download the file again"),
         ("magic", "magic_0001.nii.gz is not a NIfTI file", "give a NIfTI-1 or NIfTI-2 file"),
         ("dims", "dims_0001.nii.gz", "damaged"),
-        ("grid", "44 x 42 x 40 voxels of 4 x 4 x 4 mm (z, y, x), but", "register the second to the first"),
+        (
+            "grid",
+            "44 x 42 x 40 voxels of 4 x 4 x 4 mm (z, y, x), but",
+            "`glioseg preprocess` registers raw scans",
+        ),
         ("grid", "40 x 40 x 40 voxels of 3 x 3 x 3 mm", "share one grid"),
         ("singular", "affine is singular", "sform or qform"),
         ("missing", "case `missing` has no file for channel `t1ce`; found: `t1`, `t2`, `flair`", "t1ce"),

@@ -234,8 +234,8 @@ impl Diagnose for FormatError {
             }
             Self::LabelChannels { .. } => "give a 3-D label map".to_owned(),
             Self::GridMismatch { .. } => {
-                "channels of a case must share one grid: register the second to the first and resample it; raw scans \
-                 also have to be skull-stripped, where the training's were"
+                "channels of a case must share one grid; `glioseg preprocess` registers raw scans and brings them to one, \
+                 skull-stripped as the training's images were"
                     .to_owned()
             }
             Self::Npz { .. } => {

@@ -5,6 +5,7 @@
 //! folders of any depth. A name is compared with the model's channel names, never with a position; a number is nnU-Net's own index
 //! of the channel. Nothing is read here but the header of a file that may hold several channels.
 
+mod studies;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use glioseg_diagnose::Diagnose;
 use glioseg_formats::nifti;
 pub use glioseg_plan::canonical_channel;
 use glioseg_plan::matching::{MatchError, NamedPattern, match_files};
+pub use studies::{FoundStudies, StudyFiles, find_studies};
 use thiserror::Error;
 use walk::{Walk, image_stem};
 

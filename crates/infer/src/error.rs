@@ -293,8 +293,8 @@ impl Diagnose for InferError {
                 "close other programs or crop the image; if its voxel size in the header is wrong, correct that".into(),
             ),
             Self::Unprepared { .. } => Some(
-                "prepare the scans as the training's images were: registered, on one grid, skull-stripped (for BraTS the SRI24 \
-                 atlas with voxels of 1 mm); if they are right after all, leave out --strict"
+                "prepare the scans as the training's images were: `glioseg preprocess` registers them, brings them to one grid (for \
+                 BraTS that of SRI24 with voxels of 1 mm) and cuts out the brain; if they are right after all, leave out --strict"
                     .into(),
             ),
             Self::DoubtfulChannels { .. } => Some(

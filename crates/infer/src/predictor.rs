@@ -361,7 +361,9 @@ impl ModelSet {
             if self.options.strict {
                 return Err(InferError::Unprepared { reason, path: origin.place(&id) });
             }
-            warnings.push(format!("{reason}; the channels were not compared with their names"));
+            warnings.push(format!(
+                "{reason}; `glioseg preprocess` prepares raw scans; the channels were not compared with their names"
+            ));
         }
         let files = origin.channel_files();
         for (i, channel) in names.iter().enumerate() {

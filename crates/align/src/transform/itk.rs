@@ -43,7 +43,9 @@ pub(super) fn from_text(text: &str) -> Result<Rows, String> {
 }
 
 fn numbers(text: &str) -> Result<Vec<f64>, String> {
-    text.split_whitespace().map(|word| word.parse().map_err(|_| format!("`{word}` is no number"))).collect()
+    text.split_whitespace()
+        .map(|word| word.parse().map_err(|_| format!("`{word}` is not a number")))
+        .collect()
 }
 
 /// Vectors by name, two for each transform.
@@ -94,7 +96,7 @@ fn vector(rest: &mut &[u8]) -> Result<(String, Vec<f64>), String> {
     let (rows, columns, imaginary, name) = (size(1)?, size(2)?, int(3), size(4)?);
     let count = rows.saturating_mul(columns);
     if kind >= 1000 || imaginary != 0 || count > MOST_NUMBERS || name == 0 || name > LONGEST_NAME {
-        return Err("it is no vector of a linear transform".to_owned());
+        return Err("it does not hold the numbers of a linear transform".to_owned());
     }
     let name = String::from_utf8_lossy(take(rest, name)?).trim_end_matches('\0').to_owned();
     let values = if single {

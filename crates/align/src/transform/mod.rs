@@ -145,7 +145,7 @@ impl Transform {
     /// What a file is follows from its content. The 4 x 4 text is taken to be of R, A, S coordinates, as those programs write it.
     ///
     /// # Errors
-    /// [`AlignError::Io`], and [`AlignError::File`] for what is no linear transform.
+    /// [`AlignError::Io`], and [`AlignError::File`] for files without a linear transform.
     pub fn read(path: &Path) -> Result<Self, AlignError> {
         let io = |source| AlignError::Io { path: path.to_owned(), source };
         // A linear transform takes some hundred bytes, and a chain of them some thousand.

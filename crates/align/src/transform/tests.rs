@@ -102,7 +102,7 @@ fn other_files_are_refused_with_the_reason() {
     cut.truncate(100);
     let cases: [(&[u8], &str); 9] = [
         (b"", "it has 0 numbers"),
-        (b"1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 x", "`x` is no number"),
+        (b"1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 x", "`x` is not a number"),
         (b"1 0 0 0 0 1 0 0 0 0 1 0 0 0 1 1", "last row"),
         (b"1 0 0 0 0 1 0 0 0 0 0 0 0 0 0 1", "no inverse"),
         (bspline.as_bytes(), "is not linear"),
@@ -110,7 +110,7 @@ fn other_files_are_refused_with_the_reason() {
         (&cut, "ends too early"),
         (
             b"\x00\x00\x00\x00\xff\xff\xff\x7f\x01\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00a\x00",
-            "no vector",
+            "does not hold the numbers",
         ),
         (b"\x89HDF\r\n\x1a\n\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "neither text nor"),
     ];

@@ -9,7 +9,8 @@ pub(super) fn from_text(text: &str) -> Result<Rows, String> {
     let numbers: Vec<f64> = text
         .split_whitespace()
         .map(|word| {
-            word.parse().map_err(|_| format!("`{}` is no number", word.chars().take(20).collect::<String>()))
+            word.parse()
+                .map_err(|_| format!("`{}` is not a number", word.chars().take(20).collect::<String>()))
         })
         .collect::<Result<_, _>>()?;
     if numbers.len() != 16 {

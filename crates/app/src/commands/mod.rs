@@ -1,5 +1,6 @@
 //! What the subcommands do.
 
+pub(crate) mod apply;
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod convert;
@@ -16,7 +17,9 @@ pub(crate) mod phantom;
 pub(crate) mod plan;
 pub(crate) mod postprocess;
 pub(crate) mod predict;
+mod predict_raw;
 pub(crate) mod prep;
+pub(crate) mod preprocess;
 pub(crate) mod rank;
 mod ready;
 pub(crate) mod report;

@@ -21,6 +21,9 @@ use crate::cli::{self, Predict};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
+    if options.scans.raw {
+        return super::predict_raw::run(options, ui);
+    }
     let engine = options.compute.engine(ui).map_err(InferError::from)?;
     let recipe = options.recipe.as_deref().map(Recipe::find).transpose().map_err(InferError::from)?;
     let labels = match (options.labels, &recipe) {

@@ -81,6 +81,20 @@ pub fn write_volume(path: &Path, volume: &Volume) -> Result<(), FormatError> {
     })
 }
 
+/// Writes an image of whole numbers as i16 where all of them fit, else as [`write_volume`].
+///
+/// # Errors
+/// As [`write_labels`].
+pub fn write_whole_volume(path: &Path, volume: &Volume) -> Result<(), FormatError> {
+    let fits = |v: &f32| v.fract() == 0.0 && (f32::from(i16::MIN)..=f32::from(i16::MAX)).contains(v);
+    if volume.data.len() != volume.channels * volume.geometry.voxels() || !volume.data.iter().all(fits) {
+        return write_volume(path, volume);
+    }
+    write(path, &volume.geometry, volume.channels, DType::I16, &volume.data, |values, out| {
+        out.extend(values.iter().flat_map(|&v| (v as i16).to_le_bytes()));
+    })
+}
+
 fn write<T: Sync>(
     path: &Path,
     geometry: &Geometry,
