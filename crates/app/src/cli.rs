@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use glioseg_dicom::NamedSeries;
 use glioseg_infer::Part;
 use glioseg_infer::model::{CheckpointChoice, Folds};
 use glioseg_plan::matching::NamedPattern;
@@ -98,6 +99,38 @@ pub(crate) enum Command {
     Demo(Demo),
 }
 
+/// How DICOM studies are read by a prediction, and what is written for them.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DicomInput {
+    /// Takes this series of a DICOM study for a contrast, such as t1c=8; `glioseg dicom list` shows them
+    #[arg(long, value_name = "CONTRAST=SERIES", value_parser = crate::commands::dicom::named, help_heading = "DICOM")]
+    pub(crate) series: Vec<NamedSeries>,
+    /// Trust that all series of a DICOM study lie in one frame of reference, though their headers do not say so
+    #[arg(long, help_heading = "DICOM")]
+    pub(crate) assume_aligned: bool,
+    /// What is written for a DICOM study besides CASE.nii.gz: seg (CASE.dcm), rtstruct (CASE_rtstruct.dcm), or nifti alone
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMS",
+        value_delimiter = ',',
+        default_value = "seg",
+        help_heading = "DICOM"
+    )]
+    pub(crate) write: Vec<StudyForm>,
+}
+
+/// A form of results of DICOM studies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StudyForm {
+    /// The label map alone, which is always written
+    Nifti,
+    /// A DICOM segmentation
+    Seg,
+    /// A DICOM structure set
+    Rtstruct,
+}
+
 /// Segments every case of the input with every fold of a model and writes one label map per case.
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -116,13 +149,15 @@ pub(crate) struct Predict {
     pub(crate) model: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) by_name: ModelByName,
-    /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, or the files of one case
+    /// Folder of CASE_0000.nii.gz files, a BraTS folder or a folder of such, the files of one case, or DICOM studies
     #[arg(short, long, required_unless_present = "channel", value_name = "INPUT", num_args = 1..)]
     pub(crate) input: Vec<PathBuf>,
     /// Files of any name, once for each channel, such as --channel t1=scan1.nii.gz, or a pattern below INPUT such as
     /// --channel flair='*/FLAIR.nii.gz': what the stars stand for is the name of the case
     #[arg(long, value_name = "NAME=FILE", help_heading = "Input")]
     pub(crate) channel: Vec<NamedPattern>,
+    #[command(flatten)]
+    pub(crate) study: DicomInput,
     /// For the second stage of a cascade (3d_cascade_fullres): folder of the first stage's predictions, CASE.nii.gz, as
     /// nnU-Net's -prev_stage_predictions [default: the first stage is predicted before, into OUT/previous_stage]
     #[arg(long, value_name = "DIR", conflicts_with = "prev_stage_model", help_heading = "Input")]

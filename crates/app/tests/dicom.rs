@@ -272,3 +272,103 @@ fn a_label_map_becomes_a_segmentation_of_the_series_it_belongs_to() {
     assert_eq!(code, 2, "{log}");
     assert!(log.contains("no series of") && log.contains("(2 x 2 x 2 voxels)"), "{log}");
 }
+
+/// A phantom as four series of sagittal slices, whole numbers.
+fn phantom_study(dir: &Path, date: &str) {
+    let volume = support::small_phantom(5);
+    let [nz, ny, nx] = volume.shape();
+    let series = [
+        (2, "AX T1", [10.0, 600.0, 0.0], ""),
+        (6, "T1 POST", [10.0, 600.0, 0.0], "Gadovist"),
+        (3, "T2", [100.0, 5000.0, 0.0], ""),
+        (9, "FLAIR", [120.0, 9000.0, 2500.0], ""),
+    ];
+    std::fs::create_dir_all(dir).expect("a folder");
+    for (c, (number, description, times, agent)) in series.into_iter().enumerate() {
+        let channel = volume.channel(c);
+        let slices: Vec<Slice> = (0..nx)
+            .map(|x| {
+                // Rows lead back, columns up; slices follow each other to the left.
+                let values = (0..nz).rev().flat_map(|z| (0..ny).map(move |y| channel[(z * ny + y) * nx + x]));
+                Slice {
+                    series: format!("1.2.3.{number}"),
+                    study: format!("1.2.{date}"),
+                    instance: format!("1.2.3.{number}.{x}"),
+                    number,
+                    description,
+                    times,
+                    agent,
+                    rows: nz,
+                    columns: ny,
+                    orientation: [0.0, 1.0, 0.0, 0.0, 0.0, -1.0],
+                    position: Some([x as f64 * 4.0, 0.0, (nz - 1) as f64 * 4.0]),
+                    spacing: [4.0, 4.0],
+                    bits: (16, 16, 15),
+                    pixels: values.flat_map(|v| (v.round() as u16).to_le_bytes()).collect(),
+                    ..Slice::new(0.0)
+                }
+            })
+            .collect();
+        let folder = dir.join(number.to_string());
+        std::fs::create_dir(&folder).expect("a folder");
+        made::write(&folder, &slices);
+    }
+}
+
+#[test]
+fn a_study_is_predicted_as_its_images_are_and_gets_a_segmentation() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    phantom_study(&at("studies/anna"), "1");
+    let (code, printed, log) = support::predict(&at("studies"), &at("out"), &["--write", "seg,rtstruct"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(printed.starts_with("anna\t"), "{printed}");
+    assert!(log.contains("case anna is the study of 2026-01-02") && log.contains("agent Gadovist"), "{log}");
+    let names: Vec<bool> =
+        ["anna.nii.gz", "anna.dcm", "anna_rtstruct.dcm"].map(|n| at("out").join(n).is_file()).to_vec();
+    assert_eq!(names, [true; 3], "{log}");
+
+    let record = support::record(&at("out"));
+    let series = record["cases"][0]["series"].as_array().expect("series");
+    let uids: Vec<&str> = series.iter().filter_map(|s| s["uid"].as_str()).collect();
+    assert_eq!(uids, ["1.2.3.2", "1.2.3.6", "1.2.3.3", "1.2.3.9"]);
+
+    // The same through NIfTI: the same label map, byte for byte, and the same segmentation of it.
+    let [study, case] = [at("studies/anna"), at("case")].map(|p| p.display().to_string());
+    let (code, _, log) = run(&["dicom", "convert", &study, "-o", &case]);
+    assert_eq!(code, 0, "{log}");
+    let (code, _, log) = support::predict(&at("case"), &at("again"), &[]);
+    assert_eq!(code, 0, "{log}");
+    let bytes = |path: &str| std::fs::read(at(path)).expect("a file");
+    assert!(bytes("out/anna.nii.gz") == bytes("again/case.nii.gz"), "label maps differ");
+    let seg = at("seg.dcm").display().to_string();
+    let labels = at("out/anna.nii.gz").display().to_string();
+    let (code, _, log) = run(&["dicom", "seg", &labels, "--source", &study, "-o", &seg]);
+    assert_eq!(code, 0, "{log}");
+    let pixels = |path: &str| {
+        let object = dicom_object::open_file(at(path)).expect("DICOM");
+        object.element(dicom_object::Tag(0x7FE0, 0x10)).expect("pixels").to_bytes().expect("bytes").to_vec()
+    };
+    assert_eq!(pixels("out/anna.dcm"), pixels("seg.dcm"));
+
+    // Only what is missing is done again.
+    std::fs::remove_file(at("out/anna.dcm")).expect("removed");
+    let (code, _, log) = support::predict(&at("studies"), &at("out"), &["--continue"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(at("out/anna.dcm").is_file(), "{log}");
+    let (code, printed, log) = support::predict(&at("studies"), &at("out"), &["--continue"]);
+    assert_eq!((code, printed.as_str()), (0, ""), "{log}");
+
+    // A study without a contrast fails alone.
+    phantom_study(&at("studies/berta"), "2");
+    std::fs::remove_dir_all(at("studies/berta/9")).expect("removed");
+    let (code, printed, log) = support::predict(&at("studies"), &at("both"), &["--write", "nifti"]);
+    assert_eq!((code, printed.lines().count()), (1, 1), "{log}");
+    assert!(log.contains("has no t2f") && log.contains("--series t2f=9"), "{log}");
+    assert!(!at("both/anna.dcm").exists() && at("both/anna.nii.gz").is_file());
+    let record = support::record(&at("both"));
+    assert_eq!(
+        (record["cases"][1]["case"].as_str(), record["cases"][1]["status"].as_str()),
+        (Some("berta"), Some("failed"))
+    );
+}

@@ -158,6 +158,16 @@ impl Stack {
         files
     }
 
+    /// Identity of its series (`SeriesInstanceUID`).
+    pub fn series_uid(&self) -> &str {
+        &self.slices[0].instance.series
+    }
+
+    /// Identity of its study (`StudyInstanceUID`).
+    pub fn study_uid(&self) -> &str {
+        &self.slices[0].instance.study
+    }
+
     /// The frame of reference that its positions are told in: stacks with the same one lie in one world.
     pub fn frame_of_reference(&self) -> Option<&str> {
         self.slices[0].instance.frame_of_reference.as_deref()

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use glioseg_diagnose::Diagnose as _;
+use glioseg_dicom::Study;
 use glioseg_net::MemoryPlan;
 use glioseg_plan::matching::NamedPattern;
 use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings};
@@ -16,8 +17,9 @@ use glioseg_plan::record::{CaseRecord, CaseStatus, ModelRecord, Record, Settings
 use super::folder::Folder;
 use super::predictor::ModelSet;
 use super::previous::check_folder;
-use super::{CaseImages, InferError, Inferred, PredictOptions, Predictor, Prepared, Watch};
-use crate::cases::{CaseFiles, ChannelMatch, find_cases, match_cases};
+use super::{CaseImages, InferError, Inferred, Origin, PredictOptions, Predictor, Prepared, Watch};
+use crate::cases::{CaseError, CaseFiles, ChannelMatch, find_cases, match_cases};
+use crate::dicom::{self, DicomOptions, ObjectWriter, StudyCase};
 use crate::model::Model;
 
 /// The K-th of N equal shares of the cases.
@@ -48,6 +50,8 @@ pub struct Batch<'a> {
     pub inputs: &'a [PathBuf],
     /// Cases whose files are given channel by channel, instead of being found in `inputs` by their names.
     pub channels: Option<&'a [NamedPattern]>,
+    /// How DICOM studies are read, where `inputs` hold such instead of image files.
+    pub dicom: Option<&'a DicomOptions>,
     /// For later stages of a cascade: the folder of the segmentations of the stage before, `CASE.nii.gz`.
     pub previous: Option<&'a Path>,
     /// Folder for `CASE.nii.gz`, `predict.json` and `dataset.json`.
@@ -63,7 +67,16 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// All cases of `inputs`.
     pub fn new(inputs: &'a [PathBuf], out: &'a Path) -> Self {
-        Self { inputs, channels: None, previous: None, out, part: None, skip_finished: false, stop: None }
+        Self {
+            inputs,
+            channels: None,
+            dicom: None,
+            previous: None,
+            out,
+            part: None,
+            skip_finished: false,
+            stop: None,
+        }
     }
 
     fn watch(&self) -> Watch<'a> {
@@ -96,6 +109,13 @@ pub enum Event<'a> {
         skipped: usize,
         /// What the networks take; a case and its sums come on top.
         memory: MemoryPlan,
+    },
+    /// A DICOM study is a case; which of its series are the channels follows from [`Study::list`].
+    Study {
+        /// Name of the case.
+        case: &'a str,
+        /// The study.
+        study: &'a Study,
     },
     /// Label maps that were in the output folder and are not of this batch.
     Stale {
@@ -138,6 +158,28 @@ pub struct PredictSummary {
     pub left: usize,
 }
 
+/// What a case is read from.
+enum Source {
+    Files(CaseFiles),
+    Study(Box<StudyCase>),
+}
+
+impl Source {
+    fn id(&self) -> &str {
+        match self {
+            Self::Files(case) => &case.id,
+            Self::Study(case) => &case.id,
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Files(case) => case.files.clone(),
+            Self::Study(case) => case.files(),
+        }
+    }
+}
+
 /// A case that failed, at whatever step.
 struct Failure {
     case: CaseFiles,
@@ -145,12 +187,9 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(case: CaseFiles, error: InferError) -> Self {
-        Self { case, error: Box::new(error) }
-    }
-
     fn of(id: &str, files: &[PathBuf], error: InferError) -> Self {
-        Self::new(CaseFiles { id: id.to_owned(), files: files.to_vec() }, error)
+        let case = CaseFiles { id: id.to_owned(), files: files.to_vec() };
+        Self { case, error: Box::new(error) }
     }
 
     fn into_record(self) -> CaseRecord {
@@ -191,8 +230,9 @@ pub fn batch(
 struct Job<'a> {
     batch: &'a Batch<'a>,
     folder: Folder,
-    cases: Vec<CaseFiles>,
+    cases: Vec<Source>,
     bad: Vec<Failure>,
+    studies: Vec<(String, Study)>,
     matches: Vec<ChannelMatch>,
     ignored: Vec<PathBuf>,
     skipped: usize,
@@ -203,35 +243,54 @@ impl<'a> Job<'a> {
         check_folder(&set.models, batch.previous)?;
         let dataset = &set.first().dataset;
         let found = match batch.channels {
-            None => find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending)?,
+            None => find_cases(batch.inputs, &dataset.channel_names, &dataset.file_ending),
             Some(patterns) => {
                 let root = batch.inputs.first().map_or(Path::new(""), PathBuf::as_path);
-                match_cases(root, patterns, &dataset.channel_names)?
+                match_cases(root, patterns, &dataset.channel_names)
             }
         };
+        let mut studies = Vec::new();
+        let mut all: Vec<(String, Result<Source, InferError>)> = Vec::new();
+        let (mut matches, mut ignored) = (Vec::new(), Vec::new());
+        match (found, batch.dicom) {
+            (Err(error @ CaseError::NoCases { .. }), Some(options)) if batch.channels.is_none() => {
+                let Some(found) = dicom::find(batch.inputs, &dataset.channel_names, options)? else {
+                    return Err(error.into());
+                };
+                studies = found.studies;
+                all.extend(
+                    found.cases.into_iter().map(|(id, case)| (id, case.map(|c| Source::Study(Box::new(c))))),
+                );
+            }
+            (found, _) => {
+                let found = found?;
+                all.extend(found.cases.into_iter().map(|c| (c.id.clone(), Ok(Source::Files(c)))));
+                all.extend(found.bad.into_iter().map(|(id, e)| (id, Err(e.into()))));
+                (matches, ignored) = (found.matches, found.ignored);
+            }
+        }
         let folder = Folder::make(batch.out, batch.inputs, dataset.written_ending())?;
-        let mut all: Vec<(String, Result<CaseFiles, InferError>)> =
-            found.cases.into_iter().map(|c| (c.id.clone(), Ok(c))).collect();
-        all.extend(found.bad.into_iter().map(|(id, e)| (id, Err(e.into()))));
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut job = Self {
-            batch,
-            folder,
-            cases: Vec::new(),
-            bad: Vec::new(),
-            matches: found.matches,
-            ignored: found.ignored,
-            skipped: 0,
-        };
+        let mut job =
+            Self { batch, folder, cases: Vec::new(), bad: Vec::new(), studies, matches, ignored, skipped: 0 };
         let mine = |i: usize| batch.part.is_none_or(|p| i % p.of == p.number - 1);
         for (_, (id, case)) in all.into_iter().enumerate().filter(|(i, _)| mine(*i)) {
             match case {
-                Ok(_) if batch.skip_finished && job.folder.is_finished(&id, &set.options) => job.skipped += 1,
+                Ok(source) if batch.skip_finished && job.is_finished(&source, &set.options) => {
+                    job.skipped += 1;
+                }
                 Ok(case) => job.cases.push(case),
                 Err(error) => job.bad.push(Failure::of(&id, &[], error)),
             }
         }
         Ok(job)
+    }
+
+    /// Whether a case has all that is asked for.
+    fn is_finished(&self, source: &Source, options: &PredictOptions) -> bool {
+        let seg = matches!(source, Source::Study(_)) && self.batch.dicom.is_some_and(|dicom| dicom.seg);
+        self.folder.is_finished(source.id(), options)
+            && (!seg || ObjectWriter::seg_path(self.folder.path(), source.id()).is_file())
     }
 
     fn run(self, predictor: &Predictor, observer: &Observer<'_>) -> Result<PredictSummary, InferError> {
@@ -244,6 +303,15 @@ impl<'a> Job<'a> {
         let record_path = batch.record_path();
         let mut record =
             new_record(predictor, batch.previous, batch.skip_finished.then_some(record_path.as_path()));
+        for (case, study) in &self.studies {
+            observer(Event::Study { case, study });
+        }
+        let objects = batch.dicom.map(|options| ObjectWriter {
+            seg: options.seg,
+            rtstruct: options.rtstruct,
+            segments: dicom::segments_of(&set.first().dataset, &set.rules.recoding),
+            model: set.first().plans.dataset_name().to_owned(),
+        });
         observer(Event::Start {
             models: &set.models,
             matches: &self.matches,
@@ -254,8 +322,8 @@ impl<'a> Job<'a> {
         });
         // With parts, and to continue, files of other runs are meant to be there.
         if batch.part.is_none() && !batch.skip_finished {
-            let own = self.cases.iter().map(|c| &c.id).chain(self.bad.iter().map(|f| &f.case.id));
-            let files = folder.strangers(&own.map(String::as_str).collect(), set.options.save_probabilities);
+            let own = self.cases.iter().map(Source::id).chain(self.bad.iter().map(|f| f.case.id.as_str()));
+            let files = folder.strangers(&own.collect(), set.options.save_probabilities);
             if !files.is_empty() {
                 observer(Event::Stale { files: &files });
             }
@@ -282,10 +350,12 @@ impl<'a> Job<'a> {
             scope.spawn(move || read_cases(cases, set, batch, &ready_in));
             let writer = scope.spawn(move || -> Result<(), InferError> {
                 for case in done_out {
-                    record_case(match case.and_then(|case| write_case(case, set, folder)) {
-                        Ok(record) => record,
-                        Err(failure) => failure.into_record(),
-                    })?;
+                    record_case(
+                        match case.and_then(|case| write_case(case, set, folder, objects.as_ref())) {
+                            Ok(record) => record,
+                            Err(failure) => failure.into_record(),
+                        },
+                    )?;
                 }
                 Ok(())
             });
@@ -347,7 +417,7 @@ fn model_record(model: &Model, hashes: &[String]) -> ModelRecord {
 
 /// Reads and prepares one case after the other.
 fn read_cases(
-    cases: Vec<CaseFiles>,
+    cases: Vec<Source>,
     set: &ModelSet,
     batch: &Batch<'_>,
     queue: &SyncSender<Result<Prepared, Failure>>,
@@ -358,12 +428,15 @@ fn read_cases(
         if watch.is_stopped() {
             return;
         }
-        let mut images = CaseImages::read(case.clone(), set.image_reader());
+        let mut images = match &case {
+            Source::Files(files) => CaseImages::read(files.clone(), set.image_reader()),
+            Source::Study(study) => study.read(),
+        };
         if let (Some(folder), Some(model)) = (batch.previous, later) {
             images = images.and_then(|images| images.read_previous(folder, model, set.image_reader()));
         }
         let prepared = images.and_then(|images| set.prepare(images));
-        if queue.send(prepared.map_err(|error| Failure::new(case, error))).is_err() {
+        if queue.send(prepared.map_err(|error| Failure::of(case.id(), &case.files(), error))).is_err() {
             return;
         }
     }
@@ -399,8 +472,18 @@ fn infer_cases(
 }
 
 /// Decides a case and writes it.
-fn write_case(case: Inferred, set: &ModelSet, folder: &Folder) -> Result<CaseRecord, Failure> {
+fn write_case(
+    case: Inferred,
+    set: &ModelSet,
+    folder: &Folder,
+    objects: Option<&ObjectWriter>,
+) -> Result<CaseRecord, Failure> {
     let facts = std::sync::Arc::clone(&case.facts);
-    let written = set.finish(case).and_then(|prediction| folder.write(prediction));
+    let written = set.finish(case).and_then(|prediction| {
+        if let (Origin::Dicom { stack, .. }, Some(objects)) = (&prediction.origin, objects) {
+            objects.write(folder.path(), &prediction.record.case, &prediction.labels, stack)?;
+        }
+        folder.write(prediction)
+    });
     written.map_err(|error| Failure::of(&facts.id, facts.origin.files(), error))
 }

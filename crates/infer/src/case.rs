@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use glioseg_dicom::Stack;
 use glioseg_formats::{FormatError, nifti};
 use glioseg_plan::ImageReader;
-use glioseg_plan::record::{CaseRecord, ChannelCheck};
+use glioseg_plan::record::{CaseRecord, ChannelCheck, SeriesRecord};
 use glioseg_prep::{CaseProperties, PreparedCase, Trail};
 use glioseg_volume::{Geometry, LabelMap, Volume};
 use indexmap::IndexMap;
@@ -19,7 +20,7 @@ use super::{Accumulation, Image, InferError, WindowOptions};
 use crate::cases::CaseFiles;
 
 /// Where a case comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Origin {
     /// It was made in memory.
@@ -32,6 +33,17 @@ pub enum Origin {
         /// For every channel, which of them holds it.
         of_channel: Vec<usize>,
     },
+    /// Series of a DICOM study.
+    Dicom {
+        /// A file of every series, in the order of the channels.
+        files: Vec<PathBuf>,
+        /// For every channel, which of them holds it.
+        of_channel: Vec<usize>,
+        /// The series, in the same order.
+        series: Vec<SeriesRecord>,
+        /// The volume whose grid the image has: results are stored as its segmentation.
+        stack: Arc<Stack>,
+    },
 }
 
 impl Origin {
@@ -39,7 +51,15 @@ impl Origin {
     pub fn files(&self) -> &[PathBuf] {
         match self {
             Self::Memory => &[],
-            Self::Files { files, .. } => files,
+            Self::Files { files, .. } | Self::Dicom { files, .. } => files,
+        }
+    }
+
+    /// The series of a DICOM study; none of other cases.
+    pub(super) fn series(&self) -> Vec<SeriesRecord> {
+        match self {
+            Self::Dicom { series, .. } => series.clone(),
+            _ => Vec::new(),
         }
     }
 
@@ -47,7 +67,9 @@ impl Origin {
     pub(super) fn channel_files(&self) -> Vec<&Path> {
         match self {
             Self::Memory => Vec::new(),
-            Self::Files { files, of_channel } => of_channel.iter().map(|&i| files[i].as_path()).collect(),
+            Self::Files { files, of_channel } | Self::Dicom { files, of_channel, .. } => {
+                of_channel.iter().map(|&i| files[i].as_path()).collect()
+            }
         }
     }
 
@@ -85,6 +107,11 @@ impl CaseImages {
             warnings: Vec::new(),
             seconds: 0.0,
         }
+    }
+
+    /// A case that was read; `seconds` is how long that took.
+    pub(crate) fn of(id: String, image: Volume, origin: Origin, warnings: Vec<String>, seconds: f64) -> Self {
+        Self { id, image, origin, previous: None, warnings, seconds }
     }
 
     /// Adds the segmentation of the stage before, on the grid of the image and in the dataset's own labels.

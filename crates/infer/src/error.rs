@@ -73,6 +73,17 @@ pub enum InferError {
         /// Checkpoints that the folds hold, by file name.
         files: Vec<String>,
     },
+    /// A DICOM study.
+    #[error(transparent)]
+    Dicom(Box<glioseg_dicom::DicomError>),
+    /// A channel that no series of a study can be told to be.
+    #[error(
+        "the model's channel `{channel}` is not T1, T1 with contrast agent, T2 or FLAIR, so no series of a DICOM study can be found for it"
+    )]
+    NotAContrast {
+        /// The model's name of it.
+        channel: String,
+    },
     /// The second stage of a cascade of version 1.
     #[error(
         "configuration `{configuration}` is the second stage of a cascade of nnU-Net v1, which glioseg does not predict"
@@ -280,6 +291,10 @@ impl Diagnose for InferError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Case(e) => e.hint(),
+            Self::Dicom(e) => e.hint(),
+            Self::NotAContrast { .. } => Some(
+                "convert the study with `glioseg dicom convert --grid none`, and give the files with --channel NAME=FILE".into(),
+            ),
             Self::Volume(e) => e.hint(),
             Self::Plan(e) => e.hint(),
             Self::Prep(e) => e.hint(),

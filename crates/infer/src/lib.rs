@@ -39,6 +39,7 @@ mod case;
 pub mod cases;
 mod choice;
 pub mod convert;
+pub mod dicom;
 pub mod ensemble;
 mod error;
 mod export;

@@ -513,6 +513,7 @@ impl ModelSet {
             case: facts.id.clone(),
             status: CaseStatus::Done,
             files: facts.origin.files().to_vec(),
+            series: facts.origin.series(),
             seconds,
             volume_ml,
             saved_probabilities: None,

@@ -178,7 +178,8 @@ fn mirror_axes_that_do_not_exist_matter_only_where_tiles_are_mirrored() {
     bytes[at..at + axes.len()].copy_from_slice(b"[0,1,7]");
     std::fs::write(&checkpoint, bytes).expect("written");
 
-    let error = Predictor::open(&[path.clone()], PredictOptions::default()).expect_err("no axis 7");
+    let error =
+        Predictor::open(std::slice::from_ref(&path), PredictOptions::default()).expect_err("no axis 7");
     assert!(error.to_string().contains("0, 1, 7"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("--no-mirroring")), "{:?}", error.hint());
     Predictor::open(&[path], quick()).expect("nothing is mirrored");

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use glioseg_diagnose::{count, first_few};
+use glioseg_infer::dicom::DicomOptions;
 use glioseg_infer::model::Model;
 use glioseg_infer::recipe::Recipe;
 use glioseg_infer::{
@@ -15,9 +16,10 @@ use glioseg_infer::{
 use glioseg_plan::OutputLabels;
 use glioseg_plan::record::{CaseRecord, CaseStatus, FlagKind};
 
+use super::dicom::show;
 use super::report::{self, Report};
 use super::{Outcome, interrupt, peak_memory};
-use crate::cli::{self, Predict};
+use crate::cli::{self, Predict, StudyForm};
 use crate::ui::{Ui, duration};
 
 pub(crate) fn run(options: &Predict, ui: &Ui) -> anyhow::Result<Outcome> {
@@ -225,6 +227,15 @@ fn predict_and_show(
                     first_few(files, 5)
                 ));
             }
+            Event::Study { case, study } => {
+                ui.say(&format!("case {case} is {}", study.title()));
+                let listed = study.list(&options.study.series);
+                let shown = show(study, &listed, |line| {
+                    ui.say(line);
+                    Ok(())
+                });
+                seen.output = std::mem::replace(&mut seen.output, Ok(())).and(shown);
+            }
             Event::Case { case, number, of, passes } => {
                 ui.start(&format!("{case} ({number}/{of})"), passes, "passes");
             }
@@ -249,7 +260,15 @@ fn predict_and_show(
             ui.say("stopping before the next tile; Ctrl-C again ends at once");
         }
     };
+    let forms = &options.study.write;
+    let dicom = DicomOptions {
+        series: options.study.series.clone(),
+        assume_aligned: options.study.assume_aligned,
+        seg: stage.last && forms.contains(&StudyForm::Seg),
+        rtstruct: stage.last && forms.contains(&StudyForm::Rtstruct),
+    };
     let batch = Batch {
+        dicom: Some(&dicom),
         channels: (!options.channel.is_empty()).then_some(options.channel.as_slice()),
         part: options.part,
         skip_finished: options.continue_,

@@ -106,6 +106,17 @@ pub enum CaseStatus {
     Failed,
 }
 
+/// A series of a DICOM study; names of people are never kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeriesRecord {
+    /// Its number, and that of the volume where it has several: `8`, `8.1`.
+    pub name: String,
+    /// `SeriesInstanceUID`.
+    pub uid: String,
+    /// `StudyInstanceUID`.
+    pub study: String,
+}
+
 /// One case of the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseRecord {
@@ -116,6 +127,9 @@ pub struct CaseRecord {
     /// Its files, in the order of the first model's channels.
     #[serde(default)]
     pub files: Vec<PathBuf>,
+    /// Series of a DICOM study that the channels are, in the order of the first model's channels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<SeriesRecord>,
     /// Seconds for every step: `read` and prepare, `network`, `write` with all that leads back to the image.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub seconds: IndexMap<String, f64>,
@@ -227,6 +241,7 @@ impl CaseRecord {
             case,
             status: CaseStatus::Failed,
             files,
+            series: Vec::new(),
             seconds: IndexMap::new(),
             volume_ml: IndexMap::new(),
             saved_probabilities: None,

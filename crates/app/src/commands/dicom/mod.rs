@@ -92,7 +92,7 @@ fn grid(text: &str) -> Result<Grid, String> {
     role.map(Grid::Of).ok_or_else(|| "t1n, t1c, t2w, t2f or none".into())
 }
 
-fn named(text: &str) -> Result<NamedSeries, String> {
+pub(crate) fn named(text: &str) -> Result<NamedSeries, String> {
     text.parse().map_err(|error: glioseg_dicom::NamedSeriesError| {
         format!("{error}; {}", error.hint().unwrap_or_default())
     })
@@ -178,7 +178,7 @@ fn notes<'a>(one: &Listed<'a>) -> Vec<&'a str> {
 }
 
 /// The series of a study, the chosen ones first.
-fn show(
+pub(crate) fn show(
     study: &Study,
     listed: &[Listed<'_>],
     mut line: impl FnMut(&str) -> anyhow::Result<()>,

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use glioseg_diagnose::count;
 use glioseg_dicom::role::{Role, Verdict};
-use glioseg_dicom::write::rtstruct::{Structure, structure_set};
+use glioseg_dicom::write::rtstruct::structure_set;
 use glioseg_dicom::write::seg::{Segment, segmentation};
 use glioseg_dicom::write::{Code, SegOptions, Stamp};
 use glioseg_dicom::{DicomError, LeftOut, Stack, Studies};
 use glioseg_formats::{atomic, nifti};
-use glioseg_plan::{Convention, Dataset, TumourParts};
+use glioseg_infer::dicom::{segments_of, segments_of_parts, structures};
+use glioseg_plan::{Convention, Recoding};
 use glioseg_volume::LabelMap;
 use glioseg_volume::resample::affine_labels;
 use serde::Deserialize;
@@ -176,7 +177,7 @@ fn segments(options: &DicomObject, map: &LabelMap, ui: &Ui) -> anyhow::Result<Ve
         return from_dcmqi(path);
     }
     if let Some(coding) = options.labels {
-        return Ok(of_parts(&coding.parts()));
+        return Ok(segments_of_parts(&coding.parts()));
     }
     let folder = options.input.parent().unwrap_or(Path::new("."));
     let Some(dataset) = described(options.dataset.as_deref(), [folder], ui)? else {
@@ -191,101 +192,7 @@ fn segments(options: &DicomObject, map: &LabelMap, ui: &Ui) -> anyhow::Result<Ve
             "give --dataset dataset.json, --labels 1-2-4, 1-2-3, 1-2-3-4 or nnunet, or --segment-codes FILE",
         ));
     };
-    Ok(TumourParts::of(&dataset).map_or_else(|_| of_dataset(&dataset), |parts| of_parts(&parts)))
-}
-
-/// Every segment, and for parts of a tumour the regions that radiotherapy asks for: the tumour's core and the whole tumour.
-fn structures(segments: &[Segment]) -> Vec<Structure> {
-    let named = |name: &str| segments.iter().find(|s| s.label == name).map(|s| s.value);
-    let gross = |s: &Segment| s.label == NECROSIS || s.label == ENHANCING;
-    let mut all: Vec<Structure> = segments
-        .iter()
-        .map(|s| Structure {
-            name: s.label.clone(),
-            labels: vec![s.value],
-            rgb: s.rgb,
-            gross_tumour: gross(s),
-        })
-        .collect();
-    if let (Some(necrosis), Some(oedema), Some(enhancing)) =
-        (named(NECROSIS), named(OEDEMA), named(ENHANCING))
-    {
-        let region = |name: &str, labels: &[u16], rgb| Structure {
-            name: name.into(),
-            labels: labels.to_vec(),
-            rgb,
-            gross_tumour: true,
-        };
-        all.push(region("tumour core", &[necrosis, enhancing], [255, 127, 14]));
-        all.push(region("whole tumour", &[necrosis, enhancing, oedema], [188, 189, 34]));
-    }
-    all
-}
-
-const NECROSIS: &str = "necrosis and non-enhancing core";
-const OEDEMA: &str = "oedema";
-const ENHANCING: &str = "enhancing tumour";
-
-fn abnormal() -> Code {
-    Code::new("49755003", "SCT", "Morphologically Abnormal Structure")
-}
-
-fn lesion() -> Code {
-    Code::new("52988006", "SCT", "Lesion")
-}
-
-/// Parts of a tumour: context group 7168 of the standard, which has no code for a cavity.
-fn of_parts(parts: &TumourParts) -> Vec<Segment> {
-    let segment = |value, label: &str, kind, rgb| Segment {
-        value,
-        label: label.into(),
-        category: abnormal(),
-        kind,
-        rgb,
-    };
-    let mut all = vec![
-        segment(
-            parts.necrosis,
-            "necrosis and non-enhancing core",
-            Code::new("6574001", "SCT", "Necrosis"),
-            [214, 39, 40],
-        ),
-        segment(parts.oedema, OEDEMA, Code::new("79654002", "SCT", "Edema"), [44, 160, 44]),
-        segment(
-            parts.enhancing,
-            "enhancing tumour",
-            Code::new("C113842", "NCIt", "Enhancing Lesion"),
-            [255, 200, 40],
-        ),
-    ];
-    all.extend(parts.cavity.map(|value| segment(value, "resection cavity", lesion(), [31, 119, 180])));
-    all.sort_by_key(|s| s.value);
-    all
-}
-
-/// Labels of any other dataset: their names, and colours that tell them apart.
-fn of_dataset(dataset: &Dataset) -> Vec<Segment> {
-    const COLOURS: [[u8; 3]; 8] = [
-        [214, 39, 40],
-        [44, 160, 44],
-        [31, 119, 180],
-        [255, 200, 40],
-        [148, 103, 189],
-        [140, 86, 75],
-        [227, 119, 194],
-        [23, 190, 207],
-    ];
-    let foreground = dataset.labels.foreground().into_iter();
-    foreground
-        .enumerate()
-        .map(|(i, (name, value))| Segment {
-            value,
-            label: if name.is_empty() { format!("label {value}") } else { name.to_owned() },
-            category: abnormal(),
-            kind: lesion(),
-            rgb: COLOURS[i % COLOURS.len()],
-        })
-        .collect()
+    Ok(segments_of(&dataset, &Recoding::default()))
 }
 
 /// dcmqi's description of segments, as far as it is used.
