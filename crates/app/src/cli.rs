@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// Bring raw scans to the space of BraTS: registered, brain only, on one grid
     Preprocess(Box<Preprocess>),
     /// Segment cases with a trained model
-    Predict(Predict),
+    Predict(Box<Predict>),
     /// Bring a label map from the space of BraTS back to the grid of a scan
     Apply(Apply),
     /// Average the saved probabilities of several predictions, as nnU-Net does

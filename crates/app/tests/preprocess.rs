@@ -49,6 +49,9 @@ fn what_is_missing_on_the_command_line_is_told() {
     assert!(code == 2 && told.contains("no study is given"), "{told}");
     let (code, _, told) = run(&["preprocess", "-i", &raw, "-o", &out, "--brain", "none", "--space", "moon"]);
     assert!(code == 2 && told.contains("known are sri24, mni152 and native"), "{told}");
+    let native = ["--brain", "none", "--space", "native", "--atlas", &raw];
+    let (code, _, told) = run(&[&["preprocess", "-i", &raw, "-o", &out][..], &native].concat());
+    assert!(code == 2 && told.contains("the native space has no atlas"), "{told}");
     assert!(!Path::new(&out).exists());
 }
 
@@ -61,8 +64,7 @@ fn a_killed_run_leaves_whole_files_and_the_next_one_finishes() {
     let mut running = glioseg(&arguments).spawn().expect("the program starts");
     let start = Instant::now();
     // As soon as the second study has begun to be written.
-    while !images(&out).iter().any(|name| name.starts_with("P02"))
-        && start.elapsed() < Duration::from_secs(60)
+    while !images(&out).iter().any(|name| name.starts_with("P02")) && start.elapsed() < Duration::from_mins(1)
     {
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -1,4 +1,8 @@
 //! `glioseg preprocess`: raw scans to the space of BraTS.
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts, where backticks would be printed"
+)]
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -37,6 +41,7 @@ use crate::ui::{Ui, duration};
     BraTS keep theirs.\n\n\
     Exit code: 0 all studies done, 1 some study failed or Ctrl-C (the others are written), 2 could not start."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "every flag of a command line is a bool")]
 pub(crate) struct Preprocess {
     /// Folder of studies, or of the files of one, told by the ends of their names (t1 t1n | t1ce t1c t1gd | t2 t2w | flair t2f)
     #[arg(short, long, value_name = "INPUT", num_args = 1..)]
@@ -122,6 +127,12 @@ pub(crate) fn run(options: &Preprocess, ui: &Ui) -> anyhow::Result<Outcome> {
 
 /// Prepares the studies; with `data` a line for each on stdout. How it ended, and whether it was stopped.
 pub(super) fn prepare(options: &Preprocess, ui: &Ui, data: bool) -> anyhow::Result<(Outcome, bool)> {
+    if options.space == Space::Native && options.atlas.is_some() {
+        return Err(Problem::new(
+            "the native space has no atlas",
+            "leave out --atlas, or let --space say which space the atlas is of",
+        ));
+    }
     let input = study_input(options)?;
     let prepare = PreprocessOptions {
         space: options.space,

@@ -30,7 +30,7 @@ pub enum BrainSource {
 #[derive(Debug)]
 pub(super) enum Brain {
     None,
-    Mask(LabelMap, PathBuf),
+    Mask(Box<LabelMap>, PathBuf),
     Model(Box<Predictor>, PathBuf),
 }
 
@@ -59,7 +59,7 @@ impl BrainSource {
     pub(super) fn open(&self) -> Result<Brain, PreprocessError> {
         Ok(match self {
             Self::None => Brain::None,
-            Self::Mask(path) => Brain::Mask(nifti::read_labels(path)?, path.clone()),
+            Self::Mask(path) => Brain::Mask(Box::new(nifti::read_labels(path)?), path.clone()),
             Self::Model(path, options) => {
                 let options =
                     PredictOptions { postprocessing: PostprocessingChoice::Nothing, ..(**options).clone() };

@@ -253,7 +253,7 @@ struct FoundAll {
 fn find(input: &StudyInput) -> Result<FoundAll, PreprocessError> {
     let inputs = match input {
         StudyInput::Given(files) => {
-            for path in files.files.iter().flatten().filter(|path| !path.exists()) {
+            if let Some(path) = files.files.iter().flatten().find(|path| !path.exists()) {
                 let reason = "no such file or folder".to_owned();
                 return Err(CaseError::Unreadable { reason, path: path.clone() }.into());
             }

@@ -81,7 +81,7 @@ impl Workshop<'_> {
             record.unchanged = true;
             record.warnings.push(format!("already in the space {}: copied", self.options.space.name()));
             for channel in &study.channels {
-                let written = self.write_channel(study, channel, channel.volume.clone())?;
+                let written = self.write_channel(study, channel, &channel.volume)?;
                 record.channels.push(channel_record(channel, written, &Transform::IDENTITY, None));
             }
             self.write_transforms(study, &vec![Transform::IDENTITY; study.channels.len()], None)?;
@@ -114,7 +114,7 @@ impl Workshop<'_> {
         follow.step("resampling")?;
         for (i, channel) in study.channels.iter().enumerate() {
             let moved = self.resample(channel, &registered.to_channels[i], &grid, mask.as_deref())?;
-            let written = self.write_channel(study, channel, moved)?;
+            let written = self.write_channel(study, channel, &moved)?;
             let found = registered.from_centre[i].as_ref().or(registered.to_template.as_ref());
             record.channels.push(channel_record(channel, written, &registered.to_channels[i], found));
         }
@@ -198,14 +198,14 @@ impl Workshop<'_> {
         &self,
         study: &Study,
         channel: &Channel,
-        volume: Volume,
+        volume: &Volume,
     ) -> Result<PathBuf, PreprocessError> {
         let name = PathBuf::from(self.options.names.channel(&study.id, channel.index));
         let path = self.out.join(&name);
         if channel.whole {
-            nifti::write_whole_volume(&path, &volume)?;
+            nifti::write_whole_volume(&path, volume)?;
         } else {
-            nifti::write_volume(&path, &volume)?;
+            nifti::write_volume(&path, volume)?;
         }
         Ok(name)
     }
