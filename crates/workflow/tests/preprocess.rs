@@ -273,7 +273,7 @@ fn what_makes_the_whole_batch_impossible_is_told_before_anything_is_written() {
     let empty = StudyInput::Found(vec![folder.path().join("empty")]);
     assert!(refused(&empty, &usual).contains("there are no files in it"));
     let tumour = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/phantom-model");
-    let model = with(BrainSource::Model(tumour, Box::new(PredictOptions::default())));
+    let model = with(BrainSource::Model(tumour, Box::default()));
     assert!(refused(&raw(folder.path()), &model).contains("4 channels and 3 foreground labels"));
     let inside = StudyInput::Found(vec![folder.path().to_owned()]);
     assert!(refused(&inside, &usual).contains("lies in the input folder"));
