@@ -74,11 +74,7 @@ impl Study {
             .collect();
         let candidates: Vec<Candidate<'_>> = usable
             .iter()
-            .map(|(series, stack)| Candidate {
-                name: &stack.name,
-                facts: &series.facts,
-                geometry: &stack.geometry,
-            })
+            .map(|(_, stack)| Candidate { name: &stack.name, facts: &stack.facts, geometry: &stack.geometry })
             .collect();
         let mut verdicts = roles(&candidates).into_iter();
         let mut listed = Vec::new();

@@ -7,7 +7,7 @@ use glioseg_diagnose::count;
 use glioseg_volume::{Affine, Geometry, LabelMap, Turn, TurnRule, Volume, try_zeroed};
 use rayon::prelude::*;
 
-use crate::file::{Frame, Instance, Part};
+use crate::file::{Facts, Frame, Instance, Part};
 use crate::grid::same_place;
 use crate::{DicomError, pixels};
 
@@ -100,6 +100,8 @@ pub struct Stack {
     /// Its grid, in nnU-Net's and NIfTI's world (R, A and S are positive). Slices are in the order of their places along the
     /// normal, which for axial images is from the feet to the head.
     pub geometry: Geometry,
+    /// What tells its contrast: that of its first slice, since a series may hold several echoes.
+    pub facts: Facts,
     /// What looks odd about it, in words.
     pub notes: Vec<String>,
     slices: Vec<Slice>,
@@ -144,7 +146,9 @@ impl Stack {
         if slices.iter().any(|s| s.instance.pixels.inverted) {
             notes.push("small values are bright (MONOCHROME1): it is inverted".into());
         }
-        Ok(Self { name, geometry, notes, slices })
+        let mut facts = first.instance.facts.clone();
+        facts.echo_time = first.instance.frames[first.frame].echo_time.or(facts.echo_time);
+        Ok(Self { name, geometry, facts, notes, slices })
     }
 
     /// The files, in the order of the slices; a file of many frames once.

@@ -208,6 +208,40 @@ fn copies_are_used_once_and_short_series_are_told() {
 }
 
 #[test]
+fn echoes_of_one_series_are_volumes_with_times_of_their_own() {
+    let mut slices = stack();
+    slices
+        .iter_mut()
+        .for_each(|s| (s.echo, s.times, s.description) = (Some(1), [20.0, 3000.0, 0.0], "PD T2"));
+    slices.extend(stack().into_iter().map(|s| Slice {
+        echo: Some(2),
+        times: [90.0, 3000.0, 0.0],
+        instance: s.instance.clone() + "9",
+        ..s
+    }));
+    let dir = folder(&slices);
+    let found = Studies::read_all(dir.path()).expect("a folder");
+    let listed = found.studies[0].list(&[]);
+    let told: Vec<(&str, String)> = listed
+        .iter()
+        .map(|l| (l.stack.expect("a volume").name.as_str(), format!("{:?}", l.verdict)))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("4.1", r#"Out("proton density (TE 20, TR 3000)")"#.to_owned()),
+            ("4.2", r#"Chosen(T2w, "TE 90, TR 3000")"#.to_owned())
+        ]
+    );
+    // Four slices a volume are none of the four contrasts, but still a volume.
+    let few = folder(&stack()[..4]);
+    let found = Studies::read_all(few.path()).expect("a folder");
+    let listed = found.studies[0].list(&[]);
+    assert_eq!(format!("{:?}", listed[0].verdict), r#"Out("it has 4 slices only")"#);
+    assert_eq!(listed[0].stack.expect("a volume").read().expect("pixels").shape(), [4, 5, 4]);
+}
+
+#[test]
 fn visits_are_studies_and_damaged_files_are_named() {
     let mut slices = stack();
     slices.extend(stack().into_iter().map(|s| Slice { study: "1.9".into(), series: "1.9.3".into(), ..s }));

@@ -14,6 +14,7 @@ pub(crate) struct Slice {
     pub position: Option<[f64; 3]>,
     pub spacing: [f64; 2],
     pub time: Option<u32>,
+    pub echo: Option<u32>,
     /// Number and description of the series, and its echo, repetition and inversion times.
     pub number: u32,
     pub description: &'static str,
@@ -41,6 +42,7 @@ impl Slice {
             position: Some([0.0, 0.0, z]),
             spacing: [2.0, 3.0],
             time: None,
+            echo: None,
             number: 4,
             description: "AX T2",
             times: [0.0; 3],
@@ -72,6 +74,9 @@ impl Slice {
         element(&mut out, (8, 0x103E), *b"LO", self.description.as_bytes());
         if !self.agent.is_empty() {
             element(&mut out, (0x18, 0x10), *b"LO", self.agent.as_bytes());
+        }
+        if let Some(echo) = self.echo {
+            element(&mut out, (0x18, 0x86), *b"IS", echo.to_string().as_bytes());
         }
         for (time, number) in self.times.iter().zip([0x81, 0x80, 0x82]) {
             if *time > 0.0 {

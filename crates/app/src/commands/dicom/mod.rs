@@ -152,7 +152,7 @@ fn json_line(study: &Study, one: &Listed<'_>) -> serde_json::Value {
         Verdict::Out(reason) => (None, "out", reason),
         Verdict::Undecided(reason) => (None, "undecided", reason),
     };
-    let facts = &one.series.facts;
+    let facts = one.stack.map_or(&one.series.facts, |stack| &stack.facts);
     json!({
         "study": study.uid,
         "date": study.date,
