@@ -30,7 +30,8 @@ use crate::ui::{Ui, duration};
 /// Scans may lie as they were scanned: on grids of their own, with the skull, in any orientation, with thick slices, and moved between
 /// series. Registration is rigid; intensities change by nothing but the interpolation and the mask. Writes CASE-t1n.nii.gz,
 /// CASE-t1c.nii.gz, CASE-t2w.nii.gz, CASE-t2f.nii.gz (those that are there), CASE-mask.nii.gz, the transforms, and preprocess.json
-/// with checks that need no truth. What a check finds is a warning, with --strict an error.
+/// with checks that need no truth. What a check finds is a warning, with --strict an error. (What nnU-Net calls preprocessing, the
+/// preparation of a dataset for training, is glioseg prep.)
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  glioseg preprocess -i studies -o prepared --brain hd-bet_params/release_2.0.0\n  \
