@@ -31,8 +31,8 @@ pub(crate) struct Compute {
     /// What computes: cpu
     #[arg(long, default_value = "cpu", help_heading = "Computation")]
     pub(crate) device: String,
-    /// How exact it computes: f32, bf16 (predictions, on CPUs with tiles: Intel's server CPUs since 2023), or auto, which is
-    /// f32 until bf16 is as good on all reference cases
+    /// How exact it computes: f32, bf16 (on CPUs with tiles: Intel's server CPUs since 2023), or auto, which is f32 until
+    /// bf16 is as good on all reference cases. A training is resumed in the precision it was started in
     #[arg(long, default_value = "f32", help_heading = "Computation")]
     pub(crate) precision: String,
     /// Which code computes the layers on the CPU
@@ -41,7 +41,7 @@ pub(crate) struct Compute {
 }
 
 impl Compute {
-    /// The engine that is asked for, to predict with.
+    /// The engine that is asked for.
     pub(crate) fn engine(&self, ui: &Ui) -> Result<EngineChoice, NetError> {
         let precision = if self.precision == AUTO {
             let (precision, refused) = Precision::auto()?;
@@ -58,15 +58,6 @@ impl Compute {
             choice.start()?;
         }
         Ok(choice)
-    }
-
-    /// The engine that is asked for, to train with: networks are trained in single precision.
-    pub(crate) fn training_engine(&self) -> Result<EngineChoice, NetError> {
-        let precision = if self.precision == AUTO { Precision::F32 } else { self.precision.parse()? };
-        match precision {
-            Precision::F32 => self.with(precision),
-            Precision::Bf16 => Err(NetError::PredictsOnly { precision }),
-        }
     }
 
     fn with(&self, precision: Precision) -> Result<EngineChoice, NetError> {

@@ -436,6 +436,9 @@ pub(crate) struct BenchStep {
     /// Timed steps after one to warm up; the median counts
     #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,
+    /// Also print a line per layer; in f32 of the forward pass only
+    #[arg(long)]
+    pub(crate) layers: bool,
 }
 
 /// Times the prediction of a case of 240 x 240 x 155 voxels, with the seconds of reading, network and writing.

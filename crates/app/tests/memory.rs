@@ -32,6 +32,19 @@ fn a_forward_pass_takes_what_was_planned() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "a test names what it could not test")]
+fn bf16_takes_what_was_planned() {
+    if let Err(reason) = glioseg_kernels::Amx::detect() {
+        eprintln!("not tested: {reason}");
+        return;
+    }
+    let bf16 = ["--precision", "bf16"];
+    for (net, batch) in [("nnunet", "2"), ("bl-aa", "1")] {
+        check(&[&["step", "--net", net, "--size", "32", "--batch", batch], &bf16[..]].concat());
+    }
+}
+
+#[test]
 fn a_training_step_takes_what_was_planned() {
     for (net, size, batch) in
         [("nnunet", "32", "2"), ("nnunet", "64", "1"), ("bl-l-gn", "32", "1"), ("bl-aa", "32", "1")]

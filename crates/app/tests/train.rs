@@ -158,6 +158,58 @@ fn a_killed_training_goes_on_to_the_same_bytes_whatever_the_threads() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "a test names what it could not test")]
+fn a_training_in_bf16_is_resumed_in_bf16_to_the_same_bytes() {
+    if let Err(reason) = glioseg_kernels::Amx::detect() {
+        eprintln!("not tested: {reason}");
+        return;
+    }
+    let place = Workplace::new(5);
+    let bf16 = ["--precision", "bf16"];
+    let (code, _, log) = place.train("whole", &bf16);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("computes | cpu | bf16 | "), "{log}");
+    let expected = place.weights("whole");
+    let (code, _, log) = place.train("one", &[&bf16[..], &["--threads", "1"]].concat());
+    assert_eq!(code, 0, "{log}");
+    assert!(place.weights("one") == expected, "one thread gives other weights");
+
+    let latest = place.fold("killed").join("checkpoint_latest.safetensors");
+    let child = place.start("killed", &bf16, Stdio::null());
+    wait_for("a checkpoint", &latest);
+    kill(child);
+    for precision in ["f32", "auto"] {
+        let (code, _, log) = place.train("killed", &["--resume", "--precision", precision]);
+        assert_eq!(code, 2, "{log}");
+        let told = "was started with the precision bf16, but now the precision is f32";
+        assert!(log.contains(told) && log.contains("hint: give the options of the first run again"), "{log}");
+    }
+    let (code, _, log) = place.train("killed", &[&bf16[..], &["--resume"]].concat());
+    assert_eq!(code, 0, "{log}");
+    assert!(place.weights("killed") == expected, "a killed training ends in other weights");
+}
+
+#[test]
+fn a_training_in_bf16_without_tiles_says_what_there_is() {
+    let place = Workplace::new(1);
+    let dataset = place.text("Dataset001_P");
+    for arguments in [vec!["train", &dataset], vec!["crossval", &dataset], vec!["bench", "step"]] {
+        let arguments = [&arguments[..], &["--precision", "bf16"]].concat();
+        let output = glioseg(&arguments).env("GLIOSEG_KERNELS_TILES", "off").output().expect("it starts");
+        let log = String::from_utf8(output.stderr).expect("utf-8");
+        assert_eq!(output.status.code(), Some(2), "{log}");
+        assert!(log.contains("GLIOSEG_KERNELS_TILES is `off`") && log.contains("hint:"), "{log}");
+    }
+    // Without tiles the automatic choice is single precision.
+    let plans = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/phantom-model/plans.json");
+    let arguments = ["bench", "step", "--net", plans, "--size", "16", "--batch", "1", "--runs", "1"];
+    let arguments = [&arguments[..], &["--precision", "auto"]].concat();
+    let output = glioseg(&arguments).env("GLIOSEG_KERNELS_TILES", "off").output().expect("it starts");
+    let out = String::from_utf8(output.stdout).expect("utf-8");
+    assert!(out.contains("\"precision\":\"f32\"") || out.contains("\"precision\": \"f32\""), "{out}");
+}
+
+#[test]
 fn what_stands_in_the_way_of_a_training_is_named() {
     let place = Workplace::new(5);
     let (code, _, log) = place.train("r", &["--epochs", "1"]);

@@ -10,6 +10,7 @@ pub(crate) mod direct;
 pub(crate) mod frequencies;
 mod gemm;
 pub(crate) mod pack;
+pub(crate) mod phases;
 mod reference;
 mod shape;
 mod transformed;

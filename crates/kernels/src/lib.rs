@@ -59,10 +59,14 @@ pub use scratch::Scratch;
 pub use source::{Prologue, Source};
 pub use stats::ChannelStats;
 pub use tiles::{
-    Amx, PackedTiles, TILES_VARIABLE, TileBranch, TileCall, TileInput, TileOutput, TileSource,
-    TileUpsampling, bf16_values, bf16_view, bf16_view_mut, measure_tile_peak, tile_add_activate,
-    tile_avg_pool, tile_conv3d, tile_conv3d_reference, tile_conv3d_scratch, tile_from_planar, tile_to_planar,
-    tile_transposed, tile_transposed_reference, tile_transposed_scratch, tile_upsampling_fits,
+    Amx, PackedTiles, TILES_VARIABLE, TileBranch, TileCall, TileInput, TileNormCall, TileOutput, TileSource,
+    TileUpsampling, bf16_values, bf16_view, bf16_view_mut, measure_tile_peak, tile_activation_backward,
+    tile_add_activate, tile_avg_pool, tile_avg_pool_backward, tile_bias_gradient, tile_conv3d,
+    tile_conv3d_backward_data, tile_conv3d_backward_data_reference, tile_conv3d_backward_data_scratch,
+    tile_conv3d_backward_weights, tile_conv3d_backward_weights_reference,
+    tile_conv3d_backward_weights_scratch, tile_conv3d_reference, tile_conv3d_scratch, tile_from_planar,
+    tile_give, tile_norm_backward, tile_scale_channels, tile_to_planar, tile_transposed,
+    tile_transposed_reference, tile_transposed_scratch, tile_upsampling_fits,
 };
 pub use transposed::{PackedTransposed, TransposedShape, conv_transpose3d, conv_transpose3d_reference};
 pub use upsampled::{UpsampledCall, Upsampling, conv3d_upsampled};

@@ -59,12 +59,6 @@ pub enum NetError {
         /// What was asked for.
         precision: String,
     },
-    /// A training in a precision in which networks only predict.
-    #[error("in {precision} networks can predict, but not be trained")]
-    PredictsOnly {
-        /// The precision.
-        precision: crate::Precision,
-    },
     /// There is less free memory than a network needs.
     #[error(
         "the network needs {:.2} GiB more memory, but {:.2} GiB are free; in all it takes {plan}",
@@ -247,7 +241,6 @@ impl Diagnose for NetError {
                 "this version has no GPU support yet: leave the option out to run on the CPU".into()
             }
             NetError::UnknownPrecision { .. } => "leave the option out to compute in single precision".into(),
-            NetError::PredictsOnly { .. } => "train with --precision f32".into(),
             NetError::Memory { .. } => {
                 "close other programs, take a smaller patch or batch, or fewer threads (--threads), each of which has scratch of its own"
                     .into()

@@ -138,7 +138,7 @@ pub enum TrainError {
         /// What stands there instead, if it is not a training of this program.
         holds: Option<String>,
     },
-    /// A training to be resumed was started with other settings.
+    /// A training to be resumed was started with other settings, or in another precision.
     #[error("the training in {} was started with {what} {before}, but now {what} is {now}", path.display())]
     OtherTraining {
         /// The checkpoint.

@@ -4,7 +4,7 @@
 //! a training does depends on the clock or the number of threads (but for `--budget`, which is the clock's), and all
 //! randomness follows from seed, epoch and iteration; so a training that was stopped at any moment resumes bit for bit.
 //!
-//! Left out: several machines, mixed precision.
+//! Left out: several machines.
 
 mod cascade;
 mod chart;

@@ -70,6 +70,8 @@ pub enum Event<'a> {
         setup: &'a Setup,
         /// What it will take.
         estimate: &'a Estimate,
+        /// What computes.
+        engine: EngineChoice,
         /// Bytes of memory that are free.
         free_memory: Option<u64>,
         /// Epoch and iteration that it resumes from, with the file.
@@ -191,7 +193,7 @@ pub fn train(
     let finished = store.finished().filter(|_| !more);
     // Before anything is written over.
     if let Some(path) = finished.clone().or_else(|| store.newest()).as_ref() {
-        check_begun(path, &BegunWith::new(setup, options.weights.as_deref()))?;
+        check_begun(path, &BegunWith::new(setup, options))?;
     }
     setup.write_description()?;
     for warning in &setup.warnings {
@@ -258,7 +260,7 @@ impl<'a> Training<'a> {
         let estimate = estimate.timed(setup, engine.as_mut())?;
         engine.release();
         let mut parameters = Parameters::random(&setup.network, setup.settings.seed)?;
-        let begun_with = BegunWith::new(setup, options.weights.as_deref());
+        let begun_with = BegunWith::new(setup, options);
         let mut progress = Progress::new(begun_with.clone());
         let optimiser = Optimiser::new(setup.settings.optimiser, parameters.shapes());
         parameters.set_optimiser(Some(optimiser));
@@ -283,7 +285,13 @@ impl<'a> Training<'a> {
             )));
         }
         engine.load(Arc::new(parameters))?;
-        observer(Event::Start { setup, estimate: &estimate, free_memory: free, resumed });
+        observer(Event::Start {
+            setup,
+            estimate: &estimate,
+            engine: options.engine,
+            free_memory: free,
+            resumed,
+        });
         Ok(Self {
             setup,
             options,

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use glioseg_net::checkpoint::{Metadata, write_safetensors, write_training};
 use glioseg_net::optimiser::Optimiser;
-use glioseg_net::{Checkpoint, NetError, Parameters};
+use glioseg_net::{Checkpoint, NetError, Parameters, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::setup::first_difference;
-use super::{Settings, Setup, TrainError};
+use super::{Settings, Setup, TrainError, TrainOptions};
 
 /// What an epoch brought.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,16 +82,28 @@ pub struct BegunWith {
     pub fold: Value,
     /// The file whose weights came first, if any.
     pub weights: Option<String>,
+    /// How exact it computes; checkpoints that do not say it are of single precision.
+    #[serde(default = "single", skip_serializing_if = "is_single")]
+    pub precision: String,
+}
+
+fn single() -> String {
+    Precision::F32.word().into()
+}
+
+fn is_single(precision: &str) -> bool {
+    precision == Precision::F32.word()
 }
 
 impl BegunWith {
-    pub(super) fn new(setup: &Setup, weights: Option<&Path>) -> Self {
+    pub(super) fn new(setup: &Setup, options: &TrainOptions) -> Self {
         Self {
             // The number of threads changes nothing.
             settings: Settings { batch_threads: None, ..setup.settings.clone() },
             configuration: Value::Object(setup.configuration.raw.clone()),
             fold: json!({"train": setup.fold.train, "val": setup.fold.val}),
-            weights: weights.map(|w| w.display().to_string()),
+            weights: options.weights.as_ref().map(|w| w.display().to_string()),
+            precision: options.engine.precision.word().into(),
         }
     }
 }
@@ -421,6 +433,10 @@ pub(super) fn check_begun(path: &Path, now: &BegunWith) -> Result<(), TrainError
 }
 
 fn other_training(path: PathBuf, before: &BegunWith, now: &BegunWith) -> TrainError {
+    if before.precision != now.precision {
+        let [before, now] = [before, now].map(|b| b.precision.clone());
+        return TrainError::OtherTraining { path, what: "the precision".into(), before, now };
+    }
     let value = |b: &BegunWith| serde_json::to_value(b).unwrap_or(Value::Null);
     let (before, now) = (value(before), value(now));
     for (key, what) in [

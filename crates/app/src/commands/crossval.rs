@@ -42,7 +42,7 @@ pub(crate) struct Crossval {
 }
 
 pub(crate) fn run(options: &Crossval, ui: &Ui) -> anyhow::Result<Outcome> {
-    let engine = options.how.compute.training_engine().map_err(TrainError::from)?;
+    let engine = options.how.compute.engine(ui).map_err(TrainError::from)?;
     let dataset = open(&options.dataset)?;
     let configurations: Vec<&str> = options.how.configuration.split(',').map(str::trim).collect();
     let settings = options.how.settings(None)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use glioseg_diagnose::count;
 use glioseg_metrics::NnUnetSummary;
+use glioseg_net::EngineChoice;
 use glioseg_net::optimiser::OptimiserOptions;
 use glioseg_plan::{RawDataset, preprocessed_folder, results_folder};
 use glioseg_train::{
@@ -222,6 +223,7 @@ impl How {
 }
 
 pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
+    let engine = options.how.compute.engine(ui).map_err(TrainError::from)?;
     let given = options.how.settings(None)?;
     let places = options.how.places(&options.dataset, &given);
     let begun = if options.resume { begun_with(&given, &places, options.fold) } else { None };
@@ -243,7 +245,7 @@ pub(crate) fn run(options: &Train, ui: &Ui) -> anyhow::Result<Outcome> {
         budget: options.budget,
         save_probabilities: options.save_probabilities,
         save_every: options.save_every,
-        engine: options.how.compute.training_engine().map_err(TrainError::from)?,
+        engine,
     };
     let trained = train(&setup, &train_options, ui)?;
     let outcome = finish(&setup, &trained, ui)?;
@@ -325,9 +327,9 @@ pub(crate) fn scores(summary: &NnUnetSummary, classes: &[String]) -> String {
 
 fn show(event: Event<'_>, budget: Option<Duration>, ui: &Ui) {
     match event {
-        Event::Start { setup, estimate, free_memory, resumed } => {
+        Event::Start { setup, estimate, engine, free_memory, resumed } => {
             ui.stop();
-            for line in opening(setup, estimate, free_memory) {
+            for line in opening(setup, estimate, engine, free_memory) {
                 ui.say(&line);
             }
             if let Some(line) = too_long(setup, estimate, budget) {
@@ -365,7 +367,12 @@ fn show(event: Event<'_>, budget: Option<Duration>, ui: &Ui) {
 }
 
 /// What is trained, how, and what it will take.
-fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<String> {
+fn opening(
+    setup: &Setup,
+    estimate: &Estimate,
+    engine: EngineChoice,
+    free_memory: Option<u64>,
+) -> Vec<String> {
     let (settings, configuration) = (&setup.settings, &setup.configuration);
     let architecture = &configuration.architecture;
     let features: Vec<String> = architecture.features_per_stage.iter().map(ToString::to_string).collect();
@@ -412,7 +419,12 @@ fn opening(setup: &Setup, estimate: &Estimate, free_memory: Option<u64>) -> Vec<
             settings.augmentation.word(),
             settings.seed
         ),
-        format!("computes | cpu | {isa} | {}", count(rayon::current_num_threads(), "thread")),
+        format!(
+            "computes | {} | {} | {isa} | {}",
+            engine.device,
+            engine.precision,
+            count(rayon::current_num_threads(), "thread")
+        ),
         format!(
             "expects | {} of memory{} | {} per iteration | {} per epoch | {} for the validation at the end | {} in all",
             gb(estimate.bytes()),

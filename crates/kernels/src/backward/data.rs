@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::buffer::{Shared, Storage};
 use crate::conv3d::direct::{self, Direct, pack_weights};
+use crate::conv3d::phases::{phase_axis, phases};
 use crate::conv3d::{Algorithm, ConvShape, OutputPart, PackedConv, Target, WeightView, conv3d};
 use crate::isa::Cpu;
 use crate::scratch::{Scratch, split};
@@ -53,27 +54,6 @@ fn flipped_shape(shape: &ConvShape) -> ConvShape {
             shape.kernel[a] - 1 - shape.padding[a]
         }),
     }
-}
-
-/// Remainders of all phases that have taps, and how many.
-fn phases(shape: &ConvShape) -> Vec<([usize; 3], [usize; 3])> {
-    let [sd, sh, sw] = shape.stride;
-    let all = (0..sd * sh * sw).map(|index| {
-        let remainder = [index / (sh * sw), index / sw % sh, index % sw];
-        let taps: [usize; 3] =
-            std::array::from_fn(|a| shape.kernel[a].saturating_sub(remainder[a]).div_ceil(shape.stride[a]));
-        (remainder, taps)
-    });
-    all.filter(|(_, taps)| !taps.contains(&0)).collect()
-}
-
-/// First quotient, first input and number of inputs of a phase along an axis: input i belongs to it if
-/// i + padding = stride * q + remainder.
-fn phase_axis(shape: &ConvShape, remainder: [usize; 3], a: usize) -> (usize, usize, usize) {
-    let (s, r, p) = (shape.stride[a], remainder[a], shape.padding[a]);
-    let first = p.saturating_sub(r).div_ceil(s);
-    let from = s * first + r - p;
-    (first, from, shape.input[a].saturating_sub(from).div_ceil(s))
 }
 
 /// The stride-1 convolution of a phase's inputs, and where its outputs lie; none where it has none.

@@ -139,6 +139,30 @@ pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &mut [f32]) -> NormGra
     });
     let mut sums = ChannelStats::new(batch, channels, voxels);
     partial.reduce(&mut sums);
+    for n in 0..batch {
+        for c in 0..channels {
+            let row = n * channels + c;
+            sums.sum_sq[row] -= moments.mean[kind.set_of(n, c, channels)] * sums.sum[row];
+        }
+    }
+    let (gradients, factors) = finish(&sums, (kind, moments), gamma, eps);
+    for_chunks(grad, voxels, |row, start, grad| {
+        let x = values(row, start, grad.len());
+        cpu.dispatch(Apply { x, affine: affine(row), slope, factors: factors[row], grad });
+    });
+    gradients
+}
+
+/// From the sums of g and of g (x - mean): gradients of the parameters, and per row what makes `dx = a g + b x + c`.
+pub(crate) fn finish(
+    sums: &ChannelStats,
+    (kind, moments): (NormKind, &Moments),
+    gamma: &[f32],
+    eps: f64,
+) -> (NormGradients, Vec<[f32; 3]>) {
+    let channels = gamma.len();
+    let rows = sums.sum.len();
+    let batch = rows / channels;
     // Per channel sums of g and g x̂; per set sums of them times gamma.
     let sets = kind.sets(batch, channels);
     let (mut of_gamma, mut of_beta) = (vec![0.0; channels], vec![0.0; channels]);
@@ -147,7 +171,7 @@ pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &mut [f32]) -> NormGra
         for c in 0..channels {
             let (row, set) = (n * channels + c, kind.set_of(n, c, channels));
             let factor = 1.0 / (moments.var[set] + eps).sqrt();
-            let normalized = (sums.sum_sq[row] - moments.mean[set] * sums.sum[row]) * factor;
+            let normalized = sums.sum_sq[row] * factor;
             of_gamma[c] += normalized;
             of_beta[c] += sums.sum[row];
             plain[set] += sums.sum[row] * f64::from(gamma[c]);
@@ -165,12 +189,8 @@ pub fn norm_backward(cpu: Cpu, call: &NormCall<'_>, grad: &mut [f32]) -> NormGra
             [(f64::from(gamma[c]) * factor) as f32, b as f32, offset as f32]
         })
         .collect();
-    for_chunks(grad, voxels, |row, start, grad| {
-        let x = values(row, start, grad.len());
-        cpu.dispatch(Apply { x, affine: affine(row), slope, factors: factors[row], grad });
-    });
     let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect();
-    NormGradients { gamma: narrow(of_gamma), beta: narrow(of_beta) }
+    (NormGradients { gamma: narrow(of_gamma), beta: narrow(of_beta) }, factors)
 }
 
 /// What [`norm_backward`] computes, written as the derivative reads: gradients of x, gamma and beta.

@@ -1,10 +1,10 @@
 //! How a convolution is cut into jobs; a function of the shape alone.
 
+use super::frame::Frame;
 use super::leaf::{PAIR, ROWS};
 use super::maps::bf16_values;
 use super::pack::TileInput;
 use super::upsample::Below;
-use super::weights::steps_of_row;
 use crate::conv3d::ConvShape;
 use crate::scratch::Scratch;
 use crate::transposed::TransposedShape;
@@ -19,8 +19,6 @@ const BLOCKS: usize = 48;
 /// A job takes `rows` rows of `planes` planes at a time, one lot after the other along z.
 #[derive(Debug, Clone)]
 pub(super) struct Cut {
-    /// Output voxels.
-    pub(super) output: [usize; 3],
     /// Output planes of a step, and rows of a strip.
     pub(super) planes: usize,
     pub(super) rows: usize,
@@ -28,7 +26,7 @@ pub(super) struct Cut {
     /// Steps of a job along z, and jobs.
     pub(super) steps: usize,
     pub(super) segments: usize,
-    /// Blocks of 32 output channels of a job, and jobs side by side.
+    /// Blocks of 32 output channels of a job, counted over all groups, and jobs side by side.
     pub(super) pairs: usize,
     pub(super) splits: usize,
     /// Planes, rows and voxels of a row of the ring.
@@ -41,12 +39,11 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn new(shape: &ConvShape) -> Self {
-        let output = shape.output();
-        let [zo, yo, xo] = output;
+    pub(super) fn new(shape: &Frame) -> Self {
+        let [zo, yo, xo] = shape.output;
         let [kz, ky, _] = shape.kernel;
         let [sz, sy, sx] = shape.stride;
-        let width = shape.input[2] + 2 * shape.padding[2];
+        let width = shape.width;
         let row_bytes = width * shape.in_channels * 2;
         let bytes =
             |planes: usize, rows: usize| ((planes - 1) * sz + kz) * ((rows - 1) * sy + ky) * row_bytes;
@@ -75,12 +72,12 @@ impl Cut {
         let segments = JOBS.div_ceil(shape.batch * strips).min(most);
         let steps = lots.div_ceil(segments);
         let segments = lots.div_ceil(steps);
-        let all = shape.out_channels.div_ceil(PAIR);
-        let splits = JOBS.div_ceil(shape.batch * strips * segments).min(all);
-        let pairs = all.div_ceil(splits);
+        let all = shape.groups.len() * shape.pairs();
+        let splits = JOBS.div_ceil(shape.batch * strips * segments).clamp(1, all.max(1));
+        let pairs = all.div_ceil(splits).max(1);
         let splits = all.div_ceil(pairs);
         let ring = [(planes - 1) * sz + kz, (rows - 1) * sy + ky, width];
-        Self { output, planes, rows, strips, steps, segments, pairs, splits, ring, row_sums, blocks, linear }
+        Self { planes, rows, strips, steps, segments, pairs, splits, ring, row_sums, blocks, linear }
     }
 
     /// Jobs of a sample, but for those that differ in their channels.
@@ -89,7 +86,7 @@ impl Cut {
     }
 
     /// Voxels of the ring from the first one of a plane to the first that block `block` of its outputs reads.
-    pub(super) fn block_start(&self, shape: &ConvShape, block: usize) -> usize {
+    pub(super) fn block_start(&self, shape: &Frame, block: usize) -> usize {
         if self.linear {
             return block * ROWS;
         }
@@ -98,21 +95,21 @@ impl Cut {
     }
 
     /// Blocks of a strip of fewer rows.
-    pub(super) fn blocks_of(&self, rows: usize) -> usize {
+    pub(super) fn blocks_of(&self, shape: &Frame, rows: usize) -> usize {
         if self.linear {
-            ((rows - 1) * self.ring[2] + self.output[2]).div_ceil(ROWS)
+            ((rows - 1) * self.ring[2] + shape.output[2]).div_ceil(ROWS)
         } else {
             rows * self.row_sums / ROWS
         }
     }
 
     /// Values of the ring of packed planes, with what blocks read behind it.
-    pub(super) fn ring_len(&self, shape: &ConvShape) -> usize {
+    pub(super) fn ring_len(&self, shape: &Frame) -> usize {
         let [planes, rows, width] = self.ring;
         let last = ((planes - 1) * rows + shape.kernel[1] - 1) * width
             + self.block_start(shape, self.blocks - 1)
             + (ROWS - 1) * shape.stride[2];
-        let read = last * shape.in_channels + steps_of_row(shape) * PAIR;
+        let read = last * shape.in_channels + shape.row_reads();
         read.max(planes * rows * width * shape.in_channels).next_multiple_of(PAIR)
     }
 
@@ -126,12 +123,12 @@ impl Cut {
         ((self.ring[1] - 1) / up.kernel[1] + 2).min(up.input[1])
     }
 
-    fn per_thread(&self, shape: &ConvShape, up: Option<&TransposedShape>) -> usize {
+    fn per_thread(&self, shape: &Frame, up: Option<&TransposedShape>) -> usize {
         let below = up.map_or(0, |up| Below::len(up, self.below_rows(up)));
         bf16_values(self.ring_len(shape)) + self.sums_len() + below
     }
 
-    pub(super) fn scratch(&self, shape: &ConvShape, inputs: &[TileInput<'_>]) -> usize {
+    pub(super) fn scratch(&self, shape: &Frame, inputs: &[TileInput<'_>]) -> usize {
         let up = inputs.iter().find_map(|input| match input {
             TileInput::Upsampled(up) => Some(up.shape),
             _ => None,
@@ -142,10 +139,17 @@ impl Cut {
 
 /// What [`super::tile_conv3d`] takes next to its operands, with an input that is upsampled if there is one.
 pub fn tile_conv3d_scratch(shape: &ConvShape, upsampled: Option<&TransposedShape>) -> Scratch {
-    Scratch { per_thread: Cut::new(shape).per_thread(shape, upsampled), lent: 0 }
+    let frame = Frame::forward(shape);
+    Scratch { per_thread: Cut::new(&frame).per_thread(&frame, upsampled), lent: 0 }
+}
+
+/// What [`super::tile_conv3d_backward_data`] takes next to its operands.
+pub fn tile_conv3d_backward_data_scratch(shape: &ConvShape) -> Scratch {
+    let frame = Frame::backward(shape);
+    Scratch { per_thread: Cut::new(&frame).per_thread(&frame, None), lent: 0 }
 }
 
 /// Whether an input should be upsampled as it is read: not where several jobs would do it again for their channels.
 pub fn tile_upsampling_fits(shape: &ConvShape) -> bool {
-    Cut::new(shape).splits == 1
+    Cut::new(&Frame::forward(shape)).splits == 1
 }

@@ -30,13 +30,13 @@ pub fn bf16_view_mut(values: &mut [f32]) -> &mut [bf16] {
 
 /// Exact.
 #[inline(always)]
-fn wide(value: bf16) -> f32 {
+pub(super) fn wide(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 
 /// To the nearest, ties to even; NaN stays NaN.
 #[inline(always)]
-fn round(value: f32) -> bf16 {
+pub(super) fn round(value: f32) -> bf16 {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
     let quiet = (bits >> 16) as u16 | 0x40;
@@ -46,6 +46,12 @@ fn round(value: f32) -> bf16 {
 #[inline(always)]
 fn leaky(value: f32, slope: f32) -> f32 {
     if value > 0.0 { value } else { value * slope }
+}
+
+/// The derivative of a leaky ReLU at a value.
+#[inline(always)]
+pub(super) fn leaky_factor(value: f32, slope: f32) -> f32 {
+    if value > 0.0 { 1.0 } else { slope }
 }
 
 /// Factor and offset of the channels of one sample.

@@ -3,6 +3,7 @@
 use half::bf16;
 
 use super::cut::Cut;
+use super::frame::Frame;
 use super::leaf::{Copy, Tiles};
 use super::token::Amx;
 use super::upsample::{Below, Rows};
@@ -113,7 +114,7 @@ impl TileInput<'_> {
 pub(super) struct Ring<'a> {
     pub(super) amx: Amx,
     pub(super) tiles: &'a Tiles,
-    pub(super) shape: &'a ConvShape,
+    pub(super) shape: &'a Frame,
     pub(super) cut: &'a Cut,
     pub(super) inputs: &'a [TileInput<'a>],
     pub(super) sample: usize,
@@ -169,8 +170,8 @@ impl Ring<'_> {
         for y in rows {
             let from = &source.data[((self.sample * depth + z) * height + y) * len..][..len];
             let to = &mut self.values[place(y)..];
-            Copy { from, channels: source.channels, prologue, to, pitch: self.shape.in_channels }
-                .run(self.amx);
+            let (channels, pitch) = (source.channels, self.shape.in_channels);
+            Copy { from, step: channels, channels, prologue, to, pitch }.run(self.amx);
         }
     }
 

@@ -6,7 +6,7 @@ use super::pack::{TileInput, TileSource, TileUpsampling};
 use crate::conv3d::ConvShape;
 use crate::source::{Source, apply_prologue};
 use crate::transposed::{TransposedShape, conv_transpose3d_reference};
-use crate::{Prologue, conv3d_reference};
+use crate::{Prologue, conv3d_backward_data_reference, conv3d_backward_weights_reference, conv3d_reference};
 
 /// A map as `[n, c, z, y, x]`, normalised, activated and rounded as the packing does it.
 fn planar(source: &TileSource<'_>, voxels: usize) -> Vec<f32> {
@@ -37,17 +37,10 @@ pub fn tile_transposed_reference(
     conv_transpose3d_reference(shape, Source::plain(&input, source.channels), &rounded(weights), bias)
 }
 
-/// What [`super::tile_conv3d`] computes, as `[n, c, z, y, x]` and not yet rounded. `weights` is `[out, in, kz, ky, kx]`;
-/// `up_weights` are those of the input that is upsampled, whose own are not looked at.
-pub fn tile_conv3d_reference(
-    shape: &ConvShape,
-    inputs: &[TileInput<'_>],
-    weights: &[f32],
-    up_weights: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+/// What a convolution reads, as `[n, c, z, y, x]`, with the number of channels.
+fn maps(shape: &ConvShape, inputs: &[TileInput<'_>], up_weights: &[f32]) -> Vec<(Vec<f32>, usize)> {
     let voxels = shape.in_voxels();
-    let maps: Vec<(Vec<f32>, usize)> = inputs
+    inputs
         .iter()
         .map(|input| {
             let values = match input {
@@ -59,8 +52,39 @@ pub fn tile_conv3d_reference(
             };
             (values, input.channels())
         })
-        .collect();
+        .collect()
+}
+
+/// What [`super::tile_conv3d`] computes, as `[n, c, z, y, x]` and not yet rounded. `weights` is `[out, in, kz, ky, kx]`;
+/// `up_weights` are those of the input that is upsampled, whose own are not looked at.
+pub fn tile_conv3d_reference(
+    shape: &ConvShape,
+    inputs: &[TileInput<'_>],
+    weights: &[f32],
+    up_weights: &[f32],
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let maps = maps(shape, inputs, up_weights);
     let sources: Vec<Source<'_>> =
         maps.iter().map(|(values, channels)| Source::plain(values, *channels)).collect();
     conv3d_reference(shape, &sources, &rounded(weights), bias)
+}
+
+/// What [`super::tile_conv3d_backward_data`] computes, as `[n, c, z, y, x]` and not yet rounded.
+pub fn tile_conv3d_backward_data_reference(shape: &ConvShape, grad: &[bf16], weights: &[f32]) -> Vec<f32> {
+    let grad = planar(&TileSource::plain(grad, shape.out_channels), shape.out_voxels());
+    conv3d_backward_data_reference(shape, &grad, &rounded(weights))
+}
+
+/// What [`super::tile_conv3d_backward_weights`] computes.
+pub fn tile_conv3d_backward_weights_reference(
+    shape: &ConvShape,
+    inputs: &[TileInput<'_>],
+    grad: &TileSource<'_>,
+) -> Vec<f32> {
+    let maps = maps(shape, inputs, &[]);
+    let sources: Vec<Source<'_>> =
+        maps.iter().map(|(values, channels)| Source::plain(values, *channels)).collect();
+    let grad = planar(grad, shape.out_voxels());
+    conv3d_backward_weights_reference(shape, &sources, Source::plain(&grad, shape.out_channels))
 }

@@ -57,7 +57,7 @@ impl Below<'_> {
         let from = &self.up.source.data[start..start + len];
         let (to, rest) = packed.split_at_mut(len);
         let prologue = self.up.source.factors(self.sample);
-        Copy { from, channels, prologue, to, pitch: channels }.run(amx);
+        Copy { from, step: channels, channels, prologue, to, pitch: channels }.run(amx);
         rest.fill(bf16::ZERO);
     }
 
@@ -74,9 +74,9 @@ impl Below<'_> {
         let [_, ky, kx] = shape.kernel;
         let (packed, sums) = scratch.split_at_mut(bf16_values(packed_len(shape, self.rows)));
         let packed = bf16_view_mut(packed);
-        let offsets: Vec<usize> = (0..weights.steps).map(|s| s * PAIR * size_of::<bf16>()).collect();
+        let offsets: Vec<usize> = (0..weights.steps(0)).map(|s| s * PAIR * size_of::<bf16>()).collect();
         let blocks = blocks(shape, self.rows);
-        for pair in 0..weights.pairs {
+        for pair in 0..weights.pairs() {
             let first = pair * PAIR;
             let count = (shape.out_channels - first).min(PAIR);
             let bias = padded(*bias, first);
@@ -103,7 +103,7 @@ impl Below<'_> {
                     unsafe {
                         let to = to.add(tx * rows.pitch + first);
                         Finish { sums, bias: &bias, to, pitch: kx * rows.pitch, channels: count }
-                            .run(amx, None);
+                            .run(amx, false, None);
                     }
                 }
             }

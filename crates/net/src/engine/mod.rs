@@ -13,8 +13,10 @@ mod cpu;
 mod device;
 mod interface;
 mod memory;
+mod norm;
 mod reference;
 mod shared;
+mod state;
 
 pub use bf16::Bf16Engine;
 pub use choice::EngineChoice;

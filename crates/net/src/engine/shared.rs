@@ -1,12 +1,14 @@
 //! Numbers that every engine makes alike.
 
+use std::ops::Range;
+
 use glioseg_kernels::Moments;
 use rayon::prelude::*;
 
-use super::interface::Evaluation;
+use super::interface::{Evaluation, Update};
 use crate::NetError;
 use crate::init::mix;
-use crate::loss::{self, HeadShape, LossOptions, Targets};
+use crate::loss::{self, HeadShape, Loss, LossOptions, Targets};
 use crate::parameters::Parameters;
 use crate::program::{Curved, MapId, MapShape, Mode, Program};
 
@@ -59,6 +61,29 @@ pub(super) fn add_head(
         let scratch = &mut scratch[..shape.len()];
         evaluation.loss.add(loss::head_value(logits, target, shape, options, scratch), weight);
     }
+}
+
+/// The loss of all heads, whose gradients are written to the arena; `ranges` says where logits and gradient of a head lie.
+pub(super) fn head_gradients(
+    program: &Program,
+    arena: &mut [f32],
+    ranges: impl Fn(MapId) -> [Range<usize>; 2],
+    targets: &[Targets<'_>],
+    update: &Update<'_>,
+) -> Loss {
+    let mut sum = Loss::default();
+    for (&head, &level) in program.heads.iter().zip(&program.levels) {
+        let [logits, gradient] = views(arena, ranges(head));
+        let (shape, weight) = (head_shape(program, head), update.weights[level]);
+        sum.add(loss::head_gradient(logits, targets[level], shape, update.loss, weight, gradient), weight);
+    }
+    sum
+}
+
+/// Parts of the arena that do not overlap.
+#[expect(clippy::needless_pass_by_value, reason = "callers make the ranges for it")]
+pub(super) fn views<const N: usize>(arena: &mut [f32], ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
+    arena.get_disjoint_mut(ranges.clone()).unwrap_or_else(|e| panic!("{ranges:?} of the arena: {e}"))
 }
 
 /// Mean and biased variance of a batch blended into the running ones, of which the variance is unbiased.

@@ -37,19 +37,8 @@ pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
         seconds.push(start.elapsed().as_secs_f64());
         keep_least(&mut layers, engine.take_layer_times());
     }
-    let peak = options.layers.then(|| peak(choice.precision)).transpose()?;
-    for layer in &layers {
-        let per_second = layer.flops / layer.seconds / 1e9;
-        let line = json!({
-            "bench": "network",
-            "layer": layer.name,
-            "ms": rounded(layer.seconds * 1e3, 2),
-            "preparing_weights_ms": rounded(layer.packing * 1e3, 2),
-            "gflops_per_second": rounded(per_second, 1),
-            "of_peak": peak.map(|peak| rounded(per_second / peak, 3)),
-            "prepared_mib": rounded(layer.packed_bytes as f64 / (1u64 << 20) as f64, 1),
-        });
-        print(&line.to_string())?;
+    if options.layers {
+        print_layers("network", choice.precision, &layers)?;
     }
     let flops = spec.flops(size)? as f64 * options.batch as f64;
     let more = json!({
@@ -65,6 +54,25 @@ pub(super) fn run(options: &BenchNetwork, ui: &Ui) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A line per layer, with its share of the peak of this moment.
+pub(super) fn print_layers(bench: &str, precision: Precision, layers: &[LayerTime]) -> anyhow::Result<()> {
+    let peak = peak(precision)?;
+    for layer in layers {
+        let per_second = layer.flops / layer.seconds / 1e9;
+        let line = json!({
+            "bench": bench,
+            "layer": layer.name,
+            "ms": rounded(layer.seconds * 1e3, 2),
+            "preparing_weights_ms": rounded(layer.packing * 1e3, 2),
+            "gflops_per_second": rounded(per_second, 1),
+            "of_peak": rounded(per_second / peak, 3),
+            "prepared_mib": rounded(layer.packed_bytes as f64 / (1u64 << 20) as f64, 1),
+        });
+        print(&line.to_string())?;
+    }
+    Ok(())
+}
+
 /// GFLOP/s of this moment that no product of this precision exceeds.
 fn peak(precision: Precision) -> anyhow::Result<f64> {
     Ok(match precision {
@@ -74,7 +82,7 @@ fn peak(precision: Precision) -> anyhow::Result<f64> {
 }
 
 /// Keeps the faster of two passes, layer by layer.
-fn keep_least(least: &mut Vec<LayerTime>, times: Vec<LayerTime>) {
+pub(super) fn keep_least(least: &mut Vec<LayerTime>, times: Vec<LayerTime>) {
     if least.len() != times.len() {
         *least = times;
         return;

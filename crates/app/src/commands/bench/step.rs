@@ -8,6 +8,7 @@ use glioseg_net::optimiser::{Optimiser, OptimiserOptions};
 use glioseg_net::{Mode, Parameters, Program, Update};
 use serde_json::json;
 
+use super::network::{keep_least, print_layers};
 use super::{check_runs, input, median, noise, report, rounded};
 use crate::cli::BenchStep;
 use crate::commands::{Outcome, print};
@@ -15,7 +16,7 @@ use crate::ui::Ui;
 
 pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
     check_runs(options.runs)?;
-    let choice = options.compute.training_engine()?;
+    let choice = options.compute.engine(ui)?;
     let (spec, size) = options.net.spec()?;
     let batch = options.batch;
     let weights = deep_supervision_weights(spec.decoder.len());
@@ -44,6 +45,8 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
     let update = Update { loss: &loss, weights: &weights, optimiser, lr: 0.01, clip: Some(12.0), seed: 0 };
     let data = input(&spec, batch, size);
     let mut seconds = Vec::with_capacity(options.runs);
+    let mut layers = vec![];
+    engine.profile(options.layers);
     // One to warm up.
     for run in 0..=options.runs {
         let start = Instant::now();
@@ -53,7 +56,12 @@ pub(super) fn run(options: &BenchStep, ui: &Ui) -> anyhow::Result<Outcome> {
         }
         if run > 0 {
             seconds.push(start.elapsed().as_secs_f64());
+            keep_least(&mut layers, engine.take_layer_times());
         }
+        engine.take_layer_times();
+    }
+    if options.layers {
+        print_layers("step", choice.precision, &layers)?;
     }
     let kept = parameters * Optimiser::bytes_per_value(optimiser);
     let planned = memory.total() + (kept + of_targets) as u64;

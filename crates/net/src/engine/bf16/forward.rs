@@ -3,89 +3,39 @@
 use std::ops::Range;
 
 use glioseg_kernels::{
-    Amx, AxialCall, AxialOutput, ChannelStats, Cpu, Moments, NormKind, PackedTiles, ScaleShift, TileBranch,
-    TileCall, TileInput, TileOutput, TileSource, TileUpsampling, axial_attention, bf16_view, bf16_view_mut,
-    channel_stats, normalize_in_place, tile_add_activate, tile_avg_pool, tile_conv3d, tile_from_planar,
-    tile_to_planar, tile_transposed, tile_upsampling_fits,
+    ChannelStats, PackedTiles, TileBranch, TileCall, TileInput, TileOutput, TileSource, TileUpsampling,
+    bf16_view, bf16_view_mut, channel_stats, tile_add_activate, tile_avg_pool, tile_conv3d, tile_from_planar,
+    tile_scale_channels, tile_to_planar, tile_transposed, tile_upsampling_fits,
 };
 use half::bf16;
 
-use super::lower::{Lowered, detour};
-use super::{Deferred, LayerTime};
-use crate::engine::cpu::{
-    Timer, add, adds_behind, axial_shape, axial_weights, conv_shape, join, positions, transposed_name,
-    transposed_shape, views,
-};
-use crate::engine::shared::bend;
-use crate::parameters::Parameters;
+use super::lower::detour;
+use super::{Packed, Pass};
+use crate::engine::cpu::{Timer, conv_shape, join, transposed_name, transposed_shape};
+use crate::engine::norm::{Deferred, reads_statistics};
+use crate::engine::shared::{bend, dropout_factors, layer_seed, views};
 use crate::program::{
-    AddActivate, Attention, Block, Conv, Curved, Epilogue, Head, MapId, Norm, Pool, Program, Step, Up,
-    UpBlock,
+    AddActivate, Block, Conv, Curved, Epilogue, Head, MapId, Norm, Pool, Program, Step, Up, UpBlock,
 };
-
-/// One pass over the program.
-pub(super) struct Pass<'a> {
-    pub(super) amx: Amx,
-    pub(super) cpu: Cpu,
-    pub(super) program: &'a Program,
-    pub(super) lowered: &'a Lowered,
-    pub(super) parameters: &'a Parameters,
-    pub(super) patch: &'a [f32],
-    pub(super) arena: &'a mut [f32],
-    pub(super) packed: &'a mut [[Option<PackedTiles>; 2]],
-    pub(super) deferred: &'a mut [Option<Deferred>],
-    pub(super) times: Option<&'a mut Vec<LayerTime>>,
-}
 
 /// A map with what is deferred.
-fn source<'a>(
+pub(super) fn source<'a>(
     data: &'a [f32],
     values: usize,
     channels: usize,
     deferred: Option<&'a Deferred>,
 ) -> TileSource<'a> {
-    let prologue = deferred.map(|d| d.affine.prologue(d.slope));
+    let prologue = deferred.map(Deferred::prologue);
     TileSource { data: &bf16_view(data)[..values], channels, prologue }
 }
 
-fn identity(rows: usize) -> ScaleShift {
-    ScaleShift { scale: vec![1.0; rows], shift: vec![0.0; rows] }
-}
-
-/// Factor and offset of a normalisation of a map, from its sums or from statistics that were kept.
-fn affine(
-    parameters: &Parameters,
-    batch: usize,
-    norm: &Norm,
-    channels: usize,
-    stats: Option<&ChannelStats>,
-) -> ScaleShift {
-    let (moments, kind) = if let Some(running) = norm.running {
-        let wide = |id| parameters.values(id).iter().map(|&v| f64::from(v)).collect();
-        let [mean, var] = running.map(wide);
-        (Moments { mean, var, count: 1 }, NormKind::Batch)
-    } else {
-        let stats = stats.expect("sums of what is normalised");
-        (Moments::new(stats, norm.spec.kind), norm.spec.kind)
-    };
-    let values = |at: usize, default: f32| match norm.affine {
-        Some(affine) => parameters.values(affine[at]).to_vec(),
-        None => vec![default; channels],
-    };
-    let (gamma, beta) = (values(0, 1.0), values(1, 0.0));
-    ScaleShift::new(&moments, kind, batch, &gamma, &beta, norm.spec.eps)
-}
-
 impl Pass<'_> {
-    fn affine(&self, norm: &Norm, channels: usize, stats: Option<&ChannelStats>) -> ScaleShift {
-        affine(self.parameters, self.program.batch, norm, channels, stats)
-    }
-
-    pub(super) fn run(&mut self) {
-        self.deferred.iter_mut().for_each(|d| *d = None);
+    /// Runs every step; dropout draws from `seed` and the number of the step.
+    pub(super) fn forward(&mut self, seed: u64) {
+        self.state.deferred.iter_mut().for_each(|d| *d = None);
         for (at, step) in self.program.forward.iter().enumerate() {
             match step {
-                Step::Block(step) => self.block(at, step),
+                Step::Block(step) => self.block(at, step, seed),
                 Step::UpBlock(step) => self.up_block(at, step),
                 Step::Up(step) => self.up(at, step),
                 Step::AddActivate(step) => self.add_activate(at, step),
@@ -96,19 +46,39 @@ impl Pass<'_> {
         }
     }
 
-    fn timer(&self) -> Timer {
+    pub(super) fn timer(&self) -> Timer {
         Timer::start(self.times.is_some())
     }
 
-    /// Whether a normalisation needs the sums of what it reads rather than statistics it has kept.
-    fn wants_statistics(epilogue: &Epilogue) -> bool {
-        epilogue.norm.is_some_and(|n| n.running.is_none()) && !epilogue.nonlin_first
+    /// Whether the convolution should add up what it writes.
+    fn wants_statistics(&self, epilogue: &Epilogue) -> bool {
+        epilogue.norm.is_some_and(|n| reads_statistics(self.program, &n)) && !epilogue.nonlin_first
     }
 
-    fn block(&mut self, at: usize, step: &Block) {
-        let want = Self::wants_statistics(&step.epilogue);
-        let stats = self.convolve(at, &step.inputs, &step.conv, step.out, want);
-        self.epilogue(at, &step.epilogue, step.out, stats.as_ref());
+    fn block(&mut self, at: usize, step: &Block, seed: u64) {
+        let want = self.wants_statistics(&step.epilogue);
+        let mut stats = self.convolve(at, &step.inputs, &step.conv, step.out, want);
+        if step.epilogue.dropout > 0.0 && self.program.mode.is_training() {
+            self.drop_channels(step.epilogue.dropout, step.out, layer_seed(seed, at), stats.as_mut());
+        }
+        self.epilogue(at, &step.epilogue, step.out, stats);
+    }
+
+    /// Drops whole channels with probability `p` and scales the others up, and their sums.
+    fn drop_channels(&mut self, p: f64, out: MapId, seed: u64, stats: Option<&mut ChannelStats>) {
+        let shape = self.program.map(out);
+        let mask = dropout_factors(p, self.program.batch * shape.channels, seed);
+        let map = &mut self.arena[self.lowered.range(out)];
+        let map = &mut bf16_view_mut(map)[..self.program.values(out)];
+        tile_scale_channels(map, &mask, [shape.channels, shape.voxels()]);
+        if let Some(stats) = stats {
+            for (row, &factor) in mask.iter().enumerate() {
+                let factor = f64::from(factor);
+                stats.sum[row] *= factor;
+                stats.sum_sq[row] *= factor * factor;
+            }
+        }
+        self.state.masks[out.0] = Some(mask);
     }
 
     fn head(&mut self, at: usize, step: &Head) {
@@ -139,13 +109,15 @@ impl Pass<'_> {
                 if map == Program::INPUT {
                     TileInput::Planar { data: self.patch, channels }
                 } else {
-                    let deferred = self.deferred[map.0].as_ref();
+                    let deferred = self.state.deferred[map.0].as_ref();
                     TileInput::Map(source(data, program.values(map), channels, deferred))
                 }
             })
             .collect();
         let weights = self.parameters.values(conv.weight);
-        let packed = self.packed[at][1].get_or_insert_with(|| PackedTiles::conv(&shape, weights));
+        let packed = self.packed[at]
+            .conv
+            .get(|| PackedTiles::conv(&shape, weights), |packed| packed.refill_conv(&shape, weights));
         timer.packed();
         let bias = conv.bias.map(|id| self.parameters.values(id));
         let mut stats =
@@ -168,25 +140,38 @@ impl Pass<'_> {
         stats
     }
 
+    /// A normalisation of a map from its sums, unless statistics were kept.
+    pub(super) fn normalisation(
+        &mut self,
+        norm: &Norm,
+        channels: usize,
+        slope: f32,
+        stats: Option<ChannelStats>,
+    ) -> Deferred {
+        let stats = || stats.expect("sums of what is normalised");
+        let of = (self.program, self.parameters);
+        let (deferred, running) = Deferred::normalisation(of, norm, channels, slope, stats);
+        self.state.running.extend(running.into_iter().flatten());
+        deferred
+    }
+
     /// What follows a convolution, which readers of the map do where they can.
-    fn epilogue(&mut self, at: usize, epilogue: &Epilogue, out: MapId, stats: Option<&ChannelStats>) {
+    fn epilogue(&mut self, at: usize, epilogue: &Epilogue, out: MapId, stats: Option<ChannelStats>) {
         let channels = self.program.map(out).channels;
         let rows = self.program.batch * channels;
         if detour(epilogue) {
+            let slope = epilogue.slope.unwrap_or(1.0);
             let before = match (&epilogue.norm, epilogue.nonlin_first) {
-                (Some(norm), false) => self.affine(norm, channels, stats),
-                _ => identity(rows),
+                (Some(norm), false) => self.normalisation(norm, channels, slope, stats),
+                _ => Deferred::activation(rows, slope),
             };
             let behind = epilogue.norm.as_ref().filter(|_| epilogue.nonlin_first);
-            let first = Deferred { affine: before, slope: epilogue.slope.unwrap_or(1.0) };
-            self.redraw(at, out, &first, epilogue.curve.as_ref(), behind);
+            self.redraw(at, out, &before, epilogue.curve.as_ref(), behind);
             return;
         }
-        self.deferred[out.0] = match (&epilogue.norm, epilogue.slope) {
-            (Some(norm), slope) => {
-                Some(Deferred { affine: self.affine(norm, channels, stats), slope: slope.unwrap_or(1.0) })
-            }
-            (None, Some(slope)) => Some(Deferred { affine: identity(rows), slope }),
+        self.state.deferred[out.0] = match (&epilogue.norm, epilogue.slope) {
+            (Some(norm), slope) => Some(self.normalisation(norm, channels, slope.unwrap_or(1.0), stats)),
+            (None, Some(slope)) => Some(Deferred::activation(rows, slope)),
             (None, None) => None,
         };
     }
@@ -208,11 +193,11 @@ impl Pass<'_> {
         if let Some(curve) = curve {
             bend(curve, self.parameters, planar, shape);
         }
-        let stats =
-            norm.filter(|n| n.running.is_none()).map(|_| channel_stats(self.cpu, planar, channels, voxels));
+        let stats = norm
+            .filter(|n| reads_statistics(self.program, n))
+            .map(|_| channel_stats(self.cpu, planar, channels, voxels));
         tile_from_planar(planar, [channels, voxels], &mut bf16_view_mut(values)[..len]);
-        self.deferred[map.0] =
-            norm.map(|norm| Deferred { affine: self.affine(norm, channels, stats.as_ref()), slope: 1.0 });
+        self.state.deferred[map.0] = norm.map(|norm| self.normalisation(norm, channels, 1.0, stats));
     }
 
     fn up(&mut self, at: usize, step: &Up) {
@@ -221,10 +206,14 @@ impl Pass<'_> {
         let shape = transposed_shape(self.program, &step.conv, step.input, channels);
         let [input, out] = views(self.arena, [self.lowered.range(step.input), self.lowered.range(step.out)]);
         let weights = self.parameters.values(step.conv.weight);
-        let packed = self.packed[at][0].get_or_insert_with(|| PackedTiles::transposed(&shape, weights));
+        let packed = self.packed[at].transposed.get(
+            || PackedTiles::transposed(&shape, weights),
+            |packed| packed.refill_transposed(&shape, weights),
+        );
         timer.packed();
         let bias = step.conv.bias.map(|id| self.parameters.values(id));
-        let source = source(input, shape.in_len(), shape.in_channels, self.deferred[step.input.0].as_ref());
+        let source =
+            source(input, shape.in_len(), shape.in_channels, self.state.deferred[step.input.0].as_ref());
         let up = TileUpsampling { shape: &shape, source, weights: packed, bias };
         tile_transposed(self.amx, &up, &mut bf16_view_mut(out)[..shape.out_len()]);
         timer.stop(&mut self.times, shape.flops(), packed.bytes(), || transposed_name(&shape));
@@ -243,18 +232,22 @@ impl Pass<'_> {
             self.lowered.buffer(self.lowered.steps[at].between),
             self.lowered.range(step.out),
         ];
+        let want = self.wants_statistics(&step.epilogue);
         let [below, skip, between, out] = views(self.arena, ranges);
-        let deferred = |map: MapId| self.deferred[map.0].as_ref();
+        let deferred = |map: MapId| self.state.deferred[map.0].as_ref();
         let below = source(below, up_shape.in_len(), up_shape.in_channels, deferred(step.below));
         let skip = source(skip, program.values(step.skip), skip_channels, deferred(step.skip));
         let [up_weights, weights] = [&step.up, &step.conv].map(|c| self.parameters.values(c.weight));
         let [up_bias, bias] = [&step.up, &step.conv].map(|c| c.bias.map(|id| self.parameters.values(id)));
-        let [up_packed, packed] = &mut self.packed[at];
-        let up_packed = up_packed.get_or_insert_with(|| PackedTiles::transposed(&up_shape, up_weights));
-        let packed = packed.get_or_insert_with(|| PackedTiles::conv(&shape, weights));
+        let Packed { transposed, conv, .. } = &mut self.packed[at];
+        let up_packed = transposed.get(
+            || PackedTiles::transposed(&up_shape, up_weights),
+            |packed| packed.refill_transposed(&up_shape, up_weights),
+        );
+        let packed =
+            conv.get(|| PackedTiles::conv(&shape, weights), |packed| packed.refill_conv(&shape, weights));
         timer.packed();
-        let mut stats = Self::wants_statistics(&step.epilogue)
-            .then(|| ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels()));
+        let mut stats = want.then(|| ChannelStats::new(shape.batch, shape.out_channels, shape.out_voxels()));
         let upsampling =
             TileUpsampling { shape: &up_shape, source: below, weights: up_packed, bias: up_bias };
         let first = if tile_upsampling_fits(&shape) {
@@ -276,11 +269,11 @@ impl Pass<'_> {
                 "conv {made_channels} (of {below})+{skip_channels} -> {co} @ {z}x{y}x{x}, {kernel}, tiles"
             )
         });
-        self.epilogue(at, &step.epilogue, step.out, stats.as_ref());
+        self.epilogue(at, &step.epilogue, step.out, stats);
     }
 
     /// Where a map lies that a step reads, which is the network's input perhaps: then a rounded copy of it.
-    fn read_from(&mut self, at: usize, map: MapId) -> Range<usize> {
+    pub(super) fn read_from(&mut self, at: usize, map: MapId) -> Range<usize> {
         if map != Program::INPUT {
             return self.lowered.range(map);
         }
@@ -303,13 +296,13 @@ impl Pass<'_> {
             let [main, out] = views(self.arena, [main, out.clone()]);
             out.copy_from_slice(&main[..out.len()]);
         }
-        let mut main_affine = self.deferred[step.main.0].as_ref().map(|d| (d.affine.clone(), d.slope));
+        let mut main_affine = self.state.deferred[step.main.0].as_ref().map(|d| (d.affine.clone(), d.slope));
         #[expect(clippy::float_cmp, reason = "1 means exactly: no activation")]
         if let Some((affine, slope)) = main_affine.take_if(|(_, slope)| *slope != 1.0) {
-            self.redraw(at, step.out, &Deferred { affine, slope }, None, None);
+            self.redraw(at, step.out, &Deferred { affine, slope, source: None }, None, None);
         }
         let [skip, out] = views(self.arena, [skip, out]);
-        let deferred = self.deferred[step.skip.0].as_ref();
+        let deferred = self.state.deferred[step.skip.0].as_ref();
         let branch = TileBranch {
             data: &bf16_view(skip)[..len],
             affine: deferred.map(|d| &d.affine),
@@ -319,7 +312,7 @@ impl Pass<'_> {
         let out: &mut [bf16] = &mut bf16_view_mut(out)[..len];
         tile_add_activate(out, affine, branch, [shape.channels, shape.voxels()], step.slope);
         if let Some(curve) = &step.curve {
-            let first = Deferred { affine: identity(self.program.batch * shape.channels), slope: 1.0 };
+            let first = Deferred::activation(self.program.batch * shape.channels, 1.0);
             self.redraw(at, step.out, &first, Some(curve), None);
         }
         timer.stop(&mut self.times, 0.0, 0, || format!("add {} @ {}", shape.channels, join(shape.size)));
@@ -330,61 +323,10 @@ impl Pass<'_> {
         let (from, shape) = (self.program.map(step.input), self.program.map(step.out));
         let input = self.read_from(at, step.input);
         let [input, out] = views(self.arena, [input, self.lowered.range(step.out)]);
-        let deferred = self.deferred[step.input.0].as_ref();
+        let deferred = self.state.deferred[step.input.0].as_ref();
         let source = source(input, self.program.values(step.input), from.channels, deferred);
         let out = &mut bf16_view_mut(out)[..self.program.values(step.out)];
         tile_avg_pool(&source, from.size, step.kernel, out);
         timer.stop(&mut self.times, 0.0, 0, || format!("average {} @ {}", shape.channels, join(shape.size)));
-    }
-
-    /// Attention in single precision, as the other engine of the CPU has it.
-    fn attention(&mut self, at: usize, step: &Attention) {
-        let timer = self.timer();
-        let shape = self.program.map(step.input);
-        let (channels, voxels, len) = (shape.channels, shape.voxels(), self.program.values(step.input));
-        let input = self.read_from(at, step.input);
-        let [x, y] = self.lowered.steps[at].planar.map(|id| self.lowered.buffer(id));
-        let [input, out, x, y] = views(self.arena, [input, self.lowered.range(step.out), x, y]);
-        tile_to_planar(&source(input, len, channels, self.deferred[step.input.0].as_ref()), voxels, x);
-        let behind = adds_behind(step.norm.as_ref(), step.residual);
-        let within = step.residual && step.norm.is_none();
-        for axis in 0..3 {
-            let shape = axial_shape(self.program, step, axis);
-            let positions = (axis == 0 || step.sum).then(|| positions(self.parameters, step));
-            let (weights, _) = axial_weights(self.parameters, step, axis);
-            let output = match (step.sum, axis) {
-                (true, 1 | 2) => AxialOutput::Add,
-                (false, 2) if within => AxialOutput::StoreWith(x),
-                _ => AxialOutput::Store,
-            };
-            let input = (step.sum || axis == 0).then_some(&*x);
-            axial_attention(
-                self.cpu,
-                &AxialCall { shape: &shape, input, positions, weights: &weights },
-                output,
-                y,
-            );
-        }
-        if within && step.sum {
-            add(x, y);
-        }
-        let flops = (0..3).map(|axis| axial_shape(self.program, step, axis).flops()).sum();
-        let mut deferred = None;
-        if let Some((norm, slope)) = &step.norm {
-            let stats = norm.running.is_none().then(|| channel_stats(self.cpu, y, channels, voxels));
-            let affine = affine(self.parameters, self.program.batch, norm, channels, stats.as_ref());
-            if behind {
-                normalize_in_place(self.cpu, y, voxels, affine.prologue(*slope));
-                add(x, y);
-            } else {
-                deferred = Some(Deferred { affine, slope: *slope });
-            }
-        }
-        tile_from_planar(y, [channels, voxels], &mut bf16_view_mut(out)[..len]);
-        self.deferred[step.out.0] = deferred;
-        timer.stop(&mut self.times, flops, 0, || {
-            let (heads, dim) = (step.heads, step.dim_heads);
-            format!("attention {channels} @ {}, {heads} heads of {dim}", join(shape.size))
-        });
     }
 }

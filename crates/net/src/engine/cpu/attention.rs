@@ -9,12 +9,12 @@ use glioseg_kernels::{
     AxialCall, AxialGradients, AxialOutput, AxialWeights, Positions, axial_attention,
     axial_attention_backward, normalize, normalize_in_place, position_gradients,
 };
-use rayon::prelude::*;
 
-use super::forward::{CHUNK, adds_behind, copy, join};
+use super::forward::{adds_behind, copy, join};
 use super::lower::axial_shape;
-use super::norm::Deferred;
 use super::{Pass, views};
+use crate::engine::norm::Deferred;
+use crate::engine::state::add;
 use crate::parameters::Parameters;
 use crate::program::{Attention, BackwardStep, ParameterId};
 
@@ -144,7 +144,7 @@ impl Pass<'_> {
         }
         let found = position_gradients(&self.arena[result.clone()], shape.channels, shape.size);
         for (id, part) in step.positions.into_iter().zip(found) {
-            self.add_gradient(id, &part);
+            self.state.add_gradient(id, &part);
         }
         if step.residual {
             let [result, of_out] = views(self.arena, [result, of_out]);
@@ -168,7 +168,7 @@ impl Pass<'_> {
         let AxialGradients { q, kv, out, bias } =
             axial_attention_backward(self.cpu, &call, grad, output, result, scratch);
         for (id, part) in ids.into_iter().zip([q, kv, out, bias]) {
-            self.add_gradient(id, &part);
+            self.state.add_gradient(id, &part);
         }
     }
 }
@@ -191,13 +191,6 @@ pub(in crate::engine) fn axial_weights<'a>(
 /// The map that an axis reads: the one that the axis before wrote.
 fn kept_or(kept: &[Range<usize>], between: bool, at: usize, last: &Range<usize>) -> Range<usize> {
     if between { kept[at].clone() } else { last.clone() }
-}
-
-/// `to += from`.
-pub(in crate::engine) fn add(from: &[f32], to: &mut [f32]) {
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-        to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
-    });
 }
 
 /// `to = from`, if they are not the same place.

@@ -12,14 +12,14 @@ use glioseg_kernels::{
 };
 use rayon::prelude::*;
 
-use super::attention::{add, copy_to};
-use super::forward::{CHUNK, scale_channels};
+use super::attention::copy_to;
+use super::forward::scale_channels;
 use super::lower::{conv_shape, transposed_shape};
-use super::norm::{Deferred, source};
+use super::norm::source;
 use super::{Pass, views};
-use crate::program::{
-    AddActivate, BackwardStep, Block, Conv, MapId, Meeting, ParameterId, Pool, Program, Step, Up,
-};
+use crate::engine::norm::Deferred;
+use crate::engine::state::{CHUNK, add};
+use crate::program::{AddActivate, BackwardStep, Block, Conv, MapId, Meeting, Pool, Program, Step, Up};
 
 impl Pass<'_> {
     pub(super) fn backward(&mut self) {
@@ -36,16 +36,6 @@ impl Pass<'_> {
                 Step::Attention(step) => self.attention_backward(back, of, step),
                 Step::UpBlock(_) => unreachable!("a step outside training"),
             }
-        }
-    }
-
-    /// Adds to the gradient of a parameter, or begins it.
-    pub(super) fn add_gradient(&mut self, id: ParameterId, part: &[f32]) {
-        let gradient = &mut self.state.gradients[id.0];
-        if std::mem::replace(&mut self.state.written[id.0], true) {
-            add(part, gradient);
-        } else {
-            gradient.copy_from_slice(part);
         }
     }
 
@@ -121,7 +111,7 @@ impl Pass<'_> {
         conv3d_backward_weights(self.cpu, shape, &sources, grad, result, scratch);
         self.state.written[conv.weight.0] = true;
         if let Some((id, bias)) = bias {
-            self.add_gradient(id, &bias);
+            self.state.add_gradient(id, &bias);
         }
     }
 
@@ -152,7 +142,7 @@ impl Pass<'_> {
         let packed = PackedConv::new_in(self.cpu, &shape, weights, Algorithm::Direct, memory);
         conv3d(&shape, &plain, &packed, None, result, None, scratch);
         if let Some((id, bias)) = bias {
-            self.add_gradient(id, &bias);
+            self.state.add_gradient(id, &bias);
         }
         self.deliver(back, 0, step.input, of.meetings[0]);
     }
@@ -216,8 +206,8 @@ impl Pass<'_> {
         };
         let NormGradients { gamma, beta } = norm_backward(self.cpu, &call, grad);
         if let Some(affine) = source.norm.affine {
-            self.add_gradient(affine[0], &gamma);
-            self.add_gradient(affine[1], &beta);
+            self.state.add_gradient(affine[0], &gamma);
+            self.state.add_gradient(affine[1], &beta);
         }
     }
 }

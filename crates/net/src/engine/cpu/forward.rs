@@ -7,9 +7,11 @@ use glioseg_kernels::{
 use rayon::prelude::*;
 
 use super::lower::{conv_shape, transposed_shape};
-use super::norm::{Deferred, identity, source};
+use super::norm::source;
 use super::{Packed, Pass, Timer, views};
+use crate::engine::norm::{Deferred, identity};
 use crate::engine::shared::{bend, dropout_factors, layer_seed};
+use crate::engine::state::CHUNK;
 use crate::program::{
     AddActivate, Block, Conv, Curved, Epilogue, Head, MapId, MapShape, Norm, Pool, Program, Step, Up, UpBlock,
 };
@@ -122,15 +124,11 @@ impl Pass<'_> {
         }
         let deferred = match (epilogue.norm, epilogue.slope) {
             (Some(norm), Some(slope)) if epilogue.nonlin_first => {
-                let identity =
-                    Deferred { affine: identity(self.program.batch * channels), slope, source: None };
-                self.finish_in_place(out, &identity);
+                self.finish_in_place(out, &Deferred::activation(self.program.batch * channels, slope));
                 self.deferred(&norm, out, None, 1.0)
             }
             (Some(norm), slope) => self.deferred(&norm, out, stats, slope.unwrap_or(1.0)),
-            (None, Some(slope)) => {
-                Deferred { affine: identity(self.program.batch * channels), slope, source: None }
-            }
+            (None, Some(slope)) => Deferred::activation(self.program.batch * channels, slope),
             (None, None) => return,
         };
         self.state.deferred[out.0] = Some(deferred);
@@ -318,9 +316,6 @@ pub(in crate::engine) fn transposed_name(shape: &glioseg_kernels::TransposedShap
 pub(in crate::engine) fn join(axes: [usize; 3]) -> String {
     axes.map(|a| a.to_string()).join("x")
 }
-
-/// Values of one unit of parallel work.
-pub(super) const CHUNK: usize = 1 << 15;
 
 pub(super) fn copy(from: &[f32], to: &mut [f32]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));

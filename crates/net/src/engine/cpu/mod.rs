@@ -19,18 +19,17 @@ use glioseg_plan::free_memory;
 use super::device::Kernels;
 use super::interface::{Engine, Evaluation, LayerTime, Logits, StepReport, Update};
 use super::memory::{Held, MemoryPlan};
-use super::shared::{add_head, check_targets, head_shape};
+use super::shared::{add_head, check_targets, head_gradients, head_shape, views};
+use super::state::State;
 use crate::NetError;
-use crate::loss::{self, Loss, LossOptions, Targets};
-use crate::optimiser;
+use crate::loss::{LossOptions, Targets};
 use crate::parameters::Parameters;
 use crate::program::{BufferId, MapId, Program};
-use crate::shapes::{ParameterId, ParameterShape};
-pub(super) use attention::{add, axial_weights, positions};
+use crate::shapes::ParameterShape;
+pub(super) use attention::{axial_weights, positions};
 pub(super) use forward::{adds_behind, join, transposed_name};
 use lower::Lowered;
 pub(super) use lower::{axial_shape, conv_shape, deferred_slope, transposed_shape};
-use norm::Deferred;
 
 /// Single precision on the kernels of this machine's best instruction set.
 #[derive(Debug)]
@@ -63,22 +62,6 @@ struct Present {
 struct Packed {
     transposed: Option<PackedTransposed<'static>>,
     conv: Option<PackedConv<'static>>,
-}
-
-/// What a pass leaves for whoever reads its maps.
-#[derive(Debug, Default)]
-struct State {
-    /// Normalisation and activation that readers of a map apply.
-    deferred: Vec<Option<Deferred>>,
-    /// Factors of dropout per sample and channel, per map.
-    masks: Vec<Option<Vec<f32>>>,
-    /// The normalisation inside an attention whose input is added behind it, per map.
-    inner: Vec<Option<Deferred>>,
-    /// Running statistics of this pass.
-    running: Vec<(ParameterId, Vec<f32>)>,
-    /// Gradients of the parameters, and which of them the last step wrote.
-    gradients: Vec<Vec<f32>>,
-    written: Vec<bool>,
 }
 
 impl CpuEngine {
@@ -139,20 +122,7 @@ impl CpuEngine {
             self.arena = Arena::default();
             self.arena = Arena::new(lowered.placement.len);
         }
-        let maps = program.maps.len();
-        let none = || std::iter::repeat_with(|| None).take(maps).collect();
-        let training = program.mode.is_training();
-        let gradients = program.parameters.iter();
-        let state = State {
-            deferred: none(),
-            masks: std::iter::repeat_with(|| None).take(maps).collect(),
-            inner: none(),
-            running: vec![],
-            gradients: gradients
-                .map(|p| if training && p.trained { vec![0.0; p.len()] } else { vec![] })
-                .collect(),
-            written: vec![false; program.parameters.len()],
-        };
+        let state = State::new(program);
         let packed = program.forward.iter().map(|_| Packed::default()).collect();
         self.present = Some(Present { program: program.clone(), lowered, plan, packed, state });
         Ok(plan)
@@ -182,13 +152,7 @@ impl CpuEngine {
             times: self.times.as_mut(),
         };
         pass.forward(seed);
-        let running = std::mem::take(&mut state.running);
-        if !running.is_empty() {
-            let parameters = Arc::make_mut(parameters);
-            for (id, values) in running {
-                parameters.set(id, values);
-            }
-        }
+        state.keep_running(parameters);
     }
 }
 
@@ -221,12 +185,6 @@ impl Pass<'_> {
     fn gradient(&self, map: MapId) -> Range<usize> {
         self.buffer(self.lowered.gradients[map.0])
     }
-}
-
-/// Parts of the arena that do not overlap.
-#[expect(clippy::needless_pass_by_value, reason = "callers make the ranges for it")]
-pub(super) fn views<const N: usize>(arena: &mut [f32], ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
-    arena.get_disjoint_mut(ranges.clone()).unwrap_or_else(|e| panic!("{ranges:?} of the arena: {e}"))
 }
 
 /// Measures one layer from its making to [`Timer::stop`], if times are wanted.
@@ -335,7 +293,9 @@ impl Engine for CpuEngine {
             self.present.as_mut().expect("a program was prepared");
         state.written.iter_mut().for_each(|w| *w = false);
         let arena = self.arena.values();
-        let loss = head_gradients(program, lowered, arena, targets, update);
+        let heads = |head: MapId| [lowered.maps[head.0], lowered.gradients[head.0]];
+        let ranges = |head: MapId| heads(head).map(|id| id.map_or(0..0, |id| lowered.placement.range(id)));
+        let loss = head_gradients(program, arena, ranges, targets, update);
         if !loss.total.is_finite() {
             return Ok(StepReport { loss, norm: f64::NAN, done: false });
         }
@@ -352,24 +312,12 @@ impl Engine for CpuEngine {
             times: self.times.as_mut(),
         };
         pass.backward();
-        let written = state.gradients.iter().zip(&state.written).filter(|(_, w)| **w);
-        let norm = optimiser::norm(written.map(|(g, _)| g.as_slice()));
-        let done = norm.is_finite();
-        if done {
-            let factor = update.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
-            let (gradients, written) = (&state.gradients, &state.written);
-            let parameters = Arc::make_mut(parameters);
-            parameters.update(update.optimiser, (update.lr, factor as f32), |id| {
-                written[id.0].then(|| gradients[id.0].as_slice())
-            });
-        }
+        let (norm, done) = state.update(parameters, update);
         Ok(StepReport { loss, norm, done })
     }
 
     fn gradients(&mut self) -> Result<Vec<Option<Vec<f32>>>, NetError> {
-        let Some(Present { state, .. }) = &self.present else { return Ok(vec![]) };
-        let all = state.gradients.iter().zip(&state.written);
-        Ok(all.map(|(gradient, written)| written.then(|| gradient.clone())).collect())
+        Ok(self.present.as_ref().map_or(vec![], |present| present.state.written_gradients()))
     }
 
     fn profile(&mut self, on: bool) {
@@ -384,27 +332,6 @@ impl Engine for CpuEngine {
         self.present = None;
         self.arena = Arena::default();
     }
-}
-
-/// The loss of all heads, whose gradients are written to the arena.
-fn head_gradients(
-    program: &Program,
-    lowered: &Lowered,
-    arena: &mut [f32],
-    targets: &[Targets<'_>],
-    update: &Update<'_>,
-) -> Loss {
-    let mut sum = Loss::default();
-    for (&head, &level) in program.heads.iter().zip(&program.levels) {
-        let (Some(logits), Some(gradient)) = (lowered.maps[head.0], lowered.gradients[head.0]) else {
-            unreachable!("a head has logits and a gradient")
-        };
-        let ranges = [logits, gradient].map(|id| lowered.placement.range(id));
-        let [logits, gradient] = views(arena, ranges);
-        let (shape, weight) = (head_shape(program, head), update.weights[level]);
-        sum.add(loss::head_gradient(logits, targets[level], shape, update.loss, weight, gradient), weight);
-    }
-    sum
 }
 
 #[cfg(test)]
