@@ -11,10 +11,16 @@ mod cudnn;
 mod devices;
 mod driver;
 mod error;
+#[cfg(feature = "host")]
+pub mod host;
+pub mod launch;
 mod libraries;
+mod machine;
 
 pub use cudnn::{Convolution, Cudnn, DeviceProperties, Element, Pass, Plan, Target};
 pub use devices::{Gpu, Survey, survey};
 pub use driver::Driver;
 pub use error::CudaError;
+pub use launch::{Launch, Slice};
 pub use libraries::{LIBRARIES_VARIABLE, Libraries, python_folder};
+pub use machine::{Machine, Product};
