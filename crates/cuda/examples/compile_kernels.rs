@@ -1,12 +1,12 @@
 //! Compiles `kernels.cu` with NVRTC: to the PTX that the program contains, or for one kind of GPU to see what its kernels need.
 //!
 //! `compile_kernels FOLDER` writes `src/kernels.ptx`; `compile_kernels FOLDER sm_90 …` prints registers and spills of every kernel
-//! instead. FOLDER holds `libnvrtc.so.12`. `cargo xtask ptx` brings NVRTC and calls this.
+//! instead. FOLDER holds `libnvrtc.so.12` or `.13`. `cargo xtask ptx` brings NVRTC and calls this.
 #![expect(clippy::print_stdout, reason = "a program for developers")]
 
 use std::error::Error;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libloading::Library;
 use sha2::{Digest as _, Sha256};
@@ -28,13 +28,16 @@ struct Nvrtc {
 
 impl Nvrtc {
     fn open(folder: &Path) -> Result<Self, Box<dyn Error>> {
-        let mut builtins = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
-        let builtins = builtins
-            .find(|path| path.to_string_lossy().contains("libnvrtc-builtins.so"))
-            .ok_or("no libnvrtc-builtins in this folder")?;
+        let mut files: Vec<_> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        let named = |name: &str| {
+            let begins =
+                |path: &&PathBuf| path.file_name().is_some_and(|f| f.to_string_lossy().starts_with(name));
+            files.iter().find(begins).cloned().ok_or(format!("there is no {name} in {}", folder.display()))
+        };
+        let (builtins, library) = (named("libnvrtc-builtins.so.")?, named("libnvrtc.so.")?);
         // SAFETY: both are NVIDIA's libraries, whose initialisers are theirs to answer for.
-        let (builtins, library) =
-            unsafe { (Library::new(builtins)?, Library::new(folder.join("libnvrtc.so.12"))?) };
+        let (builtins, library) = unsafe { (Library::new(builtins)?, Library::new(library)?) };
         Ok(Self { library, _builtins: builtins })
     }
 

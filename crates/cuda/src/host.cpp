@@ -1,5 +1,6 @@
 // The kernels on the host: the threads of a block are contexts that take turns, blocks run one after the other, and __syncthreads
 // hands over to the next thread until all of the block have come so far. Rust writes `table.inc`, the list of kernels.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -33,7 +34,7 @@ static void meet();
 #include "kernels.cu"
 
 static const size_t STACK = 64 << 10;
-static ucontext_t scheduler, threads[THREADS];
+static jmp_buf scheduler, threads[THREADS];
 static bool waiting[THREADS], ended[THREADS];
 static unsigned present;
 static bool together;
@@ -41,27 +42,40 @@ static const char* fault;
 static void (*body)(void**);
 static void** values;
 
+// Hands over to the scheduler; goes on where it left off. Jumps do not touch the signal mask, which would be a system call each.
+static void hand_over() {
+    if (!_setjmp(threads[present])) _longjmp(scheduler, 1);
+}
 static void meet() {
     if (!together) { fault = "a kernel that is said not to meet does"; return; }
-    unsigned own = present;
-    waiting[own] = true;
-    swapcontext(&threads[own], &scheduler);
+    waiting[present] = true;
+    hand_over();
 }
+// A thread's stack lives as long as the library: block after block.
 static void run_thread() {
-    body(values);
-    ended[present] = true;
-    swapcontext(&threads[present], &scheduler);
+    for (;;) {
+        body(values);
+        ended[present] = true;
+        hand_over();
+    }
+}
+static void resume(unsigned i) {
+    static bool started[THREADS];
+    static ucontext_t fresh[THREADS];
+    static std::vector<char> stacks(STACK * THREADS);
+    present = i;
+    threadIdx = {i, 0, 0};
+    if (_setjmp(scheduler)) return;
+    if (started[i]) _longjmp(threads[i], 1);
+    started[i] = true;
+    getcontext(&fresh[i]);
+    fresh[i].uc_stack.ss_sp = stacks.data() + STACK * i;
+    fresh[i].uc_stack.ss_size = STACK;
+    makecontext(&fresh[i], run_thread, 0);
+    setcontext(&fresh[i]);
 }
 static void run_block() {
-    static std::vector<char> stacks(STACK * THREADS);
-    for (unsigned i = 0; i < THREADS; i++) {
-        waiting[i] = ended[i] = false;
-        getcontext(&threads[i]);
-        threads[i].uc_stack.ss_sp = stacks.data() + STACK * i;
-        threads[i].uc_stack.ss_size = STACK;
-        threads[i].uc_link = nullptr;
-        makecontext(&threads[i], run_thread, 0);
-    }
+    for (unsigned i = 0; i < THREADS; i++) waiting[i] = ended[i] = false;
     for (unsigned turn = 0;; turn++) {
         unsigned wait = 0, end = 0;
         for (unsigned k = 0; k < THREADS; k++) {
@@ -69,9 +83,7 @@ static void run_block() {
             unsigned i = turn % 2 ? THREADS - 1 - k : k;
             if (!ended[i]) {
                 waiting[i] = false;
-                present = i;
-                threadIdx = {i, 0, 0};
-                swapcontext(&scheduler, &threads[i]);
+                resume(i);
             }
             wait += waiting[i];
             end += ended[i];

@@ -31,7 +31,7 @@ impl Lines {
     }
 
     /// Grid and numbers of a kernel on queries and keys with values.
-    fn arg(&self, q: &Map, kv: &Map) -> ([usize; 3], super::Arg) {
+    fn numbers(&self, q: &Map, kv: &Map) -> ([usize; 3], super::Arg) {
         let (length, hidden) = (q.size[self.axis], self.hidden());
         assert!(Self::fits(length), "lines of {length} voxels");
         assert_eq!((q.batch, q.size, q.element), (kv.batch, kv.size, kv.element), "queries and keys");
@@ -75,8 +75,8 @@ impl Launch {
 
     /// What every voxel sees of its line: queries, and keys with values behind them, to a result like the queries.
     pub fn attention(lines: &Lines, q: &Map, kv: &Map, result: &Map) -> Self {
-        let (grid, numbers) = lines.arg(q, kv);
-        let args = vec![q.pieces().0, kv.pieces().0, q.other(result), numbers];
+        let (grid, numbers) = lines.numbers(q, kv);
+        let args = vec![q.arg(), kv.arg(), q.other(result), numbers];
         Self::new("attention", grid, args).of(q.element)
     }
 
@@ -88,10 +88,10 @@ impl Launch {
         of_queries: &Map,
         rows: Slice,
     ) -> Self {
-        let (grid, numbers) = lines.arg(q, kv);
+        let (grid, numbers) = lines.numbers(q, kv);
         let args = vec![
-            q.pieces().0,
-            kv.pieces().0,
+            q.arg(),
+            kv.arg(),
             q.other(result),
             q.other(of_queries),
             rows.holds(lines.row_values(q), 4),
@@ -108,10 +108,10 @@ impl Launch {
         of_keys: &Map,
         rows: Slice,
     ) -> Self {
-        let (grid, numbers) = lines.arg(q, kv);
+        let (grid, numbers) = lines.numbers(q, kv);
         let args = vec![
-            q.pieces().0,
-            kv.pieces().0,
+            q.arg(),
+            kv.arg(),
             q.other(result),
             kv.other(of_keys),
             rows.holds(lines.row_values(q), 4),

@@ -125,7 +125,7 @@ impl Map {
         self.voxels().div_ceil(self.rows())
     }
 
-    fn arg(&self) -> Arg {
+    pub(super) fn arg(&self) -> Arg {
         self.at.holds(self.values(), self.element.bytes())
     }
 
