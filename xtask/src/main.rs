@@ -10,12 +10,13 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-const USAGE: &str = "usage: cargo xtask check | lint | test [FILTER] | notice | browser [FOLDER | REPORT]
+const USAGE: &str = "usage: cargo xtask check | lint | test [FILTER] | notice | ptx | browser [FOLDER | REPORT]
 
 check    fmt, typos, NOTICE, clippy, documentation, tests, documentation examples, licences: all that has to hold
 lint     fmt, typos, NOTICE, clippy, documentation
 test     tests and documentation examples; with FILTER, only the tests whose name contains it
 notice   writes NOTICE, the licences of what the program links
+ptx      compiles the GPU's kernels to crates/cuda/src/kernels.ptx, which is committed (needs Python with pip, which brings NVRTC)
 browser  a headless Chromium looks at a report (needs node, npm and chromium): at that of FOLDER, which `glioseg view` serves, or
          at that of a demo which is made first; pictures of what was seen go to target/browser-pictures";
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         "lint" => lint(),
         "test" => test(of.as_deref()),
         "notice" => notice::notice(false),
+        "ptx" => ptx(),
         "browser" => browser(of),
         _ => {
             eprintln!("{USAGE}");
@@ -105,6 +107,18 @@ fn name_ignored(filter: Option<&str>) {
 
 fn licences() -> bool {
     optional("cargo", &["deny", "--version"], "cargo", &["deny", "check", "bans", "licenses", "sources"])
+}
+
+/// NVIDIA's compiler at run time, the last whose PTX drivers from 530 on take.
+const NVRTC: &str = "nvidia-cuda-nvrtc-cu12==12.1.105";
+
+/// Compiles the GPU's kernels with NVRTC, which pip brings into the build's folder.
+fn ptx() -> bool {
+    let folder = "target/nvrtc";
+    let bring = ["-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--target", folder, NVRTC];
+    let libraries = format!("{folder}/nvidia/cuda_nvrtc/lib");
+    (Path::new(&libraries).is_dir() || run("python3", &bring))
+        && cargo(&format!("run --quiet --package glioseg-cuda --example compile_kernels -- {libraries}"))
 }
 
 /// Serves a report and has a headless browser look at it; that of a demo, unless another is named.

@@ -28,7 +28,7 @@ pub(crate) fn check_tilde(arguments: &[OsString], there: bool) -> anyhow::Result
 /// What computes, and how.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Compute {
-    /// What computes: cpu
+    /// What computes: cpu; `glioseg devices` shows what this machine has
     #[arg(long, default_value = "cpu", help_heading = "Computation")]
     pub(crate) device: String,
     /// How exact it computes: f32, bf16 (on CPUs with tiles: Intel's server CPUs since 2023), or auto, which is f32 until

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Info(Info),
     /// Rewrite a model of nnU-Net, of either version, as safetensors and JSON
     Convert(Convert),
+    /// Say what networks can run on here, and what is missing for it
+    Devices(Devices),
     /// Measure speed and memory on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -297,6 +299,19 @@ pub(crate) struct Info {
     /// Image (.nii, .nii.gz), dataset.json or its folder, plans.json, model folder, checkpoint (.pth, .safetensors, .model), a
     /// pickle of version 1 (plans.pkl, .model.pkl), fingerprint, folds, summary, postprocessing, debug.json, or any other file
     pub(crate) path: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Lists what can compute: the CPU with its precisions; NVIDIA's driver, GPUs and cuDNN with their versions, or what of it is missing and the
+/// command that brings it.
+///
+/// cuDNN is looked for in the folders of GLIOSEG_CUDA_LIBS, then where the system has libraries, in $CUDA_PATH/lib64, and in the active
+/// Python environment.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  glioseg devices")]
+pub(crate) struct Devices {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,

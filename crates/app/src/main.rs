@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         cli::Command::Report(options) => commands::report::run(options, &ui),
         cli::Command::View(options) => commands::view::run(options, &ui),
         cli::Command::Info(options) => commands::info::run(options),
+        cli::Command::Devices(options) => commands::devices::run(options),
         cli::Command::Convert(options) => commands::convert::run(options, &ui),
         cli::Command::Bench(options) => commands::bench::run(options, &ui),
         cli::Command::Phantom(options) => commands::phantom::run(options, &ui),

@@ -159,6 +159,7 @@ diagnosed!(
     glioseg_interop::InteropError,
     glioseg_interop::PickleError,
     glioseg_kernels::KernelError,
+    glioseg_cuda::CudaError,
     glioseg_plan::PlanError,
     glioseg_plan::matching::MatchError,
     glioseg_plan::names::NameError,
@@ -198,6 +199,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use glioseg_align::AlignError;
+    use glioseg_cuda::CudaError;
     use glioseg_dicom::{DicomError, NamedSeriesError};
     use glioseg_formats::FormatError;
     use glioseg_infer::InferError;
@@ -285,6 +287,7 @@ mod tests {
             ),
             (NetError::Spec { what: "no stage".into() }.into(), "`architecture` in plans.json"),
             (NetError::Kernels(kernels()).into(), "unset GLIOSEG_KERNELS_ISA"),
+            (CudaError::NoDriver { file: "libcuda.so.1" }.into(), "install NVIDIA's driver"),
             (rule().into(), "name rules of that list"),
             (ReportError::from(rule()).into(), "name rules of that list"),
             (ReportError::from(empty()).into(), "copy or download the file again"),

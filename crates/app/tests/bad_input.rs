@@ -35,6 +35,26 @@ fn zip_again(path: &Path, bytes: &[u8]) {
 }
 
 #[test]
+fn a_gpu_that_cannot_be_used_is_refused_with_what_is_missing() {
+    let (code, stdout, stderr) = run(&["devices", "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let devices: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert!(devices["cpu"]["precisions"].as_array().is_some_and(|p| p.contains(&"f32".into())), "{stdout}");
+    let missing = devices["cuda"]["missing"][0]["what"].as_str().expect("something is missing");
+    let unfinished = missing.contains("does not compute on them yet");
+    let dir = tempfile::tempdir().expect("a folder");
+    for (device, told) in [
+        ("cuda", if unfinished { "does not compute on GPUs yet" } else { missing }),
+        ("cuda:0", if unfinished { "does not compute on GPUs yet" } else { missing }),
+        ("cuda:first", "unknown device `cuda:first`"),
+    ] {
+        let (code, _, stderr) = predict(dir.path(), &dir.path().join("out"), &["--device", device]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(told) && stderr.contains("hint: "), "{device}: {stderr}");
+    }
+}
+
+#[test]
 fn bad_cases_are_named_with_a_remedy_and_the_good_one_is_done() {
     let dir = tempfile::tempdir().expect("a folder");
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));

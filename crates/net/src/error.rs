@@ -17,6 +17,15 @@ pub enum NetError {
     /// Our kernels cannot start.
     #[error(transparent)]
     Kernels(#[from] glioseg_kernels::KernelError),
+    /// There is no NVIDIA GPU to compute on, or something that it needs is missing.
+    #[error(transparent)]
+    Cuda(#[from] glioseg_cuda::CudaError),
+    /// A GPU with all that it needs, which this version has no engine for.
+    #[error("{gpu} with driver and cuDNN was found, but this version does not compute on GPUs yet")]
+    NoGpuEngine {
+        /// The GPU's name.
+        gpu: String,
+    },
     /// An input does not fit the network.
     #[error(
         "an input of {channels} channels and {} x {} x {} voxels does not fit the network, which takes \
@@ -231,6 +240,8 @@ impl Diagnose for NetError {
         let hint = match self {
             NetError::Spec { .. } => "check `architecture` in plans.json, or what a preset changes in it".into(),
             NetError::Kernels(error) => return error.hint(),
+            NetError::Cuda(error) => return error.hint(),
+            NetError::NoGpuEngine { .. } => "leave the option out to run on the CPU".into(),
             NetError::Input { divisor, .. } => {
                 format!("pad the input to multiples of {} x {} x {} voxels", divisor[0], divisor[1], divisor[2])
             }
@@ -238,7 +249,7 @@ impl Diagnose for NetError {
                 "use patches of {z} x {y} x {x} voxels, or interpolate the embeddings with --interpolate-positions"
             ),
             NetError::UnknownDevice { .. } => {
-                "this version has no GPU support yet: leave the option out to run on the CPU".into()
+                "`glioseg devices` shows what this machine has; leave the option out to run on the CPU".into()
             }
             NetError::UnknownPrecision { .. } => "leave the option out to compute in single precision".into(),
             NetError::Memory { .. } => {

@@ -26,6 +26,7 @@ mod error;
 mod init;
 mod loading;
 pub mod loss;
+pub mod networks;
 pub mod optimiser;
 mod parameters;
 pub mod program;

@@ -45,7 +45,7 @@ impl OptimiserOptions {
     pub const ADAMW: Self = Self::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
 
     /// Names of the numbers that are kept per parameter.
-    fn kept(self) -> &'static [&'static str] {
+    pub(crate) fn kept(self) -> &'static [&'static str] {
         match self {
             Self::Sgd { .. } => &["momentum_buffer"],
             Self::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
@@ -133,6 +133,17 @@ impl Optimiser {
                 adamw(weights, gradient, mean, square, constants, factor);
             }
         }
+    }
+
+    /// Steps of the `at`-th of the trained parameters, and what is kept of it: nothing before its first step.
+    pub(crate) fn kept(&self, at: usize) -> (u64, &[Vec<f32>]) {
+        let kept = &self.parameters[at].1;
+        (kept.steps, &kept.values)
+    }
+
+    /// Puts steps and what is kept of a parameter in the place of what was.
+    pub(crate) fn set_kept(&mut self, at: usize, steps: u64, values: Vec<Vec<f32>>) {
+        self.parameters[at].1 = Kept { steps, values };
     }
 
     /// Everything that [`Self::restore`] needs, by the names `optimizer.PARAMETER.WHAT`.

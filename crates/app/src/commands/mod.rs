@@ -7,6 +7,7 @@ pub(crate) mod convert;
 pub(crate) mod crossval;
 pub(crate) mod dataset;
 pub(crate) mod demo;
+pub(crate) mod devices;
 pub(crate) mod dicom;
 pub(crate) mod ensemble;
 pub(crate) mod evaluate;

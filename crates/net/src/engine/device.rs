@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use glioseg_cuda::{Cudnn, Driver, Libraries};
 use glioseg_kernels::{Algorithm, Amx, KernelError};
 
 use crate::NetError;
@@ -30,9 +31,32 @@ impl Device {
 impl FromStr for Device {
     type Err = NetError;
 
+    /// # Errors
+    /// [`NetError::UnknownDevice`] for other words; for `cuda` and `cuda:N` what is missing there.
     fn from_str(word: &str) -> Result<Self, NetError> {
         let known = Self::ALL.into_iter().find(|d| d.word() == word);
-        known.ok_or_else(|| NetError::UnknownDevice { device: word.to_owned() })
+        known.ok_or_else(|| match gpu_number(word) {
+            Some(index) => missing_for_gpu(index),
+            None => NetError::UnknownDevice { device: word.to_owned() },
+        })
+    }
+}
+
+/// The number of `cuda:N`; `cuda` is the first.
+fn gpu_number(word: &str) -> Option<usize> {
+    match word.strip_prefix("cuda")? {
+        "" => Some(0),
+        number => number.strip_prefix(':')?.parse().ok(),
+    }
+}
+
+/// What keeps networks from running on an NVIDIA GPU.
+fn missing_for_gpu(index: usize) -> NetError {
+    let libraries = Libraries::find();
+    let gpu = Driver::open(&libraries).and_then(|driver| driver.gpu(index));
+    match gpu.and_then(|gpu| Cudnn::open(&libraries).map(|_| gpu)) {
+        Ok(gpu) => NetError::NoGpuEngine { gpu: gpu.name },
+        Err(error) => error.into(),
     }
 }
 
@@ -133,5 +157,16 @@ impl Kernels {
             Self::Auto | Self::Reference => Algorithm::Auto,
             Self::Direct => Algorithm::Direct,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_numbered_from_0() {
+        let numbers = ["cuda", "cuda:0", "cuda:12", "cuda:", "cuda:x", "cuda0", "cpu"].map(gpu_number);
+        assert_eq!(numbers, [Some(0), Some(0), Some(12), None, None, None, None]);
     }
 }

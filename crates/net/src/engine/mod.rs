@@ -10,6 +10,7 @@
 mod bf16;
 mod choice;
 mod cpu;
+pub mod cuda;
 mod device;
 mod interface;
 mod memory;

@@ -6,8 +6,15 @@ use std::ops::Range;
 const ALIGNMENT: usize = 16;
 
 /// A buffer of [`Lifetimes`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct BufferId(usize);
+
+impl BufferId {
+    /// How many buffers were added before it.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Life {

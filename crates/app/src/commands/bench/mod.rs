@@ -6,7 +6,6 @@
 
 mod case;
 mod kernels;
-mod nets;
 mod network;
 mod peak;
 mod step;
@@ -14,7 +13,7 @@ mod step;
 use std::path::Path;
 
 use anyhow::Context as _;
-use glioseg_net::{EngineChoice, NetworkSpec};
+use glioseg_net::{EngineChoice, NetworkSpec, networks};
 use glioseg_plan::Plans;
 use serde_json::{Value, json};
 
@@ -44,7 +43,7 @@ fn check_runs(runs: usize) -> anyhow::Result<()> {
 impl BenchNet {
     /// The network to time, and the size of its input.
     fn spec(&self) -> anyhow::Result<(NetworkSpec, [usize; 3])> {
-        if let Some(spec) = nets::named(&self.net) {
+        if let Some(spec) = networks::named(&self.net) {
             let size = [self.size.unwrap_or(128); 3];
             // Position embeddings are for one size.
             return Ok((spec.with_positions_for(size), size));
@@ -53,7 +52,7 @@ impl BenchNet {
         if !path.is_file() {
             return Err(Problem::new(
                 format!("--net {} is neither a known network nor a plans.json", self.net),
-                format!("give one of {}, or the path of a plans.json", nets::NAMES.join(", ")),
+                format!("give one of {}, or the path of a plans.json", networks::NAMES.join(", ")),
             ));
         }
         let plans = Plans::read(path)?;

@@ -1,14 +1,14 @@
-//! The networks that can be timed by name.
+//! Networks of papers by name, at full size: what benches time, and what GPUs are planned for.
 
-use glioseg_net::{
+use crate::spec::{
     AttentionSpec, Naming, NetworkSpec, NormKind, NormSpec, StageSpec, StepSpec, decoder_like_encoder,
 };
 
 /// Names of [`named`], in the order of the paper.
-pub(super) const NAMES: [&str; 6] = ["nnunet", "bl", "bl-l", "bl-gn", "bl-l-gn", "bl-aa"];
+pub const NAMES: [&str; 6] = ["nnunet", "bl", "bl-l", "bl-gn", "bl-l-gn", "bl-aa"];
 
 /// nnU-Net's network for BraTS, or one of the BraTS 2021 winner's, at full size.
-pub(super) fn named(name: &str) -> Option<NetworkSpec> {
+pub fn named(name: &str) -> Option<NetworkSpec> {
     let (batch, groups) = (NormKind::Batch, NormKind::Group(32));
     Some(match name {
         "nnunet" => NetworkSpec::brats(3),
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_networks_have_the_papers_numbers_of_parameters() -> Result<(), glioseg_net::NetError> {
+    fn the_networks_have_the_papers_numbers_of_parameters() -> Result<(), crate::NetError> {
         let expected = [31_198_991, 31_198_176, 87_413_760, 31_198_176, 87_413_760, 50_561_760];
         for (name, parameters) in NAMES.into_iter().zip(expected) {
             let spec = named(name).expect("a name of the list");
