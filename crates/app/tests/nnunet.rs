@@ -91,7 +91,7 @@ fn names_that_stand_for_nothing_or_for_two_are_errors_that_say_what_there_is() {
         ("plan -d 99", "there is no dataset `99`"),
         ("prep -d 138", "more than one dataset: Dataset138_A, Dataset138_B"),
         ("predict -d 137 -c 2d -i in -o out", "there is no model nnUNetTrainer__nnUNetPlans__2d"),
-        ("predict -d 137 -c 3d_fullres -i in -o out -device cuda", "this build runs on: cpu"),
+        ("predict -d 137 -c 3d_fullres -i in -o out -device cuda", "--device cpu"),
         ("train 137 3d_fullres 0 --val", "--val is an option of nnU-Net"),
     ] {
         let (code, stdout, stderr) = folders.run(&line.split_whitespace().collect::<Vec<_>>());

@@ -1,6 +1,6 @@
 //! DICOM: images of magnetic resonance as hospitals and archives keep them.
 //!
-//! A study is a folder of files, a file usually one slice. [`Study::read_all`] looks at the headers of all files of a folder and sorts
+//! A study is a folder of files, a file usually one slice. [`Studies::read_all`] looks at the headers of all files of a folder and sorts
 //! them into studies, series and [`Stack`]s, which are volumes; [`Stack::read`] reads the pixels of one. What is not a
 //! volume, or would be a wrong one, is an error that names file, finding and remedy: missing slices, two slices at one place,
 //! sheared slices, several volumes in one series. No distance is ever taken from anything but the positions of the slices.

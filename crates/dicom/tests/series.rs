@@ -210,9 +210,9 @@ fn copies_are_used_once_and_short_series_are_told() {
 #[test]
 fn echoes_of_one_series_are_volumes_with_times_of_their_own() {
     let mut slices = stack();
-    slices
-        .iter_mut()
-        .for_each(|s| (s.echo, s.times, s.description) = (Some(1), [20.0, 3000.0, 0.0], "PD T2"));
+    for slice in &mut slices {
+        (slice.echo, slice.times, slice.description) = (Some(1), [20.0, 3000.0, 0.0], "PD T2");
+    }
     slices.extend(stack().into_iter().map(|s| Slice {
         echo: Some(2),
         times: [90.0, 3000.0, 0.0],
