@@ -1,6 +1,6 @@
 //! The engine of NVIDIA GPUs: a program lowered to launches and convolutions over one memory.
 //!
-//! [`Lowered`](lower::Lowered) is pure: what is started, on which places of the memory, how much memory there is, all known before
+//! `Lowered` is pure: what is started, on which places of the memory, how much memory there is, all known before
 //! anything runs. A [`Machine`] runs it. Maps are channels last with channels padded to groups of 8, in the engine's precision;
 //! weights, statistics, sums and losses are in f32 or f64.
 
