@@ -113,8 +113,9 @@ impl Case {
         tile_conv3d(amx, &call, TileOutput::Map(&mut out), Some(&mut stats));
         let out = planar(&out, [shape.out_channels, out_voxels]);
         assert_close(&name, &out, &want, &want, ROUNDED);
-        // An upsampled value may be rounded the other way.
-        let exact = if matches!(first, First::Upsampled(_)) { 1e-3 } else { 1e-5 };
+        // An upsampled or normalised value next to a tie may be rounded the other way.
+        let rounded = matches!(first, First::Upsampled(_)) || prologue.is_some();
+        let exact = if rounded { 1e-3 } else { 1e-5 };
         let mut logits = vec![f32::NAN; shape.out_len()];
         tile_conv3d(amx, &call, TileOutput::Planar(&mut logits), None);
         assert_close(&format!("{name}, f32"), &logits, &want, &want, exact);
