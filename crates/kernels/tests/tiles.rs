@@ -1,6 +1,8 @@
 //! The bf16 kernels on tiles against their plain twins, and the choice whether there are tiles.
 
 mod common;
+#[path = "common/tiles.rs"]
+mod shared;
 
 use common::{Numbers, assert_close, magnitudes};
 use glioseg_diagnose::Diagnose as _;
@@ -13,26 +15,7 @@ use glioseg_kernels::{
 };
 use half::bf16;
 use proptest::prelude::*;
-
-/// The token, or a line that says what could not be tested.
-#[allow(clippy::print_stderr, reason = "a test names what it could not test")]
-fn tiles() -> Option<Amx> {
-    Amx::detect().inspect_err(|e| eprintln!("not tested: {e}")).ok()
-}
-
-fn map(numbers: &mut Numbers, len: usize) -> Vec<bf16> {
-    numbers.many(len).into_iter().map(bf16::from_f32).collect()
-}
-
-/// `[n, voxels, c]` as `[n, c, voxels]`.
-fn planar(values: &[bf16], [channels, voxels]: [usize; 2]) -> Vec<f32> {
-    let at =
-        |i: usize| values[(i / (channels * voxels) * voxels + i % voxels) * channels + i / voxels % channels];
-    (0..values.len()).map(|i| at(i).to_f32()).collect()
-}
-
-/// Half a unit in the last place of bf16, and what products in another order may move across it.
-const ROUNDED: f64 = 4e-3;
+use shared::{ROUNDED, map, planar, tiles};
 
 #[derive(Debug, Clone, Copy)]
 enum First {
