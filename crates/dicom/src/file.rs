@@ -135,7 +135,7 @@ pub(crate) fn read(path: &Path) -> Result<Kind, DicomError> {
     let checked = match check(&bytes) {
         Ok(checked) => checked,
         Err(Finding::NotDicom) => return Ok(Kind::Foreign),
-        Err(Finding::Broken(reason)) => return Err(DicomError::Damaged { path: path.into(), reason }),
+        Err(broken) => return Err(broken.of(path)),
     };
     let object = parse(&checked).map_err(|reason| DicomError::Damaged { path: path.into(), reason })?;
     let class = text(&object, tags::SOP_CLASS_UID).unwrap_or_default();
@@ -189,12 +189,8 @@ pub(crate) fn read(path: &Path) -> Result<Kind, DicomError> {
 /// [`DicomError::Read`], [`DicomError::Damaged`].
 pub(crate) fn header(path: &Path) -> Result<InMemDicomObject, DicomError> {
     let bytes = std::fs::read(path).map_err(|source| DicomError::Read { path: path.into(), source })?;
-    let damaged = |reason: String| DicomError::Damaged { path: path.into(), reason };
-    let checked = check(&bytes).map_err(|finding| match finding {
-        Finding::NotDicom => damaged("it has changed since it was looked at".into()),
-        Finding::Broken(reason) => damaged(reason),
-    })?;
-    parse(&checked).map_err(damaged)
+    let checked = check(&bytes).map_err(|finding| finding.of(path))?;
+    parse(&checked).map_err(|reason| DicomError::Damaged { path: path.into(), reason })
 }
 
 /// The elements before the pixels.

@@ -7,10 +7,13 @@
 use std::borrow::Cow;
 use std::io::Read as _;
 use std::ops::Range;
+use std::path::Path;
 
 use dicom_core::dictionary::{DataDictionary as _, DataDictionaryEntry as _};
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{StandardDataDictionary, tags};
+
+use crate::DicomError;
 
 /// Sequences inside each other.
 const DEPTH: usize = 16;
@@ -88,6 +91,17 @@ pub(crate) enum Finding {
     NotDicom,
     /// It is damaged, or made to do damage.
     Broken(String),
+}
+
+impl Finding {
+    /// The error of a file that was an image before.
+    pub(crate) fn of(self, path: &Path) -> DicomError {
+        let reason = match self {
+            Self::NotDicom => "it has changed since it was looked at".to_owned(),
+            Self::Broken(reason) => reason,
+        };
+        DicomError::Damaged { path: path.into(), reason }
+    }
 }
 
 fn broken<T>(reason: impl Into<String>) -> Result<T, Finding> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex as _, TransferSyntaxRegistry};
 
 use crate::file::{Instance, PixelFormat};
-use crate::guard::{Checked, Coding, Finding, PixelPlace, check};
+use crate::guard::{Checked, Coding, PixelPlace, check};
 use crate::{DicomError, jpegls};
 
 const RLE: &str = "1.2.840.10008.1.2.5";
@@ -41,10 +41,7 @@ pub(crate) fn read(
 ) -> Result<(), DicomError> {
     let path = instance.path.as_path();
     let bytes = std::fs::read(path).map_err(|source| DicomError::Read { path: path.into(), source })?;
-    let checked = check(&bytes).map_err(|finding| match finding {
-        Finding::NotDicom => damaged(path, "it has changed since it was looked at"),
-        Finding::Broken(reason) => damaged(path, reason),
-    })?;
+    let checked = check(&bytes).map_err(|finding| finding.of(path))?;
     let Some(place) = &checked.pixels else { return Err(damaged(path, "its pixels are gone")) };
     let format = &instance.pixels;
     let size = format.rows * format.columns;

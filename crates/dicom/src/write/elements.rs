@@ -1,5 +1,6 @@
 //! What all written objects have in common: patient and study of the source, identities, codes, numbers as text.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use dicom_core::chrono::{DateTime, Utc};
@@ -9,8 +10,8 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use sha2::{Digest as _, Sha256};
 
-use crate::DicomError;
 use crate::stack::Slice;
+use crate::{DicomError, Stack};
 
 /// A concept of a terminology.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +103,13 @@ pub(super) fn reference(slice: &Slice) -> InMemDicomObject {
         text(tags::REFERENCED_SOP_CLASS_UID, VR::UI, &slice.instance.sop_class),
         text(tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, &slice.instance.sop_uid),
     ])
+}
+
+/// Class and identity of every image of a volume, once each.
+pub(super) fn images(stack: &Stack) -> Vec<InMemDicomObject> {
+    let mut seen = HashSet::new();
+    let first = stack.slices().iter().filter(|slice| seen.insert(slice.instance.sop_uid.as_str()));
+    first.map(reference).collect()
 }
 
 pub(super) type Element = DataElement<InMemDicomObject>;

@@ -11,7 +11,7 @@ use glioseg_volume::LabelMap;
 use super::SegOptions;
 use super::contour::outlines;
 use super::elements::{
-    bytes, equipment, object, patient_and_study, reference, sequence, short, source, text,
+    bytes, equipment, images, object, patient_and_study, reference, sequence, short, source, text,
 };
 use crate::stack::Slice;
 use crate::{DicomError, Stack};
@@ -118,17 +118,9 @@ pub fn structure_set(
 /// The frame of reference with the study, the series and all its images.
 fn referenced(stack: &Stack, frame: &str) -> InMemDicomObject {
     let first = &stack.slices()[0].instance;
-    let mut images: Vec<InMemDicomObject> = Vec::new();
-    let mut last = "";
-    for slice in stack.slices() {
-        if slice.instance.sop_uid != last {
-            images.push(reference(slice));
-            last = &slice.instance.sop_uid;
-        }
-    }
     let series = object([
         text(tags::SERIES_INSTANCE_UID, VR::UI, &first.series),
-        sequence(tags::CONTOUR_IMAGE_SEQUENCE, images),
+        sequence(tags::CONTOUR_IMAGE_SEQUENCE, images(stack)),
     ]);
     let study = object([
         text(tags::REFERENCED_SOP_CLASS_UID, VR::UI, STUDY_CLASS),

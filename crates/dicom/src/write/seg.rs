@@ -9,7 +9,8 @@ use dicom_object::InMemDicomObject;
 use glioseg_volume::LabelMap;
 
 use super::elements::{
-    bytes, decimals, equipment, object, patient_and_study, reference, sequence, short, shorts, source, text,
+    bytes, decimals, equipment, images, object, patient_and_study, reference, sequence, short, shorts,
+    source, text,
 };
 use super::{Code, SegOptions};
 use crate::{DicomError, Stack};
@@ -230,17 +231,9 @@ fn scanner(header: &InMemDicomObject) -> InMemDicomObject {
 
 /// The series with all its instances.
 fn referenced_series(stack: &Stack) -> InMemDicomObject {
-    let mut seen: Vec<&str> = Vec::new();
-    let mut instances = Vec::new();
-    for slice in stack.slices() {
-        if !seen.contains(&slice.instance.sop_uid.as_str()) {
-            seen.push(&slice.instance.sop_uid);
-            instances.push(reference(slice));
-        }
-    }
     object([
         text(tags::SERIES_INSTANCE_UID, VR::UI, &stack.slices()[0].instance.series),
-        sequence(tags::REFERENCED_INSTANCE_SEQUENCE, instances),
+        sequence(tags::REFERENCED_INSTANCE_SEQUENCE, images(stack)),
     ])
 }
 
