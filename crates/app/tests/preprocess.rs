@@ -63,7 +63,7 @@ fn a_killed_run_leaves_whole_files_and_the_next_one_finishes() {
         ["preprocess", "-i", &raw, "-o", &text(&out), "--brain", "none", "--space", "native", "--continue"];
     let mut running = glioseg(&arguments).spawn().expect("the program starts");
     let start = Instant::now();
-    // As soon as the second study has begun to be written.
+    // As soon as files of the second study appear.
     while !images(&out).iter().any(|name| name.starts_with("P02")) && start.elapsed() < Duration::from_mins(1)
     {
         std::thread::sleep(Duration::from_millis(2));

@@ -121,7 +121,7 @@ pub enum InferError {
     #[error("a segmentation of the previous stage is given, but no model is a later stage of a cascade")]
     NoLaterStage,
     /// The folder has no segmentation of the stage before for a case.
-    #[error("there is no segmentation of the previous stage `{previous}`: {} does not exist", path.display())]
+    #[error("the segmentation of the previous stage `{previous}` is missing: {} does not exist", path.display())]
     MissingPrevious {
         /// The configuration before.
         previous: String,

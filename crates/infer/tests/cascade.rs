@@ -147,7 +147,7 @@ fn what_is_missing_is_told_with_its_remedy() {
     assert!(error.hint().expect("a hint").contains("--prev-stage"), "{error}");
     let error = start(&first, Some(&fixture("first"))).expect_err("not a cascade");
     assert!(matches!(error, InferError::NoLaterStage), "{error}");
-    assert!(!out.exists(), "nothing was begun");
+    assert!(!out.exists(), "nothing was started");
 
     // Alone, without its first stage next to it.
     let alone = dir.path().join(SECOND);
@@ -155,7 +155,7 @@ fn what_is_missing_is_told_with_its_remedy() {
     for name in ["plans.json", "dataset.json", "fold_0/checkpoint_final.pth"] {
         std::fs::copy(second.join(name), alone.join(name)).expect("copied");
     }
-    let error = previous_model(&[model(&alone)], None).expect_err("nothing beside");
+    let error = previous_model(&[model(&alone)], None).expect_err("no model next to it");
     assert!(error.to_string().contains("3d_lowres is not a model"), "{error}");
     assert_eq!(previous_model(&[model(&alone)], Some(&first)).expect("given"), Some(first.clone()));
     let error =
@@ -172,7 +172,7 @@ fn what_is_missing_is_told_with_its_remedy() {
     let record = Record::read(&out).expect("whole").expect("a record");
     let failed = record.cases.iter().find(|c| c.case == "case_6").expect("in the record");
     let text = failed.error.clone().expect("an error");
-    assert!(text.contains("there is no segmentation of the previous stage `3d_lowres`"), "{text}");
+    assert!(text.contains("the segmentation of the previous stage `3d_lowres` is missing"), "{text}");
 
     // Label maps of another coding.
     let description = std::fs::read_to_string(second.join("dataset.json")).expect("read");

@@ -97,7 +97,7 @@ impl Estimate {
         let step = per_sample * setup.configuration.batch_size as f64;
         let settings = &setup.settings;
         let making = Making { seconds: batch_seconds(setup)?, threads: setup.batch_threads() };
-        self.iteration_seconds = making.beside(step);
+        self.iteration_seconds = making.alongside(step);
         // Validation's batches are not varied: they cost next to nothing.
         self.epoch_seconds = self.iteration_seconds * settings.iterations as f64
             + step * FORWARD_SHARE * settings.val_iterations as f64;
@@ -120,7 +120,7 @@ struct Making {
 
 impl Making {
     /// Seconds of an iteration: the step uses all cores, and shares them with the threads that make batches.
-    fn beside(self, step: f64) -> f64 {
+    fn alongside(self, step: f64) -> f64 {
         let cores = rayon::current_num_threads().max(1) as f64;
         (step + self.seconds / cores).max(self.seconds / cores.min(self.threads.max(1) as f64))
     }

@@ -24,5 +24,5 @@ pub use estimate::Estimate;
 pub use run::{Event, TrainOptions, TrainOutcome, Trained, train};
 pub use settings::{LossSettings, Sampling, Settings, Supervision};
 pub use setup::{FoldChoice, Places, Setup};
-pub use state::{BegunWith, EpochRecord, Progress, saved_settings};
+pub use state::{EpochRecord, Progress, StartedWith, saved_settings};
 pub use validation::FOLDER as VALIDATION_FOLDER;

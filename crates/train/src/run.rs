@@ -16,7 +16,7 @@ use glioseg_prep::augment::{Augmentation, AugmentedBatches, Batch};
 
 use super::online::{dices, targets};
 use super::setup::Setup;
-use super::state::{BegunWith, EpochRecord, LOG, Progress, Store, check_begun, stopped_trainings};
+use super::state::{EpochRecord, LOG, Progress, StartedWith, Store, check_started_with, stopped_trainings};
 use super::tensorboard::{self, Events};
 use super::{Estimate, TrainError, chart, pretrained, validation};
 
@@ -193,7 +193,7 @@ pub fn train(
     let finished = store.finished().filter(|_| !more);
     // Before anything is written over.
     if let Some(path) = finished.clone().or_else(|| store.newest()).as_ref() {
-        check_begun(path, &BegunWith::new(setup, options))?;
+        check_started_with(path, &StartedWith::new(setup, options))?;
     }
     setup.write_description()?;
     for warning in &setup.warnings {
@@ -260,7 +260,7 @@ impl<'a> Training<'a> {
         let estimate = estimate.timed(setup, engine.as_mut())?;
         engine.release();
         let mut parameters = Parameters::random(&setup.network, setup.settings.seed)?;
-        let begun_with = BegunWith::new(setup, options);
+        let begun_with = StartedWith::new(setup, options);
         let mut progress = Progress::new(begun_with.clone());
         let optimiser = Optimiser::new(setup.settings.optimiser, parameters.shapes());
         parameters.set_optimiser(Some(optimiser));

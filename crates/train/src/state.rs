@@ -68,12 +68,12 @@ pub struct Progress {
     /// Steps of the optimiser per parameter.
     pub steps: Vec<u64>,
     /// What the training was started with.
-    pub begun_with: BegunWith,
+    pub begun_with: StartedWith,
 }
 
 /// What may not change while a training continues.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BegunWith {
+pub struct StartedWith {
     /// The settings.
     pub settings: Settings,
     /// Configuration of the plans.
@@ -95,7 +95,7 @@ fn is_single(precision: &str) -> bool {
     precision == Precision::F32.word()
 }
 
-impl BegunWith {
+impl StartedWith {
     pub(super) fn new(setup: &Setup, options: &TrainOptions) -> Self {
         Self {
             // The number of threads changes nothing.
@@ -108,7 +108,7 @@ impl BegunWith {
     }
 }
 
-impl BegunWith {
+impl StartedWith {
     /// Whether a training that has done `epoch` epochs can continue with these settings: the number of epochs may change, as long
     /// as it is not below what is done.
     fn continues_as(&self, now: &Self, epoch: usize) -> bool {
@@ -119,7 +119,7 @@ impl BegunWith {
 }
 
 impl Progress {
-    pub(super) fn new(begun_with: BegunWith) -> Self {
+    pub(super) fn new(begun_with: StartedWith) -> Self {
         Self {
             epoch: 0,
             iteration: 0,
@@ -318,7 +318,7 @@ impl Store {
     pub(super) fn restore(
         &self,
         mut parameters: Parameters,
-        begun_with: &BegunWith,
+        begun_with: &StartedWith,
     ) -> Result<Restored, TrainError> {
         if self.newest().is_none()
             && let Some(path) = self.finished()
@@ -363,7 +363,7 @@ impl Store {
         &self,
         path: PathBuf,
         mut parameters: Parameters,
-        begun_with: &BegunWith,
+        begun_with: &StartedWith,
     ) -> Result<Restored, TrainError> {
         let unusable = |reason: String| TrainError::NoCheckpoint { path: self.folder.clone(), reason };
         let checkpoint = Checkpoint::open(&path).map_err(|e| unusable(e.to_string()))?;
@@ -419,25 +419,25 @@ pub fn saved_settings(folder: &Path) -> Option<Settings> {
 }
 
 /// What the training of a checkpoint was started with.
-fn begun_with(path: &Path) -> Option<BegunWith> {
+fn begun_with(path: &Path) -> Option<StartedWith> {
     let checkpoint = Checkpoint::open(path).ok()?;
     serde_json::from_value(checkpoint.metadata().training.as_ref()?.get("begun_with")?.clone()).ok()
 }
 
 /// Refuses to resume a training that was started with other settings.
-pub(super) fn check_begun(path: &Path, now: &BegunWith) -> Result<(), TrainError> {
+pub(super) fn check_started_with(path: &Path, now: &StartedWith) -> Result<(), TrainError> {
     match begun_with(path) {
         Some(before) if !before.continues_as(now, 0) => Err(other_training(path.to_owned(), &before, now)),
         _ => Ok(()),
     }
 }
 
-fn other_training(path: PathBuf, before: &BegunWith, now: &BegunWith) -> TrainError {
+fn other_training(path: PathBuf, before: &StartedWith, now: &StartedWith) -> TrainError {
     if before.precision != now.precision {
         let [before, now] = [before, now].map(|b| b.precision.clone());
         return TrainError::OtherTraining { path, what: "the precision".into(), before, now };
     }
-    let value = |b: &BegunWith| serde_json::to_value(b).unwrap_or(Value::Null);
+    let value = |b: &StartedWith| serde_json::to_value(b).unwrap_or(Value::Null);
     let (before, now) = (value(before), value(now));
     for (key, what) in [
         ("settings", "the setting"),
